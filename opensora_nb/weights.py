@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from .config import from_dict
@@ -188,7 +188,10 @@ def save_state(
         out[k] = v.clone() if place in seen else v      # safetensors refuses arrays that share memory
         seen.add(place)
     notes = dict(format='pt') | ({} if meta is None else dict(opensora_nb=json.dumps(meta)))
-    atomic_write(path, lambda tmp: save_file(out, tmp, metadata=notes), sum(v.nbytes for v in out.values()) + 100*len(out))
+    def write(tmp):
+        try: save_file(out, tmp, metadata=notes)
+        except SafetensorError as e: raise OSError(errno.EIO, f"{path} could not be written: {e}") from e
+    atomic_write(path, write, sum(v.nbytes for v in out.values()) + 100*len(out))
 
 def read_meta(
     path:str|Path, # a .safetensors file written by `save_state`

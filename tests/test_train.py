@@ -1,0 +1,107 @@
+"Training as a user meets it: real signals, real second processes, real full disks."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = '''
+from dataclasses import dataclass
+import numpy as np, torch
+from torch import nn
+from opensora_nb.core import rng_for
+from opensora_nb.config import opt
+from opensora_nb.train.loop import Task, TrainConfig
+from opensora_nb.train.optim import OptimConfig
+
+class Reverse(Task):
+    def __init__(self, cfg): self.cfg, self.module = cfg, nn.Linear(8, 8)
+    def __len__(self): return 64
+    def batch(self, ids, epoch):
+        if self.cfg.wait: import time; time.sleep(self.cfg.wait)
+        return dict(x=torch.from_numpy(np.stack([rng_for(1, e, i).standard_normal(8) for i, e in zip(ids, epoch)])).float())
+    def loss(self, module, batch): return (module(batch['x']) - batch['x'].flip(1)).square().mean(), {}
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    wait:float = opt(0., "seconds a batch takes")
+    def make_task(self, device): return Reverse(self)
+
+def recipe(quick=False):
+    return Config(name='r', steps=30, batch_size=8, log_every=1, save_every=1000, device='cpu', precision='no', optim=OptimConfig(lr=0.03, warmup=2))
+'''
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path/'my_recipe.py').write_text(RECIPE); return tmp_path
+
+def launch(folder, *overrides, processes=1):
+    env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
+    pre = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
+    return subprocess.Popen([sys.executable, *pre, '-m', 'opensora_nb.train.launch', 'my_recipe:recipe', *overrides],
+                            cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+def losses(folder, name='r'): return {r['step']: r['loss'] for r in map(json.loads, (folder/'runs'/name/'log.jsonl').read_text().splitlines()) if 'loss' in r}
+def done(p):
+    out, err = p.communicate(timeout=240); assert p.returncode == 0, err[-2000:]; return out + err
+
+def test_two_processes_really_run_and_learn_the_same(folder):
+    done(launch(folder, 'name=one')); done(launch(folder, 'name=two', 'processes=2', processes=2))
+    one, two = losses(folder, 'one'), losses(folder, 'two')
+    assert set(one) == set(two) == set(range(1, 31)) and one[30] < one[1]/2
+    assert max(abs(one[k]-two[k]) for k in one) < 1e-5
+
+def test_wrong_number_of_processes_is_refused(folder):
+    p = launch(folder, 'processes=3', processes=2); out, err = p.communicate(timeout=240)
+    assert p.returncode != 0 and '3 processes were asked for but 2 started' in out + err
+
+@pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_the_next_run_continues_bit_equal(folder, sig):
+    done(launch(folder, 'name=whole'))
+    p = launch(folder, 'wait=0.1'); log = folder/'runs'/'r'/'log.jsonl'; t = time.time()
+    while not (log.exists() and len(log.read_text().splitlines()) >= 5): assert time.time()-t < 120 and p.poll() is None; time.sleep(0.05)
+    p.send_signal(sig); out, err = p.communicate(timeout=120)
+    assert p.returncode == 130 and f'stopped by {sig.name}' in err and 'run the same command again' in err
+    stopped = max(losses(folder)); assert 5 <= stopped < 30
+    assert [q.name for q in (folder/'runs'/'r'/'checkpoints').iterdir()] == [f'step_{stopped:08d}']
+    done(launch(folder)); assert losses(folder) == losses(folder, 'whole')
+
+def test_kill_loses_only_the_steps_since_the_last_save(folder):
+    done(launch(folder, 'name=whole'))
+    p = launch(folder, 'wait=0.1', 'save_every=4'); log = folder/'runs'/'r'/'log.jsonl'; t = time.time()
+    while not (log.exists() and len(log.read_text().splitlines()) >= 10): assert time.time()-t < 120 and p.poll() is None; time.sleep(0.05)
+    p.kill(); p.communicate()
+    saved = max(int(q.name[5:]) for q in (folder/'runs'/'r'/'checkpoints').glob('step_*')); assert saved >= 8
+    done(launch(folder)); assert losses(folder) == losses(folder, 'whole')
+
+@pytest.mark.parametrize('override,message', [('stepz=3', "has no setting 'stepz'; did you mean 'steps'"), ('optim.lr=-1', 'must be positive'),
+                                              ('steps=many', "steps is a whole number, not 'many'")])
+def test_bad_override_is_one_line(folder, override, message):
+    p = launch(folder, override); out, err = p.communicate(timeout=120)
+    assert p.returncode == 1 and message in err and 'Traceback' not in err
+
+def test_checkpoint_of_another_model_is_refused(folder):
+    done(launch(folder, 'steps=2')); (folder/'my_recipe.py').write_text(RECIPE.replace('nn.Linear(8, 8)', 'nn.Sequential(nn.Linear(8, 9), nn.Linear(9, 8))'))
+    p = launch(folder); out, err = p.communicate(timeout=120)
+    assert p.returncode == 1 and 'Traceback' not in err and 'weight' in err
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_place_is_named(folder):
+    (folder/'locked').mkdir(mode=0o500); p = launch(folder, 'out=locked'); out, err = p.communicate(timeout=120)
+    assert p.returncode == 1 and 'cannot write to' in err
+
+def test_full_disk_keeps_the_old_checkpoint(tmp_path):
+    "RLIMIT_FSIZE makes every large write fail, as a full disk does"
+    code = f'''
+import resource, signal, torch
+from torch import nn
+from opensora_nb.train.state import EMA, latest, save_checkpoint
+m = nn.Linear(64, 64); parts = lambda: (m, EMA(m), torch.optim.AdamW(m.parameters()))
+save_checkpoint({str(tmp_path)!r}, 1, *parts())
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try: save_checkpoint({str(tmp_path)!r}, 2, *parts())
+except OSError as e: print('said:', e)
+print(latest({str(tmp_path)!r}).name)
+'''
+    out = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert 'said:' in out.stdout and 'could not save step 2' in out.stdout and 'step_00000001 is intact' in out.stdout, out.stdout + out.stderr[-1500:]
+    assert out.stdout.strip().endswith('step_00000001') and not list((tmp_path/'checkpoints').glob('.writing*'))
