@@ -55,12 +55,12 @@ def test_train_on_my_own_clips_and_sample_them(tmp_path):
     "A CSV of two clips, continued from the embedded weights, with a word they do not know"
     from opensora_nb.data.toy import Scene, render
     from opensora_nb.data.video_io import write_video
-    for n, c in enumerate(('red', 'blue')): write_video(tmp_path/f'{n}.mp4', render(Scene('circle', c, 'left')), 8)
+    for n, c in enumerate(('red', 'blue')): write_video(tmp_path/f'{n}.mp4', render(Scene('circle', c, 'moves left')), 8)
     (tmp_path/'my.csv').write_text('path,text\n0.mp4,a crimson circle moves left\n1.mp4,a blue circle moves left\n')
     out = osnb('train', 'shapes_t2v', 'data.path=my.csv', 'init=tiny', 'name=mine', 'steps=3', 'batch_size=2', 'preview_every=0', cwd=tmp_path)
     assert out.returncode == 0 and '1 new words' in out.stdout + out.stderr, out.stderr[-1500:]
     out = osnb('sample', '--weights', 'runs/mine', '--prompt', 'a crimson circle moves left', '--num-sampling-steps', '2', '--format', 'gif', cwd=tmp_path)
-    assert out.returncode == 0 and (tmp_path/'samples'/'sample_0000.gif').stat().st_size > 0 and 'crimson' not in out.stderr, out.stderr
+    assert out.returncode == 0 and (tmp_path/'samples'/'sample_0000.gif').stat().st_size > 0 and 'vocabulary' not in out.stderr, out.stderr
 
 def test_readme_python_runs(tmp_path):
     snippets = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(), re.S); assert snippets

@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from einops import rearrange
 from .layers import MLP
 
-# %% ../../nbs/03_blocks/04_embed.ipynb #b28c3d21
+# %% ../../nbs/03_blocks/04_embed.ipynb #768ecca6
 def timestep_embedding(
     t:Tensor,          # (n,) timesteps in [0, 1000], or any other number to be described
     d:int=256,         # width, even
@@ -24,6 +24,7 @@ def timestep_embedding(
     angle = t.float()[:, None] * freqs
     return torch.cat([angle.cos(), angle.sin()], 1)
 
+# %% ../../nbs/03_blocks/04_embed.ipynb #1cab6932
 class TimestepEmbedder(nn.Module):
     "A number to a vector (released names: `mlp.0`, `mlp.2`)"
     def __init__(self,
@@ -50,7 +51,7 @@ class SizeEmbedder(TimestepEmbedder):
         if b % len(s): raise ValueError(f"a batch of {b} cannot share {len(s)} values; give {b} of them, or a divisor of {b}")
         return rearrange(super().forward(s.repeat(b//len(s), 1).flatten()), '(b k) d -> b (k d)', b=b)
 
-# %% ../../nbs/03_blocks/04_embed.ipynb #422a3529
+# %% ../../nbs/03_blocks/04_embed.ipynb #d648d88a
 def draw_drop(
     b:int,          # samples in the batch
     p:float,        # chance to drop a condition
@@ -59,6 +60,7 @@ def draw_drop(
     "Which samples lose their condition in this training step"
     return torch.rand(b, device=device) < p
 
+# %% ../../nbs/03_blocks/04_embed.ipynb #a27859da
 class CaptionEmbedder(nn.Module):
     "Text features to the model's width, with a null text to stand in for a dropped caption"
     def __init__(self,

@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 from einops import rearrange, repeat
 
-# %% ../../nbs/03_blocks/03_position.ipynb #be642f08
+# %% ../../nbs/03_blocks/03_position.ipynb #944bd12a
 def sincos_1d(
     pos:Tensor, # (n,) positions on the CPU, any real numbers
     d:int,      # width, even
@@ -24,6 +24,7 @@ def sincos_1d(
     angle = pos.double()[:, None] * 10000**(-torch.arange(d//2, device='cpu', dtype=torch.float64) / (d//2))
     return torch.cat([angle.sin(), angle.cos()], 1)
 
+# %% ../../nbs/03_blocks/03_position.ipynb #7116cc49
 @lru_cache(maxsize=64)
 def sincos_2d(
     d:int,              # width of a token, a multiple of 4

@@ -7,18 +7,21 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_data/toy.html.md"""
 # %% auto #0
 __all__ = ['SHAPES', 'COLOURS', 'CORE_MOTIONS', 'MOTIONS', 'SIZES', 'SPEEDS', 'BACKGROUNDS', 'CAMERAS', 'ATTRIBUTES', 'DEFAULTS',
            'REACH', 'AREA', 'TRAVEL', 'HOP', 'ORBIT', 'PAN', 'ZOOM', 'RAMP', 'CHECK', 'MIN_CONTRAST', 'STEPS', 'LEVELS',
-           'SPLITS', 'ING', 'ZH', 'CJK', 'own_motion', 'camera_motion', 'room', 'contrast', 'Scene', 'illegal',
-           'is_held_out', 'combinations', 'held_out', 'draw_scene', 'trajectory', 'distance', 'coverage', 'backdrop',
-           'render', 'captions', 'caption', 'split_words', 'words', 'lexicon', 'parse_prompt', 'Clip', 'ToyClips',
-           'test_prompts']
+           'SPLITS', 'HELD_OUT', 'ING', 'ZH', 'CJK', 'FLOW_STEP', 'FLOW_SIZE', 'COLUMNS', 'CMOTION', 'CARD',
+           'own_motion', 'camera_motion', 'room', 'contrast', 'Scene', 'illegal', 'trajectory', 'distance', 'coverage',
+           'backdrop', 'render', 'is_held_out', 'combinations', 'held_out', 'draw_scene', 'captions', 'caption',
+           'split_words', 'words', 'lexicon', 'parse_prompt', 'Clip', 'ToyClips', 'test_prompts', 'flow_score',
+           'write_dataset']
 
 # %% ../../nbs/01_data/02_toy.ipynb #f7705b15
-import re
-from dataclasses import dataclass, replace
+import csv, re
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from pathlib import Path
 import numpy as np
 from ..core import rng_for
+from .video_io import write_video
 
 # %% ../../nbs/01_data/02_toy.ipynb #e2ebb810
 SHAPES  = ('circle', 'square', 'triangle', 'star')
@@ -26,7 +29,7 @@ COLOURS = dict(red=(215, 20, 45), green=(40, 185, 60), blue=(35, 75, 235), yello
                purple=(150, 40, 190), orange=(250, 125, 10), cyan=(40, 210, 225), white=(245, 245, 245))
 CORE_MOTIONS = ('moves left', 'moves right', 'moves up', 'moves down', 'stays still')
 MOTIONS = CORE_MOTIONS + ('bounces', 'orbits', 'grows', 'shrinks', 'spins')
-SIZES   = dict(small=0.115, large=0.17)  # radius of the circle, in short sides of the frame
+SIZES   = dict(small=0.11, large=0.17)   # radius of the circle, in short sides of the frame
 SPEEDS  = ('slowly', 'medium', 'quickly')
 BACKGROUNDS = dict(dark=((24, 24, 32),), light=((205, 205, 210),), gradient=((24, 24, 32), (110, 110, 120)),
                    checkered=((40, 40, 50), (95, 95, 105)))
@@ -91,6 +94,17 @@ def room(
     slack = np.array(half)/zoom[:, None] - REACH[scene.shape]*radius[:, None]
     return (look - offset - slack).max(0), (look - offset + slack).min(0)
 
+# %% ../../nbs/01_data/02_toy.ipynb #264ab4e0
+def room(
+    scene,           # a Scene
+    half=(0.5, 0.5), # half width and half height of the frame, in short sides
+) -> tuple:          # lowest and highest origin (2,) that keep the object in the frame; lowest > highest: none does
+    "Where the object's path may start so that it is never cut off"
+    u = np.linspace(0, 1, 65)
+    (offset, radius, _), (look, zoom) = own_motion(scene, u), camera_motion(scene, u)
+    slack = np.array(half)/zoom[:, None] - REACH[scene.shape]*radius[:, None]
+    return (look - offset - slack).max(0), (look - offset + slack).min(0)
+
 # %% ../../nbs/01_data/02_toy.ipynb #a3306ef8
 def contrast(
     colour:str,     # name of the object's colour
@@ -136,57 +150,12 @@ def illegal(
     if s.camera.startswith('zooms') and s.motion in ('grows', 'shrinks'):
         return f"{s.motion!r} cannot be told from a camera that {s.camera}"
     if contrast(s.colour, s.background) < MIN_CONTRAST:
-        return f"{s.colour} on {s.background} has contrast {contrast(s.colour, s.background):.0f}; at least {MIN_CONTRAST} is needed"
+        return (f"{s.colour} on {s.background} has contrast {contrast(s.colour, s.background):.0f}; "
+                f"at least {MIN_CONTRAST} is needed")
     lo, hi = room(s)
     if (lo > hi).any():
-        return f"a {s.size} {s.shape} that {s.motion} ({s.speed}) leaves the frame when the camera {s.camera}; it lacks {(lo-hi).max():.2f} of the short side"
-
-# %% ../../nbs/01_data/02_toy.ipynb #f2613426
-LEVELS, SPLITS = ('core', 'full'), ('train', 'test', 'all')
-
-def is_held_out(
-    shape:str, colour:str, motion:str, # values of the three main attributes
-) -> bool:
-    "Is this combination kept for testing? One in seven, along a skew lattice, so no pair of values loses more than two partners"
-    return (2*SHAPES.index(shape) + list(COLOURS).index(colour) + 3*MOTIONS.index(motion)) % 7 == 0
-
-@cache
-def combinations(
-    level:str='core',  # core or full
-    split:str='train', # train, test or all
-) -> tuple:            # of (shape, colour, motion)
-    "The combinations of the three main attributes; raises `ValueError` on an unknown level or split"
-    if level not in LEVELS: raise ValueError(f"unknown level {level!r}; use one of {', '.join(LEVELS)}")
-    if split not in SPLITS: raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
-    every = product(SHAPES, COLOURS, CORE_MOTIONS if level == 'core' else MOTIONS)
-    return tuple(c for c in every if c[::2] != ('circle', 'spins') and (split == 'all' or is_held_out(*c) == (split == 'test')))
-
-def held_out(
-    level:str='core', # core or full
-) -> tuple:           # of (shape, colour, motion)
-    "The combinations that split 'train' never draws and split 'test' draws only"
-    return combinations(level, 'test')
-
-def draw_scene(
-    seed:int,          # of the data set
-    index:int,         # of the clip
-    level:str='core',  # core: shape, colour and motion vary; full: everything does
-    split:str='train', # train, test or all
-) -> Scene:
-    "The scene of clip `index`: the same whenever, wherever and in whatever order it is asked for"
-    rng, combos = rng_for(seed, index), combinations(level, split)
-    while True: # at level full some draws are not legal and are drawn again
-        scene = dict(zip(('shape', 'colour', 'motion'), combos[rng.integers(len(combos))]))
-        if level == 'full': scene |= _draw_extras(rng)
-        nuisance = dict(place=tuple(rng.random(2).tolist()), phase=rng.random(), turn=int(rng.choice((-1, 1))), backdrop=rng.random())
-        try: return Scene(**scene, **nuisance)
-        except ValueError: continue
-
-def _draw_extras(rng):
-    background = str(rng.choice(tuple(BACKGROUNDS), p=(0.25, 0.2, 0.2, 0.35)))
-    moving = background == 'checkered' and rng.random() < 2/3
-    return dict(size=str(rng.choice(tuple(SIZES))), speed=str(rng.choice(SPEEDS, p=(0.25, 0.5, 0.25))), background=background,
-                camera=str(rng.choice(CAMERAS[1:])) if moving else 'still')
+        return (f"a {s.size} {s.shape} that {s.motion} ({s.speed}) leaves the frame when the camera {s.camera}; "
+                f"it lacks {(lo-hi).max():.2f} of the short side")
 
 # %% ../../nbs/01_data/02_toy.ipynb #76c71684
 def trajectory(
@@ -204,7 +173,7 @@ def trajectory(
     return dict(centre=centre*unit + np.array([w/2, h/2]), radius=radius*zoom*unit, angle=angle, look=look*unit, zoom=zoom)
 
 # %% ../../nbs/01_data/02_toy.ipynb #9c2b32ec
-def _edges(n, inner, x, y): # signed distances to the n sides of a regular polygon that points up, one after the other
+def _edges(n, inner, x, y): # distances to the n sides of a regular polygon that points up
     for k in range(n):
         a = np.pi/2 + np.pi/n + 2*np.pi*k/n
         yield (np.cos(a)*x - np.sin(a)*y) - inner
@@ -223,6 +192,27 @@ def distance(
         else: second, first = np.maximum(second, np.minimum(first, d)), np.maximum(first, d)
     return first if shape == 'triangle' else second
 
+def coverage(
+    shape:str,                  # circle, square, triangle or star
+    centre:np.ndarray,          # (f, 2) x and y in pixels
+    radius:np.ndarray,          # (f,) pixels
+    angle:np.ndarray,           # (f,) radians
+    size:tuple,                 # height and width in pixels
+) -> np.ndarray:                # (f, h, w) float32, share of each pixel that the object covers
+    "Anti-aliased mask: a ramp of RAMP pixels across the outline, worked out in a small window around the object"
+    side = min(2*int(np.ceil(REACH[shape]*radius.max() + 2)), *size)             # of the window
+    corner = np.clip(np.round(centre - side/2), 0, np.array(size[::-1]) - side).astype(int)
+    x, y = ((np.arange(side) + .5 + corner[:, i, None] - centre[:, i, None])/radius[:, None] for i in (0, 1))
+    x, y = x.astype(np.float32)[:, None, :], y.astype(np.float32)[:, :, None]    # (f, 1, side) and (f, side, 1)
+    if angle.any():
+        c, s = (g(angle).astype(np.float32)[:, None, None] for g in (np.cos, np.sin))
+        x, y = c*x + s*y, c*y - s*x
+    t = np.clip(.5 - distance(shape, x, y) * (radius/RAMP).astype(np.float32)[:, None, None], 0, 1)
+    mask = np.zeros((len(centre), *size), np.float32)
+    for m, (i, j), patch in zip(mask, corner, t*t*(3 - 2*t)): m[j:j+side, i:i+side] = patch
+    return mask
+
+# %% ../../nbs/01_data/02_toy.ipynb #48c0efee
 def coverage(
     shape:str,                  # circle, square, triangle or star
     centre:np.ndarray,          # (f, 2) x and y in pixels
@@ -271,13 +261,62 @@ def render(
     size:tuple=(64, 64),# height and width in pixels
     fps:float=8,        # frames per second; says how long the clip lasts, not what it shows
 ) -> np.ndarray:        # (f, h, w, 3) uint8
-    "Draw the clip; raises `ValueError` when it would be too small to show anything"
+    "Draw the clip; `ValueError` when it would be too small to show anything, or has no frame or no rate"
     if min(size) < 16: raise ValueError(f"the short side is {min(size)} pixels; a shape needs at least 16")
     if num_frames < 1 or fps <= 0: raise ValueError(f"num_frames is {num_frames} and fps {fps}; both must be positive")
     track = trajectory(scene, num_frames, size)
     mask = coverage(scene.shape, track['centre'], track['radius'], track['angle'], size)[..., None]
     behind = backdrop(scene, track, size)
     return (behind + mask*(np.array(COLOURS[scene.colour], np.float32) - behind) + np.float32(.5)).astype(np.uint8)
+
+# %% ../../nbs/01_data/02_toy.ipynb #f2613426
+LEVELS, SPLITS = ('core', 'full'), ('train', 'test', 'all')
+HELD_OUT = 7 # one combination in so many is kept for testing
+
+def is_held_out(
+    shape:str, colour:str, motion:str, # values of the three main attributes
+) -> bool:
+    "Is this combination kept for testing? One in seven is, along a skew lattice; no pair of values loses more than two partners"
+    return (2*SHAPES.index(shape) + list(COLOURS).index(colour) + 3*MOTIONS.index(motion)) % HELD_OUT == 0
+
+@cache
+def combinations(
+    level:str='core',  # core or full
+    split:str='train', # train, test or all
+) -> tuple:            # of (shape, colour, motion)
+    "The combinations of the three main attributes; raises `ValueError` on an unknown level or split"
+    if level not in LEVELS: raise ValueError(f"unknown level {level!r}; use one of {', '.join(LEVELS)}")
+    if split not in SPLITS: raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
+    every = (c for c in product(SHAPES, COLOURS, CORE_MOTIONS if level == 'core' else MOTIONS) if c[::2] != ('circle', 'spins'))
+    return tuple(c for c in every if split == 'all' or is_held_out(*c) == (split == 'test'))
+
+def held_out(
+    level:str='core', # core or full
+) -> tuple:           # of (shape, colour, motion)
+    "The combinations that split 'train' never draws and split 'test' draws only"
+    return combinations(level, 'test')
+
+def draw_scene(
+    seed:int,          # of the data set
+    index:int,         # of the clip
+    level:str='core',  # core: shape, colour and motion vary; full: everything does
+    split:str='train', # train, test or all
+) -> Scene:
+    "The scene of clip `index`: the same whenever, wherever and in whatever order it is asked for"
+    rng, combos = rng_for(seed, index), combinations(level, split)
+    while True: # at level full some draws are not legal and are drawn again
+        scene = dict(zip(('shape', 'colour', 'motion'), combos[rng.integers(len(combos))]))
+        if level == 'full': scene |= _draw_extras(rng)
+        nuisance = dict(place=tuple(rng.random(2).tolist()), phase=rng.random(), turn=int(rng.choice((-1, 1))),
+                        backdrop=rng.random())
+        try: return Scene(**scene, **nuisance)
+        except ValueError: continue
+
+def _draw_extras(rng):
+    background = str(rng.choice(tuple(BACKGROUNDS), p=(0.25, 0.2, 0.2, 0.35)))
+    moving = background == 'checkered' and rng.random() < 2/3
+    return dict(size=str(rng.choice(tuple(SIZES))), speed=str(rng.choice(SPEEDS, p=(0.25, 0.5, 0.25))),
+                background=background, camera=str(rng.choice(CAMERAS[1:])) if moving else 'still')
 
 # %% ../../nbs/01_data/02_toy.ipynb #4f379ba7
 ING = {'moves': 'moving', 'stays': 'staying', 'bounces': 'bouncing', 'orbits': 'orbiting', 'grows': 'growing',
@@ -344,7 +383,7 @@ def split_words(
     text:str, # a prompt
 ) -> list:    # of str
     "Lower-case English words and single Chinese characters; punctuation falls away"
-    return re.findall(f"[{CJK}]|[a-z]+|[0-9]", text.lower())
+    return re.findall(rf"[{CJK}]|\d|[^\W\d_{CJK}]+", text.lower())
 
 @cache
 def words() -> tuple: # of str, sorted
@@ -362,8 +401,9 @@ def lexicon() -> dict: # English word or Chinese phrase -> (attribute, value)
     lex |= {d: ('motion', f'moves {d}') for d in STEPS} | {'still': ('motion', 'stays still')}
     lex |= {w: ('motion', m) for m in MOTIONS[5:] for w in (m, ING[m])}
     lex |= {zh: (k, v) for k, table in ZH.items() for v, zh in table.items()}
-    short = dict(circle='圆', square='方形', triangle='三角', star='星', small='小', large='大', slowly='缓慢', quickly='快速', medium='匀速',
-                 dark='深色', light='浅色', gradient='渐变', checkered='棋盘格', bounces='弹跳', orbits='绕圈', grows='变大', shrinks='变小', spins='旋转',
+    short = dict(circle='圆', square='方形', triangle='三角', star='星', small='小', large='大', slowly='缓慢', quickly='快速',
+                 medium='匀速', dark='深色', light='浅色', gradient='渐变', checkered='棋盘格',
+                 bounces='弹跳', orbits='绕圈', grows='变大', shrinks='变小', spins='旋转',
                  red='红', green='绿', blue='蓝', yellow='黄', purple='紫', orange='橙', cyan='青', white='白')
     lex |= {zh: lex[en] for en, zh in short.items()}
     return lex | {'静止': ('motion', 'stays still')} | {f'向{zh}': ('motion', f'moves {en}') for en, zh in zip(STEPS, '左右上下')}
@@ -372,15 +412,15 @@ def parse_prompt(
     text:str, # English or Chinese, in any word order
 ) -> tuple:   # dict of the named attributes, list of the words that mean nothing here
     "Read the attributes that a prompt names; two values for one attribute raise `ValueError`"
-    low, named = ' '.join(re.findall(f"[{CJK}]+|[a-z]+|[0-9]+", text.lower())), []
+    low, named = ' '.join(re.findall(rf"[{CJK}]+|[^\W_{CJK}]+", text.lower())), []
     def take(pattern, attribute, value):
         nonlocal low
         hits = list(re.finditer(pattern, low))
         named.extend((attribute, value(m)) for m in hits)
         low = re.sub(pattern, ' ', low)
     take(r'\bcamera (is |stays |staying )?still\b', 'camera', lambda m: 'still')
-    take(r'\b(pans|panning) (left|right)\b', 'camera', lambda m: f'pans {m[2]}')
-    take(r'\b(zooms|zooming) (in|out)\b',    'camera', lambda m: f'zooms {m[2]}')
+    take(r'\bpan(s|ning)? (left|right)\b', 'camera', lambda m: f'pans {m[2]}')
+    take(r'\bzoom(s|ing)? (in|out)\b',     'camera', lambda m: f'zooms {m[2]}')
     lex = lexicon()
     for phrase in sorted(lex, key=len, reverse=True):
         take(phrase if re.match(f'[{CJK}]', phrase) else rf'\b{phrase}\b', lex[phrase][0], lambda m: lex[phrase][1])
@@ -415,8 +455,9 @@ class ToyClips:
     def scene(self, i): return draw_scene(self.seed, i, self.level, self.split)
     def __getitem__(self, i):
         if not -self.n <= i < self.n: raise IndexError(f"clip {i} of {self.n}")
-        s = self.scene(i % self.n)
-        return Clip(render(s, self.num_frames, self.size, self.fps), caption(s, rng_for(self.seed, i % self.n, 1)), captions(s), s, self.fps)
+        i, s = i % self.n, self.scene(i % self.n)
+        video = render(s, self.num_frames, self.size, self.fps)
+        return Clip(video, caption(s, rng_for(self.seed, i, 1)), captions(s), s, self.fps)
 
 # %% ../../nbs/01_data/02_toy.ipynb #eff09ebd
 def test_prompts(
@@ -430,7 +471,8 @@ def test_prompts(
     if level == 'core':
         scenes = [Scene(*c) for c in combinations(level, split)]
         rounds = max(len(captions(s)) for s in scenes)
-        for r in range(rounds): out += [captions(scenes[i])[r] for i in rng.permutation(len(scenes)) if r < len(captions(scenes[i]))]
+        for r in range(rounds):
+            out += [captions(scenes[i])[r] for i in rng.permutation(len(scenes)) if r < len(captions(scenes[i]))]
         return [out[i % len(out)] for i in range(n)]
     seen, i = set(), 0
     while len(out) < n:
@@ -440,3 +482,68 @@ def test_prompts(
     return out
 
 test_prompts.__test__ = False # pytest: this is not a test
+
+# %% ../../nbs/01_data/02_toy.ipynb #5e49f5bf
+FLOW_STEP, FLOW_SIZE = 10, (320, 576) # frames; height and width in pixels (Open-Sora 1.2, optical-flow score)
+
+def flow_score(
+    scene:Scene,         # what to measure
+    num_frames:int=17,   # frames of the clip
+    size:tuple=(64, 64), # height and width in pixels
+) -> float:              # pixels per 10 frames at 320 x 576
+    "True mean of |u| and |v| over all pixels, from the paths themselves; 0 for a picture"
+    if num_frames < 2: return 0.
+    track, (h, w) = trajectory(scene, num_frames, size), size
+    centre, radius, zoom, look = (track[k].reshape(num_frames, 1, 1, -1) for k in ('centre', 'radius', 'zoom', 'look'))
+    mask = coverage(scene.shape, track['centre'], track['radius'], track['angle'], size)[:-1, :, :, None]
+    middle, pixel = np.array([w/2, h/2]), np.stack(np.meshgrid(np.arange(w)+.5, np.arange(h)+.5), -1)
+    turn = np.exp(1j*np.diff(track['angle']))[:, None, None] * (radius[1:]/radius[:-1])[..., 0]
+    moved = (pixel - centre[:-1]) @ np.array([1, 1j]) * turn                       # around the object's centre
+    own = np.stack([moved.real, moved.imag], -1) + centre[1:] - pixel
+    world = (pixel - middle)/zoom[:-1] + look[:-1]
+    behind = (world - look[1:])*zoom[1:] + middle - pixel
+    u, v = abs(mask*own + (1-mask)*behind).mean((0, 1, 2))
+    long, short = FLOW_SIZE[1]/max(h, w), FLOW_SIZE[0]/min(h, w)
+    return float(FLOW_STEP * (u*short + v*long if h > w else u*long + v*short) / 2)
+
+# %% ../../nbs/01_data/02_toy.ipynb #47e1e163
+COLUMNS = ('path', 'text', 'num_frames', 'height', 'width', 'aspect_ratio', 'resolution', 'fps', 'aes', 'flow', 'cmotion')
+CMOTION = {'still': 'static', 'pans left': 'pan_left', 'pans right': 'pan_right', 'zooms in': 'zoom_in', 'zooms out': 'zoom_out'}
+CARD = """# Shapes
+
+{n} clips of {f} frames, {h} x {w} pixels, {fps:g} frames a second, drawn by `opensora_nb.data.toy` (level `{level}`, split
+`{split}`, seed {seed}). One object a clip; the captions (English and Chinese) are true by construction.
+
+`metadata.csv` has Open-Sora's columns: `flow` is the true mean optical flow in pixels per 10 frames at 320 x 576, `aes` is
+empty, paths are relative to the table. {which}
+
+Licence: Apache-2.0, like the program. To write it again:
+`write_dataset(folder, {n}, {seed}, {level!r}, {split!r}, {f}, ({h}, {w}), {fps:g})`
+"""
+
+def write_dataset(
+    folder:str|Path,     # gets clips/, metadata.csv and CARD.md
+    n:int,               # number of clips
+    seed:int=0,          # of the set
+    level:str='core',    # core or full
+    split:str='train',   # train, test or all
+    num_frames:int=17,   # frames of each clip
+    size:tuple=(64, 64), # height and width in pixels, both even
+    fps:float=8,         # frames per second
+) -> Path:               # the table
+    "Write clips as mp4 with a table in Open-Sora's columns; raises `ValueError` when there is nothing to write"
+    if n < 1: raise ValueError(f"n is {n}; a set needs at least one clip")
+    folder, (h, w), clips = Path(folder), size, ToyClips(n, seed, level, split, num_frames, size, fps)
+    (folder/'clips').mkdir(parents=True, exist_ok=True)
+    with open(folder/'metadata.csv', 'w', newline='', encoding='utf-8') as file:
+        table = csv.writer(file); table.writerow(COLUMNS)
+        for i, clip in enumerate(clips):
+            path = f"clips/{i:05d}.mp4"
+            write_video(folder/path, clip.video, fps)
+            table.writerow((path, clip.text, num_frames, h, w, round(h/w, 4), h*w, fps, '',
+                            round(flow_score(clip.scene, num_frames, size), 3), CMOTION[clip.scene.camera]))
+    which = {'train': "No combination that `held_out()` lists is in it.", 'test': "All combinations are of those that `held_out()` lists.",
+             'all': "Combinations that `held_out()` lists may be in it."}[split]
+    card = CARD.format(n=n, f=num_frames, h=h, w=w, fps=fps, level=level, split=split, seed=seed, which=which)
+    (folder/'CARD.md').write_text(card, encoding='utf-8')
+    return folder/'metadata.csv'

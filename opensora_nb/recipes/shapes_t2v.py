@@ -1,4 +1,4 @@
-"""A transformer that turns "a red circle moves left" into a clip, from nothing, on a laptop.
+"""A transformer that turns "a red circle moves left" into a clip, trained from nothing on one core, and its score.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_train/shapes_t2v.html.md"""
 
@@ -12,12 +12,12 @@ from ..data.dataset import DataConfig
 from ..train.diffusion import T2VTrain
 from ..train.optim import OptimConfig
 
-# %% ../../nbs/10_train/21_shapes_t2v.ipynb #67b82e99
+# %% ../../nbs/10_train/21_shapes_t2v.ipynb #fbf5a772
 def shapes_t2v(
     quick:bool=False, # a two-minute version
 ) -> T2VTrain:
     "The text-to-video model of the embedded weights"
     cfg = dict(name='shapes_t2v', data=DataConfig(n=4096), batch_size=32, ema=0.995, save_every=250, preview_every=500,
                optim=OptimConfig(name='muon', lr=3e-3, warmup=50))
-    if quick: return T2VTrain(**cfg | dict(name='shapes_t2v_quick', steps=150, data=DataConfig(n=256), validate_on=16))
+    if quick: return T2VTrain(steps=150, **cfg | dict(name='shapes_t2v_quick', data=DataConfig(n=256), validate_on=16))
     return T2VTrain(steps=3000, **cfg)

@@ -1,4 +1,4 @@
-"""Pictures, then time, then both: twenty minutes on one core, and the ceiling every generator behind it lives under.
+"""Pictures, then time, then both: what a quarter of an hour on one core buys, and the ceiling it sets.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_train/shapes_vae.html.md"""
 
@@ -12,12 +12,12 @@ from ..data.dataset import DataConfig
 from ..train.optim import OptimConfig
 from ..train.vae import VAETrain
 
-# %% ../../nbs/10_train/20_shapes_vae.ipynb #9223d662
+# %% ../../nbs/10_train/20_shapes_vae.ipynb #0ed9860e
 def shapes_vae(
-    quick:bool=False, # a two-minute version, to see the loss fall
+    quick:bool=False, # an eighth of the steps, to see the loss fall
 ) -> list[VAETrain]:  # three stages
     "The autoencoder of the embedded weights"
-    short, data = (8 if quick else 1), DataConfig(n=1024 if not quick else 256, level='core:0.7,full:0.3')
+    short, data = (8 if quick else 1), DataConfig(n=256 if quick else 1024, level='core:0.7,full:0.3')
     muon = lambda lr: OptimConfig(name='muon', lr=lr, warmup=20)
     common = dict(data=data, save_every=200, preview_every=200, ema=0.99)
     return [VAETrain(name='shapes_vae/1_image', stage='image', steps=560//short, batch_size=64, optim=muon(5e-3), **common),

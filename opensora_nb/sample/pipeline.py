@@ -9,7 +9,6 @@ __all__ = ['IMG_FPS', 'Natural', 'SampleConfig', 'save_vae', 'load_vae', 'embedd
            'generate', 'fps_of', 'decode', 'to_pixels', 'Video', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..core import assets, pick_device, pick_dtype, torch_rng
 from ..config import opt, load_config, save_config
 from ..weights import load_into, read_state, save_state
-from ..viz import animate, contact_sheet
+from ..viz import animate
 from ..data.sizes import check_size
 from ..data.video_io import write_video
 from ..flow.guidance import guided_velocity
@@ -35,8 +34,8 @@ class Natural:
     image_size:tuple[int, int] = (64, 64)  # height and width in pixels
     fps:int = 8                            # frames a second, told to the model and written into the file
     num_sampling_steps:int = 30            # Euler steps
-    cfg_scale:float = 3.0                  # guidance
-    base_pix:int = 64*64                   # pixels at which the time shift of one frame is 1
+    cfg_scale:float = 2.0                  # guidance
+    base_pix:int = 64*64                   # pixels at which the times of a single frame are not shifted; 0 = never shifted
 
 @dataclass(frozen=True)
 class SampleConfig:
@@ -82,8 +81,8 @@ def find_weights(
     "The folder that holds the parts; raises `FileNotFoundError` that says what was looked for"
     if str(where) in embedded(): return assets(str(where))
     path = Path(where)
-    done = sorted((p for p in path.glob('checkpoints/step_*/weights') if any(p.iterdir())), key=lambda p: int(p.parent.name[5:]))
-    if done: return done[-1]
+    done = [p for g in ('', '*/') for p in path.glob(g + 'checkpoints/step_*/weights') if any(p.iterdir())] # a run, or a run in stages
+    if done: return max(done, key=lambda p: (p.parts[:-2], int(p.parent.name[5:])))
     if any((path/part).is_dir() for part in ('vae', 'stdit3')): return path
     if (path/'weights').is_dir(): return path/'weights'
     what = 'is a run that has not saved a checkpoint yet' if (path/'config.json').exists() else 'holds no weights' if path.is_dir() else 'does not exist'
@@ -114,7 +113,8 @@ class Pipeline:
         save_vae(self.vae, folder/'vae', dtype)
         save_config(self.model.cfg, folder/'stdit3'/'config.json')
         save_state(self.model.state_dict(), folder/'stdit3'/'model.safetensors', dtype=dtype)
-        self.text.save(folder/'text'); save_config(self.natural, folder/'pipeline.json')
+        self.text.save(folder/'text'); save_state(self.text.state_dict(), folder/'text'/'model.safetensors', dtype=dtype)
+        save_config(self.natural, folder/'pipeline.json')
 
 def load_pipeline(
     weights:str|Path='tiny', # an embedded name, a run folder or a folder of weights
@@ -149,7 +149,7 @@ def generate(
     noise = torch.stack([torch.randn(pipe.vae.cfg.latent_channels, f_, h_, w_, generator=torch_rng(s)) for s in seeds]).to(dev)
     row = lambda v: torch.full((len(prompts),), float(v), device=dev)
     v = guided_velocity(pipe.model, cfg.cfg_scale, y.to(dtype), mask, fps=row(fps_of(cfg)), height=row(h), width=row(w))
-    times = sampling_times(cfg.num_sampling_steps, h*w, f_, pipe.natural.base_pix).to(dev)
+    times = sampling_times(cfg.num_sampling_steps, h*w if pipe.natural.base_pix else None, f_, pipe.natural.base_pix or 1).to(dev)
     out = sample(v, noise, times, progress=progress, return_trajectory=return_trajectory)
     clips = decode(pipe, out[0] if return_trajectory else out, cfg.num_frames)
     return (clips, out[1]) if return_trajectory else clips
@@ -210,5 +210,5 @@ def text_to_video(
 def cached_pipeline(weights, device):
     "The pipeline of these weights, loaded once; a newer checkpoint of the same run is noticed"
     key = (str(find_weights(weights)), device)
-    if key not in _loaded: _loaded.clear(); _loaded[key] = replace(load_pipeline(weights, device))
+    if key not in _loaded: _loaded.clear(); _loaded[key] = load_pipeline(weights, device)
     return _loaded[key]

@@ -40,7 +40,7 @@ class T2VTrain(TrainConfig):
     shift:bool = opt(True, "shift times towards noise by size and length, as when sampling")
     base_pix:int = opt(64*64, "pixels at which a single frame is not shifted")
     caption_drop:float = opt(0.1, "share of samples trained with the null text")
-    cfg_scale:float = opt(3.0, "guidance of previews, validation and of the saved pipeline")
+    cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline")
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline")
     preview_prompts:tuple[str, ...] = opt(('a red circle moves left', 'a blue square moves up', 'a yellow star stays still', 'a green triangle moves right'), "what previews show")
     validate_on:int = opt(64, "held-out prompts for validation; only for toy data")

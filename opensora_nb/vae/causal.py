@@ -12,9 +12,9 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from einops import rearrange
 
-# %% ../../nbs/05_vae/02_causal.ipynb #fa479a71
+# %% ../../nbs/05_vae/02_causal.ipynb #68c0ed08
 class CausalConv3d(nn.Module):
-    "A 3-D convolution whose output frame sees its own and earlier frames only: all time padding is at the front"
+    "A 3-D convolution whose output frame sees its own and earlier frames only: all time padding is in front"
     def __init__(
         self,
         c_in:int, c_out:int, # channels
@@ -28,7 +28,7 @@ class CausalConv3d(nn.Module):
 
     def forward(
         self,
-        x:Tensor, # (b, c, f, h, w)
+        x:Tensor, # (b, c_in, f, h, w)
     ) -> Tensor:  # (b, c_out, f//stride, h, w)
         return self.conv(F.pad(x, (0, 0, 0, 0, self.front, 0)))
 

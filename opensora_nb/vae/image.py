@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/05_vae/image_vae.html.md"""
 
 # %% auto #0
 __all__ = ['OLD_NAMES', 'Posterior', 'AutoencoderKLConfig', 'ResnetBlock', 'Attention', 'MidBlock', 'Downsample', 'Upsample',
-           'Level', 'Encoder', 'Decoder', 'rename_attention', 'AutoencoderKL', 'check_picture', 'VideoAutoencoderKL']
+           'Level', 'Encoder', 'Decoder', 'rename_attention', 'check_pixels', 'AutoencoderKL', 'VideoAutoencoderKL']
 
 # %% ../../nbs/05_vae/01_image_vae.ipynb #6e864c68
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from einops import rearrange
+from ..blocks.attention import attend
 
 # %% ../../nbs/05_vae/01_image_vae.ipynb #afd5c058
 class Posterior:
@@ -59,7 +60,7 @@ class AutoencoderKLConfig:
     @property
     def downsample(self) -> int: return 2**(len(self.block_out_channels)-1) # 8 for four levels
 
-# %% ../../nbs/05_vae/01_image_vae.ipynb #0bbebe1c
+# %% ../../nbs/05_vae/01_image_vae.ipynb #5c84c14e
 def _norm(cfg, c): return nn.GroupNorm(cfg.norm_num_groups, c, eps=1e-6)
 
 class ResnetBlock(nn.Module):
@@ -75,6 +76,7 @@ class ResnetBlock(nn.Module):
         h = self.conv2(F.silu(self.norm2(h)))
         return self.conv_shortcut(x) + h
 
+# %% ../../nbs/05_vae/01_image_vae.ipynb #607bb4d4
 class Attention(nn.Module):
     "Single-head self-attention over all positions of the smallest map"
     def __init__(self, cfg, c):
@@ -85,10 +87,11 @@ class Attention(nn.Module):
 
     def forward(self, x): # (b, c, h, w)
         s = rearrange(self.group_norm(x), 'b c h w -> b 1 (h w) c')
-        s = F.scaled_dot_product_attention(self.to_q(s), self.to_k(s), self.to_v(s))
+        s = attend(self.to_q(s), self.to_k(s), self.to_v(s))
         return x + rearrange(self.to_out[0](s), 'b 1 (h w) c -> b c h w', h=x.shape[2])
 
 class MidBlock(nn.Module):
+    "Residual block, attention, residual block"
     def __init__(self, cfg, c):
         super().__init__()
         self.resnets = nn.ModuleList([ResnetBlock(cfg, c, c) for _ in range(2)])
@@ -96,7 +99,7 @@ class MidBlock(nn.Module):
 
     def forward(self, x): return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
-# %% ../../nbs/05_vae/01_image_vae.ipynb #5c84c14e
+# %% ../../nbs/05_vae/01_image_vae.ipynb #aadf90c4
 class Downsample(nn.Module):
     "Halve height and width: zeros on the right and at the bottom, then a 3x3 convolution with stride 2"
     def __init__(self, c):
@@ -113,28 +116,26 @@ class Upsample(nn.Module):
 
     def forward(self, x): return self.conv(F.interpolate(x, scale_factor=2., mode='nearest'))
 
+# %% ../../nbs/05_vae/01_image_vae.ipynb #a9a7a78b
 class Level(nn.Module):
-    "Some residual blocks, then a change of size where `resize` is given"
-    def __init__(self, cfg, c_in, c_out, n, resize=None, name=''):
+    "Some residual blocks, then a change of size where one is given"
+    def __init__(self, cfg, c_in, c_out, n, downsamplers=(), upsamplers=()):
         super().__init__()
         self.resnets = nn.ModuleList([ResnetBlock(cfg, c_in if i == 0 else c_out, c_out) for i in range(n)])
-        self.resize = name
-        if resize: self.add_module(name, nn.ModuleList([resize(c_out)]))
+        self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
 
     def forward(self, x):
-        for r in self.resnets: x = r(x)
-        for r in getattr(self, self.resize, []): x = r(x)
+        for layer in (*self.resnets, *self.downsamplers, *self.upsamplers): x = layer(x)
         return x
 
-# %% ../../nbs/05_vae/01_image_vae.ipynb #098433cd
 class Encoder(nn.Module):
     "Pictures to moments (means and log-variances)"
     def __init__(self, cfg):
         super().__init__()
-        widths, last = cfg.block_out_channels, len(cfg.block_out_channels)-1
+        widths, n = cfg.block_out_channels, cfg.layers_per_block
         self.conv_in = nn.Conv2d(cfg.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList([
-            Level(cfg, widths[max(i-1, 0)], c, cfg.layers_per_block, Downsample if i < last else None, 'downsamplers')
+            Level(cfg, widths[max(i-1, 0)], c, n, downsamplers=[Downsample(c)] if i < len(widths)-1 else [])
             for i, c in enumerate(widths)])
         self.mid_block = MidBlock(cfg, widths[-1])
         self.conv_norm_out = _norm(cfg, widths[-1])
@@ -145,15 +146,16 @@ class Encoder(nn.Module):
         for level in self.down_blocks: x = level(x)
         return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
+# %% ../../nbs/05_vae/01_image_vae.ipynb #03f943bc
 class Decoder(nn.Module):
     "Latents to pictures"
     def __init__(self, cfg):
         super().__init__()
-        widths, last = cfg.block_out_channels[::-1], len(cfg.block_out_channels)-1
+        widths, n = cfg.block_out_channels[::-1], cfg.layers_per_block+1
         self.conv_in = nn.Conv2d(cfg.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(cfg, widths[0])
         self.up_blocks = nn.ModuleList([
-            Level(cfg, widths[max(i-1, 0)], c, cfg.layers_per_block+1, Upsample if i < last else None, 'upsamplers')
+            Level(cfg, widths[max(i-1, 0)], c, n, upsamplers=[Upsample(c)] if i < len(widths)-1 else [])
             for i, c in enumerate(widths)])
         self.conv_norm_out = _norm(cfg, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], cfg.in_channels, 3, padding=1)
@@ -163,11 +165,11 @@ class Decoder(nn.Module):
         for level in self.up_blocks: x = level(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
-# %% ../../nbs/05_vae/01_image_vae.ipynb #607bb4d4
+# %% ../../nbs/05_vae/01_image_vae.ipynb #83a5ec8f
 OLD_NAMES = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'} # diffusers before 0.15
 
 def rename_attention(
-    state:dict, # tensors by name, changed in place
+    state:dict,    # tensors by name, changed in place
     prefix:str='', # only names that start so
 ):
     "Give the attention tensors of older files their present names; 1x1 convolutions become linear layers"
@@ -177,7 +179,20 @@ def rename_attention(
         v = state.pop(k)
         state[new] = v.flatten(1) if v.ndim == 4 else v
 
-# %% ../../nbs/05_vae/01_image_vae.ipynb #aadf90c4
+def check_pixels(
+    x:Tensor,                # a batch of pictures or videos
+    axes:str,                # its axes, e.g. "b c h w"
+    cfg:AutoencoderKLConfig, # what the network takes
+):
+    "Raise `ValueError` where pixels cannot be encoded, with what was given and what is needed"
+    shape, need = tuple(x.shape), cfg.downsample
+    if x.ndim != len(axes.split()): raise ValueError(f"expected {len(axes.split())} axes ({axes}), got {x.ndim}: {shape}")
+    if not x.is_floating_point(): raise ValueError(f"pixels are floats in [-1, 1], got {x.dtype}; for uint8 use x/127.5 - 1")
+    if shape[1] != cfg.in_channels: raise ValueError(f"this autoencoder takes {cfg.in_channels} channels, got {shape[1]} in {shape} ({axes})")
+    if min(shape[-2:]) < need: raise ValueError(f"{shape[-2]}x{shape[-1]} pixels are too few: each side is divided by {need}, give at least {need}x{need}")
+    if 0 in shape: raise ValueError(f"nothing to encode: {shape} ({axes}) has an axis of length 0")
+
+# %% ../../nbs/05_vae/01_image_vae.ipynb #3baeb52d
 class AutoencoderKL(nn.Module):
     "The 2-D autoencoder of Stable Diffusion, with the key layout of diffusers"
     def __init__(
@@ -192,36 +207,25 @@ class AutoencoderKL(nn.Module):
 
     def encode(
         self,
-        x:Tensor, # (b, 3, h, w) in [-1, 1]
+        x:Tensor,   # (b, 3, h, w) in [-1, 1]
     ) -> Posterior: # over (b, c, h//8, w//8)
-        "The distribution of the latent; raises `ValueError` for wrong channels or pictures under 8 pixels"
-        check_picture(x.shape[1:], self.cfg)
-        return Posterior(self.quant_conv(self.encoder(x)))
+        "The distribution of the latent; raises `ValueError` for what is no batch of pictures"
+        check_pixels(x, 'b c h w', self.cfg)
+        return Posterior(self.quant_conv(self.encoder(x.contiguous(memory_format=torch.channels_last))))
 
     def decode(
         self,
         z:Tensor, # (b, c, h, w)
     ) -> Tensor:  # (b, 3, 8h, 8w), not clamped
-        "Pictures from latents"
+        "Pictures from latents; raises `ValueError` for the wrong number of channels"
         if z.shape[1] != self.cfg.latent_channels:
-            raise ValueError(f"the latent has {z.shape[1]} channels, this autoencoder decodes {self.cfg.latent_channels}")
-        return self.decoder(self.post_quant_conv(z))
+            raise ValueError(f"this autoencoder decodes {self.cfg.latent_channels} channels, the latent has {z.shape[1]}")
+        return self.decoder(self.post_quant_conv(z.contiguous(memory_format=torch.channels_last)))
 
     def forward(self, x): # (b, 3, h, w) -> reconstruction, posterior
         "Encode, take the mean, decode"
         posterior = self.encode(x)
         return self.decode(posterior.mean), posterior
-
-def check_picture(
-    shape:tuple, # (channels, h, w)
-    cfg:AutoencoderKLConfig, # what the network takes
-):
-    "Raise `ValueError` where a picture cannot be encoded"
-    c, h, w = shape
-    if c != cfg.in_channels: raise ValueError(f"pictures have {c} channels, this autoencoder takes {cfg.in_channels}")
-    if min(h, w) < cfg.downsample:
-        raise ValueError(f"pictures of {h}x{w} pixels are too small: the autoencoder divides each side by {cfg.downsample}, "
-                         f"so give at least {cfg.downsample}x{cfg.downsample}")
 
 # %% ../../nbs/05_vae/01_image_vae.ipynb #29fc0ea0
 class VideoAutoencoderKL(nn.Module):
@@ -238,9 +242,9 @@ class VideoAutoencoderKL(nn.Module):
 
     def encode(
         self,
-        x:Tensor,             # (b, 3, f, h, w)
+        x:Tensor,                 # (b, 3, f, h, w)
         noise:Callable|None=None, # shape -> normal draws; None takes the means
-    ) -> Tensor:              # (b, c, f, h//8, w//8), scaled
+    ) -> Tensor:                  # (b, c, f, h//8, w//8), scaled
         "Encode the frames, `micro_batch_size` at a time"
         def one(frames):
             p = self.module.encode(frames)
