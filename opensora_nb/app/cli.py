@@ -111,7 +111,7 @@ def evaluate(args):
 def following(args) -> dict:
     "Sample held-out prompts and score them"
     from tqdm import tqdm
-    from opensora_nb.data.toy import test_prompts
+    from opensora_nb.data.toy import DEFAULTS, test_prompts
     from opensora_nb.metrics.following import score
     from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
     pipe, prompts, clips = load_pipeline(args.weights, args.device), test_prompts(args.num, args.level, args.seed, args.split), []
@@ -119,7 +119,7 @@ def following(args) -> dict:
     for a in tqdm(range(0, args.num, args.batch_size), desc='sampling'):
         part = prompts[a:a+args.batch_size]
         clips += generate(pipe, part, cfg, seeds=[args.seed+a+k for k in range(len(part))])
-    report = score(clips, prompts)
+    report = score(clips, prompts, unnamed=DEFAULTS if args.level == 'full' else None) # what a full prompt leaves out means the default
     print(f"following of {args.weights}: strict {report.strict:.3f} over {args.num} {args.split} prompts of level {args.level}")
     for k, v in report.accuracy.items(): print(f"  {k:12} {v:.3f}")
     return dict(strict=round(report.strict, 4), n=args.num, level=args.level, split=args.split, **{k: round(v, 4) for k,v in report.accuracy.items()})

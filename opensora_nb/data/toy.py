@@ -192,26 +192,6 @@ def distance(
         else: second, first = np.maximum(second, np.minimum(first, d)), np.maximum(first, d)
     return first if shape == 'triangle' else second
 
-def coverage(
-    shape:str,                  # circle, square, triangle or star
-    centre:np.ndarray,          # (f, 2) x and y in pixels
-    radius:np.ndarray,          # (f,) pixels
-    angle:np.ndarray,           # (f,) radians
-    size:tuple,                 # height and width in pixels
-) -> np.ndarray:                # (f, h, w) float32, share of each pixel that the object covers
-    "Anti-aliased mask: a ramp of RAMP pixels across the outline, worked out in a small window around the object"
-    side = min(2*int(np.ceil(REACH[shape]*radius.max() + 2)), *size)             # of the window
-    corner = np.clip(np.round(centre - side/2), 0, np.array(size[::-1]) - side).astype(int)
-    x, y = ((np.arange(side) + .5 + corner[:, i, None] - centre[:, i, None])/radius[:, None] for i in (0, 1))
-    x, y = x.astype(np.float32)[:, None, :], y.astype(np.float32)[:, :, None]    # (f, 1, side) and (f, side, 1)
-    if angle.any():
-        c, s = (g(angle).astype(np.float32)[:, None, None] for g in (np.cos, np.sin))
-        x, y = c*x + s*y, c*y - s*x
-    t = np.clip(.5 - distance(shape, x, y) * (radius/RAMP).astype(np.float32)[:, None, None], 0, 1)
-    mask = np.zeros((len(centre), *size), np.float32)
-    for m, (i, j), patch in zip(mask, corner, t*t*(3 - 2*t)): m[j:j+side, i:i+side] = patch
-    return mask
-
 # %% ../../nbs/01_data/02_toy.ipynb #48c0efee
 def coverage(
     shape:str,                  # circle, square, triangle or star

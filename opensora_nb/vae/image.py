@@ -55,7 +55,8 @@ class AutoencoderKLConfig:
     def __post_init__(self):
         for c in self.block_out_channels:
             if c % self.norm_num_groups:
-                raise ValueError(f"block_out_channels holds {c}, which {self.norm_num_groups} groups (norm_num_groups) do not divide")
+                raise ValueError(f"block_out_channels holds {c}, which {self.norm_num_groups} groups (norm_num_groups) "
+                                 "do not divide")
 
     @property
     def downsample(self) -> int: return 2**(len(self.block_out_channels)-1) # 8 for four levels
@@ -188,8 +189,11 @@ def check_pixels(
     shape, need = tuple(x.shape), cfg.downsample
     if x.ndim != len(axes.split()): raise ValueError(f"expected {len(axes.split())} axes ({axes}), got {x.ndim}: {shape}")
     if not x.is_floating_point(): raise ValueError(f"pixels are floats in [-1, 1], got {x.dtype}; for uint8 use x/127.5 - 1")
-    if shape[1] != cfg.in_channels: raise ValueError(f"this autoencoder takes {cfg.in_channels} channels, got {shape[1]} in {shape} ({axes})")
-    if min(shape[-2:]) < need: raise ValueError(f"{shape[-2]}x{shape[-1]} pixels are too few: each side is divided by {need}, give at least {need}x{need}")
+    if shape[1] != cfg.in_channels:
+        raise ValueError(f"this autoencoder takes {cfg.in_channels} channels, got {shape[1]} in {shape} ({axes})")
+    if min(shape[-2:]) < need:
+        raise ValueError(f"{shape[-2]}x{shape[-1]} pixels are too few: each side is divided by {need}, "
+                         f"give at least {need}x{need}")
     if 0 in shape: raise ValueError(f"nothing to encode: {shape} ({axes}) has an axis of length 0")
 
 # %% ../../nbs/05_vae/01_image_vae.ipynb #3baeb52d

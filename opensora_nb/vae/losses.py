@@ -1,4 +1,4 @@
-"""Reconstruction and KL, with the conventions of Open-Sora 1.2.
+"""Reconstruction and KL, with the conventions of Open-Sora 1.2, and which of them count in which training stage.
 
 Docs: https://opensora-nb.github.io/opensora_nb/05_vae/losses.html.md"""
 
@@ -15,51 +15,61 @@ import torch.nn.functional as F
 from .image import Posterior
 from .video import VAEOutput
 
-# %% ../../nbs/05_vae/05_losses.ipynb #3e02cfe9
-def frame_count(x): return x.shape[0]*(x.shape[2] if x.ndim == 5 else 1) # pictures in (b c f h w) or (b c h w)
-
-def reconstruction(
-    x:Tensor,            # (b, c, f, h, w) or (b, c, h, w) what should come out
-    rec:Tensor,          # same shape, what came out
-    error:str='l1',      # l1 (Open-Sora 1.2) or mse
-    logvar:float=0.,     # log of the assumed noise scale; 0 in every official run
-) -> Tensor:             # scalar
-    "Negative log-likelihood, summed over a frame and averaged over frames"
-    if x.shape != rec.shape: raise ValueError(f"target {tuple(x.shape)} and reconstruction {tuple(rec.shape)} differ in shape")
-    if error not in ERRORS: raise ValueError(f"unknown error {error!r}; use one of {', '.join(ERRORS)}")
-    total = ERRORS[error](rec.float(), x.float(), reduction='sum')
-    return total/math.exp(logvar)/frame_count(x) + logvar*x.numel()/frame_count(x)
-
+# %% ../../nbs/05_vae/05_losses.ipynb #785f6df6
 ERRORS = {'l1': F.l1_loss, 'mse': F.mse_loss}
 
+def frame_count(
+    x:Tensor, # (b, c, f, h, w) or (b, c, h, w)
+) -> int:     # b*f or b
+    "Pictures in a batch"
+    return x.shape[0]*(x.shape[2] if x.ndim == 5 else 1)
+
+def reconstruction(
+    x:Tensor,            # (b, c, f, h, w) or (b, c, h, w), what should come out
+    rec:Tensor,          # same shape, what came out
+    error:str='l1',      # l1 (Open-Sora 1.2) or mse
+    logvar:float=0.,     # log of the error that counts as normal
+) -> Tensor:             # scalar
+    "Negative log-likelihood, summed over a frame and averaged over frames; other shapes or errors raise `ValueError`"
+    if x.shape != rec.shape:
+        raise ValueError(f"target {tuple(x.shape)} and reconstruction {tuple(rec.shape)} differ in shape")
+    if error not in ERRORS: raise ValueError(f"unknown error {error!r}; use one of {', '.join(ERRORS)}")
+    total = ERRORS[error](rec.float(), x.float(), reduction='sum')
+    return (total/math.exp(logvar) + logvar*x.numel())/frame_count(x)
+
+# %% ../../nbs/05_vae/05_losses.ipynb #0d3b2f2d
 def kl(
     posterior:Posterior, # of a batch
 ) -> Tensor:             # scalar
     "KL divergence to the standard normal, summed over a clip and averaged over clips"
     return posterior.kl().mean()
 
-# %% ../../nbs/05_vae/05_losses.ipynb #74a83b5b
+# %% ../../nbs/05_vae/05_losses.ipynb #172880af
 @dataclass(frozen=True)
 class VAELossConfig:
     "Which terms count; the defaults are the third stage of Open-Sora 1.2 without its perceptual term"
-    real_rec:bool = True       # pixels against reconstructed pixels, plus KL
-    z_rec:bool = False         # 2-D latents against reconstructed 2-D latents (stages 1 and 2)
+    real_rec:bool = True        # pixels against reconstructed pixels, plus KL
+    z_rec:bool = False          # 2-D latents against reconstructed 2-D latents (stages 1 and 2)
     image_identity:bool = False # one-frame clips: the latent should equal the 2-D latent (stage 1)
     kl_loss_weight:float = 1e-6 # weight of the KL term
-    error:str = 'l1'           # l1 or mse
-    logvar_init:float = 0.     # log of the assumed noise scale; upstream's never-trained parameter
+    error:str = 'l1'            # l1 or mse
+    logvar_init:float = 0.      # log of the error that counts as normal
+
+    def __post_init__(self):
+        if not (self.real_rec or self.z_rec or self.image_identity):
+            raise ValueError("no loss term is on; set at least one of real_rec, z_rec, image_identity")
 
 def vae_loss(
-    x:Tensor,          # (b, 3, f, h, w) the clips
-    out:VAEOutput,     # what the autoencoder made of them
+    x:Tensor,            # (b, 3, f, h, w) the clips
+    out:VAEOutput,       # what the autoencoder made of them
     cfg:VAELossConfig=VAELossConfig(), # which terms count
-) -> dict[str, Tensor]: # `loss` and every term of it
-    "The training loss of the video autoencoder; the 2-D latents are targets and receive no gradient from these terms"
-    terms = {}
-    if cfg.real_rec:
-        terms['rec'] = reconstruction(x, out.x_rec, cfg.error, cfg.logvar_init)
-        terms['kl'] = cfg.kl_loss_weight*kl(out.posterior)
-    if cfg.z_rec: terms['z_rec'] = reconstruction(out.x_z.detach(), out.x_z_rec, cfg.error, cfg.logvar_init)
-    if cfg.image_identity and x.shape[2] == 1: terms['identity'] = reconstruction(out.x_z.detach(), out.z, cfg.error, cfg.logvar_init)
-    if not terms: raise ValueError("no loss term is on; set real_rec, z_rec or image_identity")
+) -> dict[str, Tensor]:  # `loss` and each of its terms
+    "The training loss of the video autoencoder; 2-D latents are targets here and receive no gradient as such"
+    compare = lambda a, b: reconstruction(a, b, cfg.error, cfg.logvar_init)
+    terms, target = {}, out.x_z.detach()
+    if cfg.real_rec: terms |= dict(rec=compare(x, out.x_rec), kl=cfg.kl_loss_weight*kl(out.posterior))
+    if cfg.z_rec: terms['z_rec'] = compare(target, out.x_z_rec)
+    if cfg.image_identity and x.shape[2] == 1: terms['identity'] = compare(target, out.z)
+    if not terms:
+        raise ValueError(f"image_identity alone needs one-frame clips, these have {x.shape[2]} frames; add z_rec or real_rec")
     return {'loss': sum(terms.values()), **terms}

@@ -33,7 +33,8 @@ class TemporalVAEConfig:
 
     def __post_init__(self):
         n, m = len(self.channel_multipliers), len(self.temporal_downsample)
-        if m != n-1: raise ValueError(f"temporal_downsample has {m} entries; {n} levels (channel_multipliers) have {n-1} steps between them")
+        if m != n-1:
+            raise ValueError(f"temporal_downsample has {m} entries; {n} levels (channel_multipliers) have {n-1} steps between them")
         if self.filters % self.num_groups: raise ValueError(f"{self.num_groups} groups do not divide {self.filters} filters")
 
     @property
@@ -136,7 +137,7 @@ class VideoVAEConfig:
     vae_temporal:TemporalVAEConfig = TemporalVAEConfig()   # over frames
     micro_frame_size:int|None = 17     # frames of a chunk; None = the whole clip at once
     micro_batch_size:int|None = 4      # frames in the 2-D network at once; None = all
-    scaling_factor:float = 0.18215     # between the two networks (issue 493 of Open-Sora: kept though the 2-D VAE says 0.13025)
+    scaling_factor:float = 0.18215     # between the networks; the 2-D VAE's own file says 0.13025 (Open-Sora issue 493)
     shift:tuple[float, ...] = (-0.10, 0.34, 0.27, 0.98)    # mean of each latent channel
     scale:tuple[float, ...] = (3.85, 2.32, 2.33, 3.06)     # standard deviation of each latent channel
 
@@ -145,9 +146,12 @@ class VideoVAEConfig:
             n = getattr(self, name)
             if n is not None and n < 1: raise ValueError(f"{name} is {n}; give at least 1 frame, or none for all at once")
         a, b, c = self.vae_2d.latent_channels, self.vae_temporal.in_out_channels, self.vae_temporal.embed_dim
-        if a != b: raise ValueError(f"the 2-D network has {a} latent channels (vae_2d.latent_channels), the temporal one takes {b} (in_out_channels)")
+        if a != b:
+            raise ValueError(f"the 2-D network has {a} latent channels (vae_2d.latent_channels), "
+                             f"the temporal one takes {b} (in_out_channels)")
         if not len(self.shift) == len(self.scale) == c:
-            raise ValueError(f"{len(self.shift)} shift and {len(self.scale)} scale values for {c} latent channels (vae_temporal.embed_dim)")
+            raise ValueError(f"{len(self.shift)} shift and {len(self.scale)} scale values for {c} latent channels "
+                             "(vae_temporal.embed_dim)")
 
     @property
     def latent_channels(self) -> int: return self.vae_temporal.embed_dim
@@ -159,10 +163,12 @@ def check_latent(
     vae,            # the VideoVAE that decodes
 ):
     "Raise `ValueError` where a latent cannot become `num_frames` frames"
-    if z.ndim != 5: raise ValueError(f"a batch of latents has 5 axes (b c f h w), this tensor has {z.ndim}: {tuple(z.shape)}")
+    if z.ndim != 5:
+        raise ValueError(f"a batch of latents has 5 axes (b c f h w), this tensor has {z.ndim}: {tuple(z.shape)}")
     if z.shape[1] != vae.cfg.latent_channels:
         raise ValueError(f"the latent has {z.shape[1]} channels, this autoencoder decodes {vae.cfg.latent_channels}")
-    if num_frames < 1: raise ValueError(f"num_frames is {num_frames}; give the frame count of the video, at least 1")
+    if num_frames < 1:
+        raise ValueError(f"num_frames is {num_frames}; give the frame count of the video, at least 1")
     need = vae.latent_size((num_frames, None, None))[0]
     if z.shape[2] != need: raise ValueError(f"{num_frames} frames come from {need} latent frames, this latent has {z.shape[2]}")
 
@@ -192,7 +198,8 @@ class VideoVAE(nn.Module):
         self.cfg = cfg
         self.spatial_vae = VideoAutoencoderKL(cfg.vae_2d, cfg.micro_batch_size, cfg.scaling_factor)
         self.temporal_vae = TemporalVAE(cfg.vae_temporal)
-        for name in ('scale', 'shift'): self.register_buffer(name, torch.tensor(getattr(cfg, name))[None, :, None, None, None])
+        for name in ('scale', 'shift'):
+            self.register_buffer(name, torch.tensor(getattr(cfg, name))[None, :, None, None, None])
         self.register_load_state_dict_pre_hook(_expand_scalars)
 
     def latent_size(
@@ -283,7 +290,8 @@ def video_vae_tiny(
     "For 64x64 clips of 17 frames on two CPU cores"
     c = latent_channels
     return VideoVAEConfig(
-        vae_2d=AutoencoderKLConfig(latent_channels=c, block_out_channels=(32, 32, 64, 64), layers_per_block=1, norm_num_groups=2),
+        vae_2d=AutoencoderKLConfig(latent_channels=c, block_out_channels=(32, 32, 64, 64), layers_per_block=1,
+                                   norm_num_groups=2),
         vae_temporal=TemporalVAEConfig(in_out_channels=c, latent_embed_dim=c, embed_dim=c, filters=32, num_res_blocks=1,
                                        channel_multipliers=(1, 1, 1, 1), num_groups=2),
         micro_batch_size=34, shift=(0.,)*c, scale=(1.,)*c)
