@@ -84,16 +84,6 @@ def camera_motion(
     if verb == 'zooms': zoom = ZOOM**((u-.5) * (1 if where[0] == 'in' else -1))
     return look, zoom
 
-def room(
-    scene,           # a Scene
-    half=(0.5, 0.5), # half width and half height of the frame, in short sides
-) -> tuple:          # lowest and highest origin (2,) that keep the object in the frame; lowest > highest: none does
-    "Where the object's path may start so that it is never cut off"
-    u = np.linspace(0, 1, 65)
-    (offset, radius, _), (look, zoom) = own_motion(scene, u), camera_motion(scene, u)
-    slack = np.array(half)/zoom[:, None] - REACH[scene.shape]*radius[:, None]
-    return (look - offset - slack).max(0), (look - offset + slack).min(0)
-
 # %% ../../nbs/01_data/02_toy.ipynb #264ab4e0
 def room(
     scene,           # a Scene
