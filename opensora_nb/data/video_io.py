@@ -144,11 +144,12 @@ def _encode(clip, suffix, fps, crf): # -> bytes of a video file
     fmt, codec = CODECS[suffix]
     opts = {'libx264': {'crf': str(crf), 'x264-params': 'mbtree=0:threads=1'}, # mbtree: same clip, two files (1 run in 10, measured)
             'libvpx-vp9': {'crf': str(crf), 'b:v': '0', 'threads': '1'}, 'mpeg4': {'qscale': str(max(1, crf//6))}}[codec]
+    if codec == 'libx264' and crf == 0: codec = 'libx264rgb' # no colour transform, so no rounding
     buf = io.BytesIO()
     with av.open(buf, 'w', format=fmt, options={'fflags': 'bitexact'}) as c: # no random ids
         s = c.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=opts)
         s.height, s.width = clip.shape[1:3]
-        s.pix_fmt = 'yuv444p' if codec == 'libx264' and (s.height % 2 or s.width % 2) else 'yuv420p'
+        s.pix_fmt = 'rgb24' if codec == 'libx264rgb' else 'yuv444p' if codec == 'libx264' and (s.height % 2 or s.width % 2) else 'yuv420p'
         for img in clip: c.mux(s.encode(av.VideoFrame.from_ndarray(img, format='rgb24')))
         c.mux(s.encode())
     return buf.getvalue()
@@ -170,7 +171,7 @@ def write_video(
     path:str|Path,   # file to write; the suffix says how: mp4 mov mkv webm avi gif png
     clip:np.ndarray, # uint8 (f, h, w, 3)
     fps:float=8,     # frames a second
-    crf:int=18,      # quality of mp4, webm and avi: smaller is better and larger on disk
+    crf:int=18,      # quality of mp4, webm and avi: smaller is better and larger on disk; 0 in mp4, mov and mkv: exact
 ) -> Path:           # the path, for chaining
     "Encode and write at once or not at all; `ValueError` for the wrong array or suffix, `OSError` for a full disk"
     p, clip = Path(path), _pixels(clip, 4)

@@ -50,7 +50,8 @@ def resolve(
                 if len(stages) == 1 or o.split('.')[0] not in labels or o.split('.')[0] == label]
         new = override(cfg, *mine)
         if len(stages) > 1 and new.name != cfg.name: new = replace(new, name=f'{new.name}/{label}')
-        if new.init == 'previous': new = replace(new, init=str(out[-1].folder))
+        for k in ('init', 'vae_weights'): # a stage may go on from the one before it
+            if getattr(new, k, '') == 'previous': new = replace(new, **{k: str(out[-1].folder)})
         out.append(new)
     return out
 
