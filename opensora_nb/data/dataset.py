@@ -21,7 +21,7 @@ from ..config import opt, override
 from ..core import rng_for
 from .toy import captions, draw_scene, render
 from .transforms import resize_crop_to_fill, temporal_crop
-from .video_io import DEFAULT_FPS, ReadReport, is_image, is_video, probe, read_image, read_video
+from .video_io import DEFAULT_FPS, ReadReport, is_image, is_video, iter_video, probe, read_image, read_video
 
 # %% ../../nbs/01_data/06_dataset.ipynb #dd65e8e3
 class ClipSource(Protocol):
@@ -100,6 +100,7 @@ IMG_FPS = 120. # the rate Open-Sora 1.2 gives to single frames
 
 class ClipFiles:
     "Video and picture files with captions as a source of clips of one size"
+    KEEP = 1<<29 # bytes of memory for files longer than a clip, kept whole at clip size
     def __init__(self,
         files:list,                  # of (path, list of captions)
         num_frames:int=17,           # frames of a clip; a picture is repeated
@@ -108,7 +109,7 @@ class ClipFiles:
         seed:int=0,                  # for the random windows and captions
     ):
         self.files, self.num_frames, self.image_size, self.frame_interval, self.seed = files, num_frames, tuple(image_size), frame_interval, seed
-        self.infos = {} # path -> VideoInfo, read once
+        self.infos, self.kept, self.left = {}, {}, self.KEEP # path -> VideoInfo; path -> frames; bytes still free
 
     def __len__(self): return len(self.files)
     def path(self, i): return self.files[i][0]
@@ -129,7 +130,17 @@ class ClipFiles:
     def clip(self, i, epoch=0):
         p = self.path(i)
         if is_image(p): return resize_crop_to_fill(read_image(p)[None], self.image_size).repeat(self.num_frames, 0)
-        return resize_crop_to_fill(read_video(p, int(self.window(i, epoch)[0]), self.num_frames, self.frame_interval), self.image_size)
+        at, whole = self.window(i, epoch), self.whole(p)
+        if whole is not None: return whole[at]
+        return resize_crop_to_fill(read_video(p, int(at[0]), self.num_frames, self.frame_interval), self.image_size)
+
+    def whole(self, p): # all frames of a file at clip size, or None where it is one clip long or memory is used up
+        n, (h, w) = self.info(p).num_frames, self.image_size
+        if p not in self.kept and n > self.num_frames and n*h*w*3 <= self.left:
+            frames = np.concatenate([resize_crop_to_fill(f[None], (h, w)) for f in iter_video(p)])
+            if len(frames) < n: raise ValueError(f"{p.name} is damaged: {len(frames)} of its {n} frames can be decoded")
+            self.kept[p] = frames; self.left -= frames.nbytes
+        return self.kept.get(p)
 
     def fps_of(self, i):
         if self.num_frames == 1: return IMG_FPS

@@ -43,7 +43,8 @@ class T2VTrain(TrainConfig):
     cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline")
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline")
     preview_prompts:tuple[str, ...] = opt(('a red circle moves left', 'a blue square moves up', 'a yellow star stays still', 'a green triangle moves right'), "what previews show")
-    validate_on:int = opt(64, "held-out prompts for validation; only for toy data")
+    validate_on:int = opt(64, "toy data: held-out prompts for validation")
+    validate_path:str|None = opt(None, "other data: a CSV or folder of clips for the validation loss")
 
     def __post_init__(self):
         super().__post_init__()
@@ -83,15 +84,21 @@ class T2VTask(Task):
     "Rectified flow on stored latents"
     def __init__(self, cfg:T2VTrain, device):
         from accelerate import PartialState
-        self.cfg = cfg; self.source = open_data(cfg.data)
+        self.cfg, self.device = cfg, device; self.source = open_data(cfg.data)
         self.vae = load_vae(cfg.init if cfg.init and (find_weights(cfg.init)/'vae').is_dir() else cfg.vae_weights)
         with PartialState().main_process_first(): # one process computes, the others find the result
-            self.features = Features(build_features(self.source, self.vae, cfg.features or Path(cfg.out)/'features', device=device,
-                                                    dtype=torch.bfloat16 if fast_bf16(device) else torch.float32))
-        self.size = (cfg.data.num_frames, *cfg.data.image_size); texts = [self.features.texts(i) for i in range(len(self))]
-        model, text = self.start_weights([t for ts in texts for t in ts])
-        self.module = TextToVideo(model, text)
-        self.tokens = [text.tokenize(ts) for ts in texts]; self.fps = float(self.source.fps)
+            self.features, self.held = self.stored(self.source, 'features', device), None
+            if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), 'features_held', device)
+        self.size = (cfg.data.num_frames, *cfg.data.image_size); self.fps = float(self.source.fps)
+        model, text = self.start_weights([t for i in range(len(self)) for t in self.features.texts(i)])
+        self.module = TextToVideo(model, text); self.tokens = self.tokenize(self.features)
+
+    def stored(self, source, name, device):
+        path = Path(self.cfg.features or Path(self.cfg.out)/'features')
+        return Features(build_features(source, self.vae, path.with_name(path.name + name.removeprefix('features')), device=device,
+                                       dtype=torch.bfloat16 if fast_bf16(device) else torch.float32))
+
+    def tokenize(self, features): return [self.module.text.tokenize(features.texts(i)) for i in range(len(features))]
 
     def start_weights(self, texts):
         "A fresh model, or the one `init` names, whose vocabulary then grows by the new words"
@@ -105,12 +112,13 @@ class T2VTask(Task):
 
     def __len__(self): return len(self.features)
 
-    def batch(self, ids, epoch):
-        x = self.features.latents[torch.as_tensor(ids)].float()
-        k, t, drop, eps = zip(*(draw(self.cfg, x.shape[1:], int(e), int(i), len(self.tokens[i][0])) for i,e in zip(ids, epoch)))
+    def batch(self, ids, epoch): return self.batch_of(self.features, self.tokens, ids, epoch)
+    def batch_of(self, features, tokens, ids, epoch):
+        x = features.latents[torch.as_tensor(ids)].float()
+        k, t, drop, eps = zip(*(draw(self.cfg, x.shape[1:], int(e), int(i), len(tokens[i][0])) for i,e in zip(ids, epoch)))
         t = torch.stack(t); f, h, w = self.size
         if self.cfg.shift: t = timestep_shift(t, h*w, x.shape[2], self.cfg.base_pix)
-        words, mask = (torch.stack([self.tokens[i][j][c] for i,c in zip(ids, k)]) for j in (0, 1))
+        words, mask = (torch.stack([tokens[i][j][c] for i,c in zip(ids, k)]) for j in (0, 1))
         row = lambda v: torch.full((len(ids),), float(v))
         return dict(x=x, eps=torch.stack(eps), t=t, ids=words, mask=mask, drop=torch.tensor(drop), fps=row(self.fps), height=row(h), width=row(w))
 
@@ -132,7 +140,17 @@ class T2VTask(Task):
         pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)
         return contact_sheet(generate(pipe, list(self.cfg.preview_prompts)), titles=list(self.cfg.preview_prompts))
 
+    @torch.no_grad()
+    def held_loss(self):
+        "Loss on the clips of `validate_path`, with the same times and noise at every call"
+        self.module.eval(); tokens, total = self.tokenize(self.held), 0.
+        for part in torch.arange(len(self.held)).split(64):
+            batch = self.batch_of(self.held, tokens, part.tolist(), [0]*len(part))
+            total += self.loss(self.module, {k: v.to(self.device) for k, v in batch.items()})[0].item()*len(part)
+        return total/len(self.held)
+
     def validate(self):
+        if self.held is not None: return dict(loss=self.held_loss())
         prompts = self.source.test_prompts(self.cfg.validate_on) if self.cfg.validate_on else []
         if not prompts: return {}
         pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)
