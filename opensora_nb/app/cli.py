@@ -126,8 +126,8 @@ def following(args) -> dict:
 
 # %% ../../nbs/11_app/03_cli.ipynb #d9dc9c0f
 def data_options(p):
-    p.add_argument('what', choices=('shapes', 'probe'), help="shapes: write toy clips with a metadata.csv; probe: say what files hold")
-    p.add_argument('paths', nargs='+', metavar='PATH', help="the folder to write (shapes) or the files to look at (probe)")
+    p.add_argument('what', choices=('shapes', 'sprites', 'probe'), help="shapes: write toy clips with a metadata.csv; sprites: unpack an .npz of labelled sprites; probe: say what files hold")
+    p.add_argument('paths', nargs='+', metavar='PATH', help="the folder to write (shapes), the .npz and the folder to write (sprites), or the files to look at (probe)")
     p.add_argument('--num', type=int, default=32, metavar='N', help="clips to write (default: 32)")
     p.add_argument('--level', default='core', choices=('core', 'full'), help="toy world level (default: core)")
     p.add_argument('--seed', type=int, default=0, help="seed of the clips (default: 0)")
@@ -137,6 +137,10 @@ def data(args):
     if args.what == 'shapes':
         from opensora_nb.data.toy import write_dataset
         print(write_dataset(args.paths[0], args.num, level=args.level, seed=args.seed)); return
+    if args.what == 'sprites':
+        from opensora_nb.data.sprites import load_sprites, write_sprites
+        if len(args.paths) != 2: raise ValueError(f"osnb data sprites FILE.npz FOLDER takes two paths, not {len(args.paths)}")
+        print(*write_sprites(load_sprites(args.paths[0]), args.paths[1]), sep='\n'); return
     from opensora_nb.data.video_io import probe
     bad = 0
     for path in args.paths:
