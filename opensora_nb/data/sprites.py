@@ -28,7 +28,7 @@ class Sprites:
     def __len__(self): return len(self.captions)
 
 # %% ../../nbs/01_data/12_sprites.ipynb #e59aa80e
-KEYS = ('frames_idx', 'palette', 'captions', 'attrs', 'attr_fields', 'actions', 'directions', 'is_test')
+KEYS = ('frames_idx', 'palette', 'captions', 'attrs', 'attr_fields', 'actions', 'directions', 'is_test', *(f'names_{f}' for f in FIELDS[:4]))
 
 def load_sprites(
     path:str|Path, # lpc_sprites_1200.npz, or a file with the same arrays

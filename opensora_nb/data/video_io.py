@@ -99,8 +99,13 @@ def iter_video(
     stream:int=0,  # which video stream
 ) -> Iterator[np.ndarray]: # uint8 (h, w, 3)
     "Frames one after the other, for files too large to hold; `ValueError` in one sentence when damaged"
+    yield from map(_rgb, _frames(path, stream))
+
+def _frames(path, stream): # not yet turned into RGB; `ValueError` at the end when some are lacking
+    n = 0
     with _open(path, stream) as (c, s):
-        for frame in _decode(c, s): yield _rgb(frame)
+        for n, frame in enumerate(_decode(c, s), 1): yield frame
+        if n < s.frames: raise ValueError(f"{Path(path).name} is damaged: {n} of its {s.frames} frames can be decoded")
 
 def _check_range(start, num_frames, step): # counts that make sense, or a sentence
     if start < 0 or step < 1 or (num_frames is not None and num_frames < 1):
@@ -117,11 +122,9 @@ def read_video(
     _check_range(start, num_frames, step)
     name, out, n = Path(path).name, [], 0
     last = float('inf') if num_frames is None else start + (num_frames - 1)*step
-    with _open(path, stream) as (c, s):
-        for n, frame in enumerate(_decode(c, s), 1):
-            if n - 1 >= start and (n - 1 - start) % step == 0: out.append(_rgb(frame))
-            if n > last: break
-        if n <= last and n < s.frames: raise ValueError(f"{name} is damaged: {n} of its {s.frames} frames can be decoded")
+    for n, frame in enumerate(_frames(path, stream), 1):
+        if n - 1 >= start and (n - 1 - start) % step == 0: out.append(_rgb(frame))
+        if n > last: break
     if num_frames is not None and len(out) < num_frames:
         raise ValueError(f"{name} has {n} frames, but {num_frames} from frame {start} in steps of {step} need {last+1}")
     if not out: raise ValueError(f"{name} has {n} frames, so none from frame {start} on")

@@ -9,21 +9,16 @@ __all__ = ['sprites']
 
 # %% ../../nbs/10_train/25_sprites.ipynb #2648f55e
 from ..data.dataset import DataConfig
-from ..models.stdit3 import stdit3_tiny
 from ..train.diffusion import T2VTrain
 from ..train.optim import OptimConfig
-from ..train.vae import VAETrain
+from .clips_vae import vae_stages
 
 # %% ../../nbs/10_train/25_sprites.ipynb #a35710bb
 def sprites(
     quick:bool=False, # a tenth of the steps, to see the losses fall
 ) -> list:            # three stages of the autoencoder, one of the transformer
     "Characters of `data.sprites`, or other clips of 8 frames: `osnb train sprites data.path=sprites/train.csv`"
-    steps, data = (lambda n: n//10 if quick else n), DataConfig(num_frames=8)
-    muon = lambda lr: OptimConfig(name='muon', lr=lr, warmup=20)
-    vae = dict(data=data, save_every=200, preview_every=200, ema=0.99)
-    return [VAETrain(name='sprites/1_image', stage='image', init='tiny', steps=steps(500), batch_size=64, optim=muon(5e-3), **vae),
-            VAETrain(name='sprites/2_temporal', stage='temporal', init='previous', steps=steps(800), batch_size=16, optim=muon(5e-3), **vae),
-            VAETrain(name='sprites/3_joint', stage='joint', init='previous', steps=steps(200), batch_size=8, optim=muon(1e-3), **vae),
-            T2VTrain(name='sprites/4_t2v', vae_weights='previous', steps=steps(3000), batch_size=32, ema=0.995, save_every=500, preview_every=0, validate_every=250,
+    data = DataConfig(num_frames=8)
+    return [*vae_stages('sprites', data, (50, 80, 20) if quick else (500, 800, 200), 8, 200),
+            T2VTrain(name='sprites/4_t2v', vae_weights='previous', steps=300 if quick else 3000, batch_size=32, ema=0.995, save_every=500, preview_every=0, validate_every=250,
                      data=data, preview_prompts=(), optim=OptimConfig(name='muon', lr=3e-3, warmup=50))]

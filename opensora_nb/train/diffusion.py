@@ -87,15 +87,15 @@ class T2VTask(Task):
         self.cfg, self.device = cfg, device; self.source = open_data(cfg.data)
         self.vae = load_vae(cfg.init if cfg.init and (find_weights(cfg.init)/'vae').is_dir() else cfg.vae_weights)
         with PartialState().main_process_first(): # one process computes, the others find the result
-            self.features, self.held = self.stored(self.source, 'features', device), None
-            if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), 'features_held', device)
+            self.features, self.held = self.stored(self.source, device), None
+            if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), device, '_held')
         self.size = (cfg.data.num_frames, *cfg.data.image_size); self.fps = float(self.source.fps)
         model, text = self.start_weights([t for i in range(len(self)) for t in self.features.texts(i)])
         self.module = TextToVideo(model, text); self.tokens = self.tokenize(self.features)
 
-    def stored(self, source, name, device):
+    def stored(self, source, device, suffix=''):
         path = Path(self.cfg.features or Path(self.cfg.out)/'features')
-        return Features(build_features(source, self.vae, path.with_name(path.name + name.removeprefix('features')), device=device,
+        return Features(build_features(source, self.vae, path.with_name(path.name + suffix), device=device,
                                        dtype=torch.bfloat16 if fast_bf16(device) else torch.float32))
 
     def tokenize(self, features): return [self.module.text.tokenize(features.texts(i)) for i in range(len(features))]
