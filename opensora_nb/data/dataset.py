@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..config import opt, override
 from ..core import rng_for
-from .toy import captions, draw_scene, render
+from .worlds import captions_of, draw_world, render_world
 from .transforms import resize_crop_to_fill, temporal_crop
 from .video_io import DEFAULT_FPS, ReadReport, is_image, is_video, iter_video, probe, read_image, read_video
 
@@ -42,7 +42,7 @@ class ClipSource(Protocol):
 def _mixture(level): # 'core' or 'core:0.7,full:0.3' -> names and cumulative shares
     parts = [p.split(':') for p in level.replace(' ', '').split(',')]
     try: share = np.array([float(p[1]) if len(p) > 1 else 1. for p in parts])
-    except ValueError: raise ValueError(f"level {level!r} is not readable; write core, full or a mixture such as core:0.7,full:0.3") from None
+    except ValueError: raise ValueError(f"level {level!r} is not readable; write core, full, many, physics, hidden or a mixture such as core:0.7,full:0.3") from None
     if not (share > 0).all(): raise ValueError(f"level {level!r}: every share must be above 0")
     return [p[0] for p in parts], np.cumsum(share)/share.sum()
 
@@ -51,7 +51,7 @@ class ToySource:
     "Clips of the toy world, drawn when asked for"
     n:int                            # clips
     seed:int = 0                     # other seed, other clips
-    level:str = 'core'               # core, full or a mixture such as core:0.7,full:0.3
+    level:str = 'core'               # core, full, many, physics, hidden or a mixture such as core:0.7,full:0.3
     split:str = 'train'              # train, test (held-out combinations) or all
     num_frames:int = 17              # frames
     image_size:tuple[int, int] = (64, 64) # height, width
@@ -62,9 +62,9 @@ class ToySource:
     def scene(self, i):
         names, upto = _mixture(self.level)
         level = names[0] if len(names) == 1 else names[int(np.searchsorted(upto, rng_for(self.seed, i, 1).random()))]
-        return draw_scene(self.seed, i, level, self.split)
-    def clip(self, i, epoch=0): return render(self.scene(i), self.num_frames, self.image_size, self.fps)
-    def texts(self, i): return captions(self.scene(i))
+        return draw_world(self.seed, i, level, self.split)
+    def clip(self, i, epoch=0): return render_world(self.scene(i), self.num_frames, self.image_size)
+    def texts(self, i): return captions_of(self.scene(i))
     def fps_of(self, i): return self.fps
     def test_prompts(self, n):
         held = replace(self, split='test')
@@ -221,7 +221,7 @@ class DataConfig:
     seed:int = opt(0, "which toy clips, or which windows and captions of files")
     frame_interval:int = opt(1, "files only: take every k-th frame")
     n:int = opt(4096, "toy only: number of clips")
-    level:str = opt('core', "toy only: core, full or a mixture such as core:0.7,full:0.3")
+    level:str = opt('core', "toy only: core, full, many, physics, hidden or a mixture such as core:0.7,full:0.3")
     split:str = opt('train', "toy only: train, test (held-out combinations) or all")
     fps:float = opt(8., "toy only: frames a second")
 
