@@ -7,10 +7,10 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_data/worlds.html.md"""
 # %% auto #0
 __all__ = ['WORLDS', 'RADIUS', 'DARK', 'WALL', 'ROD', 'WALL_WIDTH', 'RELATIONS', 'OPPOSITE', 'CLEARLY', 'GAP', 'NUMBERS',
            'pair_held_out', 'EVENTS', 'GRAVITY', 'PERIODS', 'PUSH', 'KEEPS', 'LENGTH', 'AMPLITUDE', 'HELD_SPEED',
-           'WIDE', 'PAIRS', 'ZH_SIDE', 'ZH_NUMBER', 'BASES', 'SAY', 'Body', 'draw_bodies', 'progress', 'Thing', 'reach',
-           'apart', 'related', 'Pair', 'place_pair', 'Several', 'place_several', 'fall', 'hit_paths', 'Physics',
-           'Hidden', 'draw_world', 'captions_of', 'all_words', 'read_prompt', 'world_prompts', 'prompt_warnings',
-           'render_world']
+           'WIDE', 'PAIRS', 'ZH_SIDE', 'ZH_NUMBER', 'BASES', 'SAY', 'CHOICES', 'Body', 'draw_bodies', 'progress',
+           'Thing', 'reach', 'apart', 'related', 'Pair', 'place_pair', 'Several', 'place_several', 'fall', 'hit_paths',
+           'Physics', 'Hidden', 'draw_world', 'captions_of', 'all_words', 'read_prompt', 'world_prompts',
+           'prompt_warnings', 'render_world']
 
 # %% ../../nbs/01_data/05_worlds.ipynb #763ad1df
 import re
@@ -19,7 +19,7 @@ from functools import cache
 from itertools import product
 import numpy as np
 from ..core import rng_for
-from .toy import (AREA, BACKGROUNDS, CJK, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS, SPLITS, ZH, Scene,
+from .toy import (ATTRIBUTES, BACKGROUNDS, CJK, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS, SPLITS, ZH, Scene,
                                   captions, coverage, draw_scene, is_held_out, lexicon, own_motion, parse_prompt, render, room,
                                   split_words, test_prompts, words)
 
@@ -416,6 +416,10 @@ def read_prompt(
         return 'many', dict(count=n, **_named(low.replace(count[0], ' '))), unknown
     named = _single(text)
     return ('core' if set(named) <= {'shape', 'colour', 'motion'} and named.get('motion', 'stays still') in CORE_MOTIONS else 'full'), named, unknown
+
+# %% ../../nbs/01_data/05_worlds.ipynb #5a504333
+CHOICES = ATTRIBUTES | dict(shape2=SHAPES, colour2=tuple(COLOURS), motion2=CORE_MOTIONS, relation=tuple(RELATIONS), count=NUMBERS, event=EVENTS,
+                            side=('left', 'right'), layer=('behind', 'in front of')) # attribute of any level -> its values
 
 # %% ../../nbs/01_data/05_worlds.ipynb #e6c410df
 def world_prompts(

@@ -22,7 +22,7 @@ from ..flow.timesteps import logit_normal_times, timestep_shift, uniform_times
 from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..text.encoders import TinyText, tiny_text
 from ..sample.pipeline import Natural, Pipeline, find_weights, generate, load_pipeline, load_vae
-from ..metrics.following import score
+from ..metrics.objects import score_world
 from .features import Features, build_features
 from .loop import Task, TrainConfig, fast_bf16
 
@@ -155,5 +155,5 @@ class T2VTask(Task):
         if not prompts: return {}
         pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)
         clips = [c for k in range(0, len(prompts), 32) for c in generate(pipe, prompts[k:k+32], seeds=list(range(k, min(k+32, len(prompts)))))]
-        report = score(clips, prompts)
-        return dict(strict=report.strict, **report.accuracy)
+        report = score_world(clips, prompts)
+        return dict(strict=report.strict, every=report.every, **report.accuracy)
