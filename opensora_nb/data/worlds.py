@@ -10,7 +10,7 @@ __all__ = ['WORLDS', 'RADIUS', 'DARK', 'WALL', 'ROD', 'WALL_WIDTH', 'RELATIONS',
            'WIDE', 'PAIRS', 'ZH_SIDE', 'ZH_NUMBER', 'BASES', 'SAY', 'CHOICES', 'Body', 'draw_bodies', 'progress',
            'Thing', 'reach', 'apart', 'related', 'Pair', 'place_pair', 'Several', 'place_several', 'fall', 'hit_paths',
            'Physics', 'Hidden', 'draw_world', 'captions_of', 'all_words', 'read_prompt', 'world_prompts',
-           'prompt_warnings', 'render_world']
+           'prompt_warnings', 'render_world', 'world_clips']
 
 # %% ../../nbs/01_data/05_worlds.ipynb #763ad1df
 import re
@@ -19,7 +19,7 @@ from functools import cache
 from itertools import product
 import numpy as np
 from ..core import rng_for
-from .toy import (ATTRIBUTES, BACKGROUNDS, CJK, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS, SPLITS, ZH, Scene,
+from .toy import (ATTRIBUTES, BACKGROUNDS, CJK, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS, SPLITS, ZH, Clip, Scene,
                                   captions, coverage, draw_scene, is_held_out, lexicon, own_motion, parse_prompt, render, room,
                                   split_words, test_prompts, words)
 
@@ -480,3 +480,14 @@ def render_world(
 ) -> np.ndarray:         # (f, h, w, 3) uint8
     "Draw a scene of any level"
     return render(scene, num_frames, size) if isinstance(scene, Scene) else scene.render(num_frames, size)
+
+# %% ../../nbs/01_data/05_worlds.ipynb #0ead3617
+def world_clips(
+    n:int,             # clips
+    level:str='many',  # one of `WORLDS`
+    seed:int=1000,     # training uses small seeds
+    split:str='test',  # train, test or all
+) -> list:             # of `data.toy.Clip`, 17 frames of 64x64
+    "True clips with a caption each, to judge an autoencoder with"
+    scenes = [draw_world(seed, i, level, split) for i in range(n)]
+    return [Clip(render_world(s), str(rng_for(seed, i, 1).choice(captions_of(s))), captions_of(s), s, 8.) for i, s in enumerate(scenes)]
