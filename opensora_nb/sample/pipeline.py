@@ -197,15 +197,18 @@ def text_to_video(
     weights:str|Path|Pipeline='tiny', # an embedded name, a run folder, a folder of weights, or a loaded pipeline
     device:str='auto',       # auto, cpu, cuda or mps
     progress=None,           # wraps the steps, e.g. tqdm
+    return_trajectory:bool=False, # also return the latents after every step
     **settings,              # fields of `SampleConfig`
-) -> Video:
+) -> Video:                  # and with return_trajectory (steps+1, 1, c, f, h, w)
     "A video for a prompt; an unknown setting raises `ValueError` with the valid ones"
     if not prompt or not prompt.strip(): raise ValueError('the prompt is empty; write a sentence such as "a red circle moves left"')
     valid = list(SampleConfig.__dataclass_fields__)
     if bad := [k for k in settings if k not in valid]: raise ValueError(f"text_to_video has no setting {bad[0]!r}; valid: {', '.join(valid)}")
     pipe = weights if isinstance(weights, Pipeline) else cached_pipeline(weights, device)
     cfg = SampleConfig(**settings).filled(pipe.natural)
-    return Video(generate(pipe, [prompt], cfg, progress=progress)[0], prompt, cfg, pipe.name)
+    clips, path = generate(pipe, [prompt], cfg, progress=progress, return_trajectory=True)
+    video = Video(clips[0], prompt, cfg, pipe.name)
+    return (video, path) if return_trajectory else video
 
 def cached_pipeline(weights, device):
     "The pipeline of these weights, loaded once; a newer checkpoint of the same run is noticed"
