@@ -461,13 +461,14 @@ def _possible(level, named): # does any scene show this? returns None or why not
 def prompt_warnings(
     text:str,            # a prompt
     taught:tuple=WORLDS, # the levels that the weights were trained on
+    unknown:bool=True,   # also name words that mean nothing here (a text encoder may do that itself)
 ) -> list:               # of sentences; empty when all is well
     "What is wrong with a prompt for this world: contradictions, nothing known, unknown words, the impossible, a level not taught"
-    try: level, named, unknown = read_prompt(text)
+    try: level, named, strange = read_prompt(text)
     except ValueError as e: return [str(e)]
-    quoted = ', '.join(repr(w) for w in dict.fromkeys(unknown))
+    quoted = ', '.join(repr(w) for w in dict.fromkeys(strange))
     if not named: return [f"nothing in this prompt is known here ({quoted}); name a shape, a colour and a motion, such as 'a red circle moves left'"]
-    out = [f"not known here, and ignored at best: {quoted}"] if unknown else []
+    out = [f"not known here, and ignored at best: {quoted}"] if strange and unknown else []
     if why := _possible(level, named): out.append(f"this world cannot show it: {why.removeprefix('no such clip: ')}")
     if level not in taught: out.append(f"these weights were taught the levels {', '.join(taught)}; this prompt is of level {level}: {', '.join(str(v) for v in named.values())}")
     return out

@@ -9,6 +9,7 @@ __all__ = ['IMG_FPS', 'Natural', 'SampleConfig', 'save_vae', 'load_vae', 'embedd
            'generate', 'fps_of', 'decode', 'to_pixels', 'Video', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
@@ -19,6 +20,7 @@ from ..weights import load_into, read_state, save_state
 from ..viz import animate
 from ..data.sizes import check_size
 from ..data.video_io import write_video
+from ..data.worlds import prompt_warnings
 from ..flow.guidance import guided_velocity
 from ..flow.rflow import sample
 from ..flow.timesteps import sampling_times
@@ -36,6 +38,7 @@ class Natural:
     num_sampling_steps:int = 30            # Euler steps
     cfg_scale:float = 2.0                  # guidance
     base_pix:int = 64*64                   # pixels at which the times of a single frame are not shifted; 0 = never shifted
+    levels:tuple[str, ...] = ()            # of the toy world that were taught; prompts beyond them raise a warning. Empty: other data, no such warnings
 
 @dataclass(frozen=True)
 class SampleConfig:
@@ -206,6 +209,7 @@ def text_to_video(
     if bad := [k for k in settings if k not in valid]: raise ValueError(f"text_to_video has no setting {bad[0]!r}; valid: {', '.join(valid)}")
     pipe = weights if isinstance(weights, Pipeline) else cached_pipeline(weights, device)
     cfg = SampleConfig(**settings).filled(pipe.natural)
+    for sentence in prompt_warnings(prompt, pipe.natural.levels, unknown=False) if pipe.natural.levels else (): warnings.warn(sentence, stacklevel=2)
     clips, path = generate(pipe, [prompt], cfg, progress=progress, return_trajectory=True)
     video = Video(clips[0], prompt, cfg, pipe.name)
     return (video, path) if return_trajectory else video

@@ -15,7 +15,7 @@ from torch import nn
 from ..config import opt
 from ..core import torch_rng
 from ..viz import contact_sheet
-from ..data.dataset import DataConfig, open_data
+from ..data.dataset import DataConfig, mixture, open_data
 from ..flow.guidance import as_velocity
 from ..flow.rflow import loss as flow_loss
 from ..flow.timesteps import logit_normal_times, timestep_shift, uniform_times
@@ -102,8 +102,9 @@ class T2VTask(Task):
 
     def start_weights(self, texts):
         "A fresh model, or the one `init` names, whose vocabulary then grows by the new words"
-        cfg = self.cfg
+        cfg = self.cfg; c = self.vae.cfg.latent_channels
         if not cfg.init:
+            if cfg.model.in_channels != c: self.cfg = cfg = replace(cfg, model=replace(cfg.model, in_channels=c)) # latents are what they are
             text = tiny_text(texts, cfg.model.caption_channels, cfg.model.model_max_length); return STDiT3(cfg.model), text
         pipe = load_pipeline(cfg.init, 'cpu', 'fp32'); new = pipe.text.grow(texts)
         if new: print(f"{new} new words in the captions; their embeddings start fresh")
@@ -131,7 +132,7 @@ class T2VTask(Task):
 
     def pipeline(self) -> Pipeline:
         c, d = self.cfg, self.cfg.data
-        natural = Natural(d.num_frames, tuple(d.image_size), int(round(self.fps)), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0)
+        natural = Natural(d.num_frames, tuple(d.image_size), int(round(self.fps)), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, () if d.path else tuple(mixture(d.level)[0]))
         return Pipeline(self.vae, self.module.model, self.module.text, natural, c.name)
 
     def export(self, folder): self.pipeline().save(folder)
