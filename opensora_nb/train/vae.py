@@ -34,7 +34,7 @@ class VAETrain(TrainConfig):
     kl:float = opt(1e-4, "weight of the KL term, per latent value")
     jitter:float = opt(0., "joint stage: noise added to the latent, so that the decoder forgives small errors")
     frames_per_clip:int = opt(4, "image stage: frames taken from each clip")
-    crop:int = opt(0, "image stage: side of a square window in pixels, the liveliest of four random ones; 0 takes whole frames")
+    crop:int = opt(0, "image and joint stage: side of a square window in pixels, the liveliest of four random ones; 0 takes whole frames")
     image_share:float = opt(0.2, "temporal and joint stage: share of batches that are one-frame videos")
     validate_on:int = opt(64, "toy data: held-out clips for validation")
     validate_path:str|None = opt(None, "other data: a CSV or folder of clips for validation")
@@ -73,15 +73,15 @@ def to_batch(
     return rearrange(torch.from_numpy(np.stack(clips)), 'b f h w c -> b c f h w').float()/127.5 - 1
 
 def lively_crops(
-    x:torch.Tensor,          # (b, 3, h, w)
+    x:torch.Tensor,          # (b, 3, h, w) or (b, 3, f, h, w)
     side:int,                # of the window, pixels
     rng:np.random.Generator, # draws the windows
     tries:int=4,             # windows to choose from
-) -> torch.Tensor:           # (b, 3, side, side)
-    "From each picture a random window; of a few, the one where pixels differ most: empty background teaches little"
+) -> torch.Tensor:           # the same with h = w = side
+    "From each picture (or clip) a random window; of a few, the one where pixels differ most: empty background teaches little"
     top, left = (rng.integers(n-side+1, size=(len(x), tries)) for n in x.shape[-2:])
-    cuts = torch.stack([torch.stack([p[:, a:a+side, b:b+side] for a, b in zip(*at)]) for p, *at in zip(x, top, left)]) # (b, tries, 3, side, side)
-    return cuts[torch.arange(len(x)), cuts.std(dim=(2, 3, 4)).argmax(1)]
+    cuts = torch.stack([torch.stack([p[..., a:a+side, b:b+side] for a, b in zip(*at)]) for p, *at in zip(x, top, left)]) # (b, tries, 3, …)
+    return cuts[torch.arange(len(x)), cuts.flatten(2).std(dim=2).argmax(1)]
 
 # %% ../../nbs/10_train/05_vae.ipynb #fc5a5445
 class VAEModule(nn.Module):
@@ -126,7 +126,8 @@ class VAETask(Task):
         single = rng_for(cfg.seed, 5, int(epoch[0]), int(ids[0])).random() < cfg.image_share
         cut = slice(0, 1) if single else slice(None)
         if cfg.stage == 'temporal': return dict(x=torch.stack([self.latent(i, e)[:, cut] for i,e in zip(ids, epoch)]))
-        return dict(x=to_batch([self.clips(i, e)[cut] for i,e in zip(ids, epoch)]))
+        x = to_batch([self.clips(i, e)[cut] for i,e in zip(ids, epoch)])
+        return dict(x=lively_crops(x, cfg.crop, rng_for(cfg.seed, 6, int(epoch[0]), int(ids[0]))) if cfg.crop else x)
 
     @torch.no_grad()
     def latent(self, i, epoch): # (c, f, h, w) 2-D latents, kept for clips that never change
