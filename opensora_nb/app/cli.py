@@ -9,7 +9,7 @@ __all__ = ['FORMATS', 'LEVELS', 'COMMANDS', 'sample_options', 'read_prompts', 's
            'evaluate', 'following', 'data_options', 'data', 'doctor_options', 'doctor', 'main']
 
 # %% ../../nbs/11_app/03_cli.ipynb #d03bb682
-import argparse, json, sys
+import argparse, json, sys, warnings
 from pathlib import Path
 
 # %% ../../nbs/11_app/03_cli.ipynb #5ad20a0b
@@ -191,6 +191,7 @@ def main(argv=None):
         if argv[:1] == [name]: options(p)
     args = top.parse_args(argv)
     if not args.command: top.print_help(); return 0
+    warnings.showwarning = lambda message, *_, **__: print(f"osnb: warning: {message}", file=sys.stderr)
     try: code = COMMANDS[args.command][1](args)
     except KeyboardInterrupt: print("stopped", file=sys.stderr); code = 130
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as e: print(f"osnb: error: {e}", file=sys.stderr); code = 1

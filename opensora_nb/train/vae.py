@@ -1,4 +1,4 @@
-"""Three short stages in the order Open-Sora 1.2 used: pictures first, then time, then both through the pixels.
+"""Short stages in the order Open-Sora 1.2 used: pictures first, then time, then both through the pixels; and why windows beat whole frames.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_train/vae.html.md"""
 
@@ -25,17 +25,17 @@ from ..metrics.recon import psnr, round_trip
 from .loop import Task, TrainConfig
 
 # %% ../../nbs/10_train/05_vae.ipynb #f8c6b863
-STAGES = ('image', 'temporal', 'joint')
+STAGES = ('image', 'temporal', 'joint', 'decoder')
 
 @dataclass(frozen=True)
 class VAETrain(TrainConfig):
     "Settings of a stage of autoencoder training"
-    stage:str = opt('image', "image, temporal or joint")
+    stage:str = opt('image', "image, temporal, joint or decoder")
     kl:float = opt(1e-4, "weight of the KL term, per latent value")
-    jitter:float = opt(0., "joint stage: noise added to the latent, so that the decoder forgives small errors")
+    jitter:float = opt(0., "joint and decoder stage: noise added to the latent, so that the decoder forgives small errors")
     frames_per_clip:int = opt(4, "image stage: frames taken from each clip")
-    crop:int = opt(0, "image and joint stage: side of a square window in pixels, the liveliest of four random ones; 0 takes whole frames")
-    image_share:float = opt(0.2, "temporal and joint stage: share of batches that are one-frame videos")
+    crop:int = opt(0, "all but the temporal stage: side of a square window in pixels, the liveliest of four random ones; 0 takes whole frames")
+    image_share:float = opt(0.2, "all but the image stage: share of batches that are one-frame videos")
     validate_on:int = opt(64, "toy data: held-out clips for validation")
     validate_path:str|None = opt(None, "other data: a CSV or folder of clips for validation")
     vae:VideoVAEConfig = video_vae_tiny()
@@ -90,7 +90,8 @@ class VAEModule(nn.Module):
         super().__init__()
         self.vae, self.stage = vae, stage
         net = vae.spatial_vae.module
-        frozen = {'image': [vae.temporal_vae], 'temporal': [vae.spatial_vae], 'joint': [net.encoder, net.quant_conv]}[stage]
+        frozen = {'image': [vae.temporal_vae], 'temporal': [vae.spatial_vae], 'joint': [net.encoder, net.quant_conv],
+                  'decoder': [net.encoder, net.quant_conv, vae.temporal_vae.encoder, vae.temporal_vae.quant_conv]}[stage]
         for m in frozen: m.requires_grad_(False)
     def forward(self, x, jitter=0.): # (b, 3, h, w), 2-D latents (b, c, f, h, w) or (b, 3, f, h, w) -> reconstruction, posterior
         v, net = self.vae, self.vae.spatial_vae.module
@@ -159,7 +160,7 @@ class VAETask(Task):
         return contact_sheet([c for a in clips for c in (a, trip(self.vae, a))], titles=['true', 'returned']*len(clips))
 
     def export(self, folder):
-        if self.cfg.stage != 'image': normalise(self.vae, self.some(128).to(self.device))
+        if self.cfg.stage in ('temporal', 'joint'): normalise(self.vae, self.some(128).to(self.device))
         save_vae(self.vae, folder/'vae')
 
 # %% ../../nbs/10_train/05_vae.ipynb #c99a67d8
