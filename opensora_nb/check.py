@@ -34,11 +34,15 @@ def brief(
     try: return one_line(_brief(x))
     except Exception: return f'a {type(x).__name__} that cannot be printed'
 
+def _rounded(x): # nested lists of numbers with four digits each
+    if isinstance(x, list): return f"[{', '.join(map(_rounded, x))}]"
+    return f'{x:.4g}' if isinstance(x, (float, complex)) else repr(x)
+
 def _brief(x):
     if isinstance(x, (Tensor, np.ndarray)):
         name, n = ('tensor', x.numel()) if isinstance(x, Tensor) else ('array', x.size)
         plain = x.layout == torch.strided and x.device.type != 'meta' if isinstance(x, Tensor) else x.dtype != object
-        return f"{name} {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" + (f' {x.tolist()}' if 0 < n <= 4 and plain else '')
+        return f"{name} {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" + (f' {_rounded(x.tolist())}' if 0 < n <= 4 and plain else '')
     if isinstance(x, (tuple, list)): return f"({', '.join(map(brief, x[:8]))}{', …' if len(x) > 8 else ''})"
     if isinstance(x, dict): return '{' + ', '.join(f'{k!r}: {brief(v)}' for k, v in list(x.items())[:8]) + '}'
     return f'function {x.__name__}' if inspect.isroutine(x) else repr(x)
