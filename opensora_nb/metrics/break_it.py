@@ -59,7 +59,7 @@ class Broken:
         hit = [[all(want.get(k, got[k]) == got[k] for k in ('shape', 'colour', 'motion')) for want, got in r.rows] for r in (self.right, self.wrong)]
         return next((i for i, (a, b) in enumerate(zip(*hit)) if a and not b), 0)
     def __repr__(self):
-        why = "" if not self.same else (" It was never called: replace it in the module that uses it." if self.calls == 0 else " The clips are the same: it changes nothing here.")
+        why = "" if not self.same else (" It was never called: replace it in the module that uses it, or in the package's class, not a page's own." if self.calls == 0 else " The clips are the same: it changes nothing here.")
         ran = "" if self.calls is None else f", called {self.calls} times"
         return f"{self.what}{ran}: strict {self.right.strict:.2f} as it is, {self.wrong.strict:.2f} broken, over {self.right.n} clips.{why}"
     def sheet(self) -> Image.Image:
