@@ -43,7 +43,9 @@ def _brief(x):
         name, n = ('tensor', x.numel()) if isinstance(x, Tensor) else ('array', x.size)
         plain = x.layout == torch.strided and x.device.type != 'meta' if isinstance(x, Tensor) else x.dtype != object
         return f"{name} {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" + (f' {_rounded(x.tolist())}' if 0 < n <= 4 and plain else '')
-    if isinstance(x, (tuple, list)): return f"({', '.join(map(brief, x[:8]))}{', …' if len(x) > 8 else ''})"
+    if isinstance(x, (tuple, list)):
+        inside = ', '.join(map(brief, x[:8])) + (', …' if len(x) > 8 else ',' if len(x) == 1 and isinstance(x, tuple) else '')
+        return f'[{inside}]' if isinstance(x, list) else f'({inside})'
     if isinstance(x, dict): return '{' + ', '.join(f'{k!r}: {brief(v)}' for k, v in list(x.items())[:8]) + '}'
     return f'function {x.__name__}' if inspect.isroutine(x) else repr(x)
 
@@ -270,7 +272,7 @@ def check(
     planted = next((w.hint for w in exercise.wrong if len(gots) == len(cases) and
                     all(_alike(g, call(w.fn, c, seconds), exercise.tol) for g, c in zip(gots, cases))), None)
     shown = ', '.join(f'{n} = {brief(a)}' for n, a in zip(_names(exercise.like, len(cases[first])), cases[first])) or 'no arguments'
-    why = f"First failing case, number {first+1}, `{one_line(shown, 300)}`: {whys[first]}"
+    why = f"Case {first+1} is the first that fails: `{one_line(shown, 300)}`. {whys[first][0].upper() + whys[first][1:]}"
     return Report(sum(not w for w in whys), len(cases), why, planted or exercise.general(hint), gots[first].said)
 
 # %% ../nbs/00_start/05_check.ipynb #9440fe98
