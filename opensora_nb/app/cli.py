@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'COMMANDS', 'sample_options', 'read_prompts', 'sample', 'train_options', 'train', 'eval_options',
-           'evaluate', 'following', 'data_options', 'data', 'doctor_options', 'doctor', 'main']
+           'evaluate', 'following', 'honest', 'data_options', 'data', 'doctor_options', 'doctor', 'main']
 
 # %% ../../nbs/11_app/03_cli.ipynb #d03bb682
 import argparse, json, sys
@@ -84,9 +84,10 @@ def eval_options(p):
     p.add_argument('weights', nargs='?', default='tiny', help="an embedded name, a run folder or a folder of weights (default: tiny)")
     p.add_argument('--following', action='store_true', help="does the clip show what the prompt says? read from the pixels")
     p.add_argument('--ceiling', action='store_true', help="what the autoencoder alone allows")
+    p.add_argument('--honesty', action='store_true', help="is the score earned? starts, copies and differences between seeds against true clips")
     p.add_argument('--level', default='core', choices=('core', 'full'), help="toy world level (default: core)")
-    p.add_argument('--split', default='test', choices=('test', 'train', 'all'), help="test: combinations never trained on (default: test)")
-    p.add_argument('--num', type=int, default=200, metavar='N', help="prompts (default: 200)")
+    p.add_argument('--split', choices=('test', 'train', 'all'), help="test: combinations never trained on (default: test; for --honesty train, since only those have copies)")
+    p.add_argument('--num', type=int, default=200, metavar='N', help="prompts; for --honesty clips, four a prompt (default: 200)")
     p.add_argument('--seed', type=int, default=0, help="seed of the first clip (default: 0)")
     p.add_argument('--batch-size', type=int, default=16, help="clips made at once (default: 16)")
     p.add_argument('--num-sampling-steps', type=int, default=None, help="Euler steps (default: the weights' own)")
@@ -101,11 +102,13 @@ def evaluate(args):
     from opensora_nb.sample.pipeline import load_vae
     if args.num < 1: raise ValueError(f"--num must be at least 1, not {args.num}")
     result = {}
+    if args.honesty: result['honesty'] = honest(args)
+    args.split = args.split or 'test'
     if args.ceiling:
         clips = ToyClips(args.num, seed=1000+args.seed, level=args.level, split=args.split)
         result['ceiling'] = {k: round(v, 4) for k,v in ceiling(load_vae(args.weights), [clips[i] for i in range(args.num)]).items()}
         print(f"ceiling of {args.weights} ({args.num} {args.split} clips of level {args.level}):", json.dumps(result['ceiling']))
-    if args.following or not args.ceiling: result['following'] = following(args)
+    if args.following or not (args.ceiling or args.honesty): result['following'] = following(args)
     if args.output: Path(args.output).write_text(json.dumps(result, indent=1) + '\n')
 
 def following(args) -> dict:
@@ -123,6 +126,17 @@ def following(args) -> dict:
     print(f"following of {args.weights}: strict {report.strict:.3f} over {args.num} {args.split} prompts of level {args.level}")
     for k, v in report.accuracy.items(): print(f"  {k:12} {v:.3f}")
     return dict(strict=round(report.strict, 4), n=args.num, level=args.level, split=args.split, **{k: round(v, 4) for k,v in report.accuracy.items()})
+
+# %% ../../nbs/11_app/03_cli.ipynb #914ebb03
+def honest(args) -> dict:
+    "Compare samples with true clips and with cheats"
+    from tqdm import tqdm
+    from opensora_nb.metrics.honesty import honesty
+    from opensora_nb.sample.pipeline import SampleConfig, load_pipeline
+    report = honesty(load_pipeline(args.weights, args.device), args.num, level=args.level, split=args.split or 'train', seed=args.seed, batch=args.batch_size,
+                     cfg=SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale), progress=lambda r: tqdm(r, desc='sampling'))
+    print(f"honesty of {args.weights}: {args.num} clips of level {args.level}", report, sep='\n')
+    return report.to_dict()
 
 # %% ../../nbs/11_app/03_cli.ipynb #d9dc9c0f
 def data_options(p):
