@@ -10,7 +10,7 @@ __all__ = ['STARTS', 'FRAMES', 'SIDE', 'GRID', 'QUARTERS', 'MEASURES', 'asked', 
            'known', 'total_variation', 'start_cell', 'phase_cell', 'pixel_difference', 'spread', 'path_features',
            'unsaid_values', 'measure', 'Yardstick', 'yardstick', 'Honesty', 'honesty']
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #f3c7b4ff
+# %% ../../nbs/09_metrics/08_honesty.ipynb #e7061780
 import zlib
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,7 +24,7 @@ from .following import FOLDS, LOST, follow, read_angle, read_background, read_cl
 from .frechet import frechet
 from .nearest import nearest
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #a2277242
+# %% ../../nbs/09_metrics/08_honesty.ipynb #9a845a35
 @cache
 def _named(prompt): return parse_prompt(prompt)[0] # the same few prompts are read over and over
 
@@ -75,7 +75,7 @@ def anything_goes(prompts:list, seeds:list) -> list:
             except ValueError: continue
     return out
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #de206ceb
+# %% ../../nbs/09_metrics/08_honesty.ipynb #e9079a5b
 def read_path(
     video:np.ndarray, # (f, h, w, 3) uint8
     shape:str='',     # where the shape is known, its angle can be read, too
@@ -98,7 +98,7 @@ def known_path(
     track = trajectory(scene, num_frames, size)
     return track['centre']/min(size), track['radius']*np.sqrt(AREA[scene.shape]/np.pi)/min(size)
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #7082d949
+# %% ../../nbs/09_metrics/08_honesty.ipynb #dead519c
 STARTS = 32 # beginnings tried per turn
 
 def read_phase(
@@ -127,7 +127,7 @@ def known_phase(scene:Scene) -> tuple:
     if scene.motion == 'spins': return FOLDS[scene.shape]*scene.phase % 1, scene.turn
     return scene.phase if scene.motion in ('orbits', 'bounces') else None, scene.turn if scene.motion == 'orbits' else None
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #72fed8c0
+# %% ../../nbs/09_metrics/08_honesty.ipynb #07282a39
 FRAMES, SIDE = 5, 16 # of a thumbnail
 
 def thumbnail(
@@ -149,7 +149,7 @@ def bank(
     "Thumbnails of a whole training set, drawn one at a time and kept"
     return np.stack([_known_thumbnail(train.scene(i), train.num_frames, train.size) for i in range(len(train))])
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #fd7f2c12
+# %% ../../nbs/09_metrics/08_honesty.ipynb #add026b5
 @dataclass(frozen=True)
 class Look:
     "One clip as the measures see it; None where nothing could be read"
@@ -157,8 +157,8 @@ class Look:
     path:np.ndarray|None  # (f, 2) short sides
     radius:np.ndarray|None# (f,) short sides
     attributes:dict       # as `read_clip`
-    phase:float|None
-    turn:int|None
+    phase:float|None      # where an orbit, hop or spin begins, 0 to 1
+    turn:int|None         # direction of an orbit or spin, 1 or -1
 
 def look(
     video:np.ndarray, # (f, h, w, 3) uint8
@@ -174,7 +174,7 @@ def known(scene:Scene, num_frames:int, size:tuple) -> Look:
     "What reading a true clip without error would give"
     return Look(_known_thumbnail(scene, num_frames, size), *known_path(scene, num_frames, size), scene.attributes, *known_phase(scene))
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #c3ab8a2e
+# %% ../../nbs/09_metrics/08_honesty.ipynb #3e062b0c
 def total_variation(
     a, # labels of one set, any hashable values
     b, # labels of the other
@@ -188,17 +188,17 @@ GRID, QUARTERS = 5, 4 # cells along each side of the frame; cells of a turn
 
 def start_cell(
     path, # (f, 2) short sides, or None
-) -> tuple: # column and row of the first frame; a cell of its own for a clip that cannot be read
+) -> tuple: # column and row of the first frame, or None
     "Which cell of the grid an object starts in"
-    return 'none' if path is None else tuple((path[0]*GRID).astype(int).tolist())
+    return None if path is None else tuple((path[0]*GRID).astype(int).tolist())
 
 def phase_cell(
     phase, # 0 to 1, or None
 ) -> int:  # quarter of a turn, counted from half a quarter before 0, so that 0.99 and 0.01 share one
     "Which quarter an orbit, hop or spin begins in"
-    return 'none' if phase is None else int((phase*QUARTERS + .5) % QUARTERS)
+    return None if phase is None else int((phase*QUARTERS + .5) % QUARTERS)
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #fc6b17cd
+# %% ../../nbs/09_metrics/08_honesty.ipynb #5a395ba2
 def pixel_difference(
     thumbs:np.ndarray, # (m, k, ...) uint8: m prompts, k seeds
 ) -> float:            # root mean square, of 255
@@ -213,7 +213,7 @@ def spread(
     starts = [np.stack([p[0] for p in g if p is not None]) for g in paths if sum(p is not None for p in g) > 1]
     return float(np.sqrt(np.mean([s.var(0, ddof=1).sum() for s in starts]))) if starts else 0.
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #aa8c521d
+# %% ../../nbs/09_metrics/08_honesty.ipynb #6a9e6999
 def path_features(
     looks:list, # of `Look`
 ) -> np.ndarray: # (n, 15): x, y and radius in five frames, short sides; clips that cannot be read are left out
@@ -222,7 +222,7 @@ def path_features(
     at = lambda x: x[np.linspace(0, len(x)-1, FRAMES).round().astype(int)].ravel()
     return np.stack([np.concatenate([at(l.path), at(l.radius)]) for l in some]) if some else np.zeros((0, 3*FRAMES))
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #828705ee
+# %% ../../nbs/09_metrics/08_honesty.ipynb #a05c5840
 MEASURES = { # name -> what it is, whether more is worse, the cheat it is there for
     'start':    ('start positions against the truth, total variation',           True,  'same start'),
     'phase':    ('where orbits, hops and spins begin, total variation',          True,  'same start'),
@@ -253,15 +253,16 @@ def measure(
     limit:float,     # below: too near
 ) -> dict:           # measure -> number; NaN where too little can be read
     "All measures of one set of clips"
-    def against(label, keep=range(len(looks))):
-        mine = [label(looks[i]) for i in keep]
+    def against(label, keep=range(len(looks))): # what cannot be read is a matter for `following`, not for this page
+        mine = [c for i in keep if (c := label(looks[i])) is not None]
+        if len(mine) < len(keep)/2: return float('nan')
         return float(np.mean([total_variation(mine, [label(o[i]) for i in keep]) for o in others]))
     groups = [looks[i:i+seeds] for i in range(0, len(looks), seeds)]
     out, motions = dict(start=against(lambda l: start_cell(l.path))), [asked(p)['motion'] for p in prompts]
     begins = [i for i, m in enumerate(motions) if m in ('orbits', 'bounces', 'spins')]
     turns  = [i for i, m in enumerate(motions) if m in ('orbits', 'spins')]
     if begins: out['phase'] = against(lambda l: phase_cell(l.phase), begins)
-    if turns:  out['turn']  = against(lambda l: 'none' if l.turn is None else l.turn, turns)
+    if turns:  out['turn']  = against(lambda l: l.turn, turns)
     features = path_features(looks)
     out['paths'] = float(np.mean([frechet(features, path_features(o)) for o in others])) if len(features) > features.shape[1] else float('nan')
     wrong = unsaid_values(looks, prompts)
@@ -270,7 +271,7 @@ def measure(
     out['pixels'] = pixel_difference(np.stack([[l.thumb for l in g] for g in groups]))
     return out | {'nearest': float(np.median(near)), 'too near': float(np.mean(near < limit))}
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #b63e3932
+# %% ../../nbs/09_metrics/08_honesty.ipynb #6689a8b6
 @dataclass(frozen=True)
 class Yardstick:
     "What true clips and cheats get"
@@ -280,7 +281,6 @@ class Yardstick:
     near:list     # per true set, (n,) distances
     true:list     # per true set, the measures
     cheats:dict   # cheat -> its measures
-    cheat_near:np.ndarray # (n,) distances of copies, 0
 
 @cache
 def yardstick(
@@ -293,7 +293,8 @@ def yardstick(
     rounds:int,      # true sets
 ) -> Yardstick:
     "Draw true sets and cheats for the same prompts"
-    source, look_at = ToyClips(n//seeds, 1000+seed, level, split), lambda scenes: [known(s, train.num_frames, train.size) for s in scenes]
+    source = ToyClips(n//seeds, 1000+seed, level, split)
+    look_at = lambda scenes: [known(s, train.num_frames, train.size) for s in scenes]
     prompts = [captions(source.scene(i))[0] for i in range(n//seeds) for _ in range(seeds)]
     fresh = lambda r: [int(k) for k in rng_for(seed, 8, r).integers(2**31, size=n)]
     gap = lambda looks: nearest([l.thumb for l in looks], bank(train))[1]
@@ -302,9 +303,9 @@ def yardstick(
     true = [measure(s, prompts, seeds, sets[:r] + sets[r+1:], near[r], limit) for r, s in enumerate(sets)]
     makers = {'same start': same_start, 'copies': lambda p, s: copies(p, s, train), 'one clip': one_clip, 'anything goes': anything_goes}
     made = {k: look_at(f(prompts, fresh(rounds))) for k, f in makers.items()}; gaps = {k: gap(v) for k, v in made.items()}
-    return Yardstick(prompts, sets, limit, near, true, {k: measure(v, prompts, seeds, sets, gaps[k], limit) for k, v in made.items()}, gaps['copies'])
+    return Yardstick(prompts, sets, limit, near, true, {k: measure(v, prompts, seeds, sets, gaps[k], limit) for k, v in made.items()})
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #1ad47cd5
+# %% ../../nbs/09_metrics/08_honesty.ipynb #d4315dc5
 @dataclass(frozen=True)
 class Honesty:
     "How clips compare with the truth and with cheats; shows itself as a table"
@@ -322,7 +323,8 @@ class Honesty:
 
     @property
     def differs(self): # measures beyond every true set
-        return [k for k, r in self.rows.items() if r['model'] is not None and (r['model'] > r['worst'] if MEASURES[k][1] else r['model'] < r['worst'])]
+        return [k for k, r in self.rows.items() if r['model'] is not None
+                and (r['model'] > r['worst'] if MEASURES[k][1] else r['model'] < r['worst'])]
     @property
     def caught(self): return [k for k in self.differs if self.rows[k]['towards'] is not None and self.rows[k]['towards'] > .5]
     @property
@@ -333,7 +335,7 @@ class Honesty:
     def to_dict(self): return dict(vars(self))
     def _cells(self):
         mark = lambda k: ' caught' if k in self.caught else ' differs' if k in self.differs else ''
-        show = lambda v: '-' if v is None else f"{v:.3f}" if abs(v) < 10 else f"{v:.1f}"
+        show = lambda v: '-' if v is None else f"{v:.3g}"
         return [(k, MEASURES[k][0], show(r['model']), f"{show(r['truth'])} (to {show(r['worst'])})", f"{show(r['cheat'])} ({MEASURES[k][2]})",
                  ('-' if r['towards'] is None else f"{r['towards']:.2f}") + mark(k)) for k, r in self.rows.items()]
     def __str__(self):
@@ -341,7 +343,8 @@ class Honesty:
         wide = [max(map(len, column)) for column in zip(*rows)]
         return '\n'.join(['  '.join(c.ljust(w) for c, w in zip(r, wide)).rstrip() for r in rows] + [self.verdict])
     def _repr_markdown_(self):
-        head = [f"**{self.verdict}** ({self.n} clips, {self.seeds} a prompt, level {self.level}, split {self.split}; {self.rounds} true sets, {self.train} training clips)", "",
+        head = [f"**{self.verdict}** ({self.n} clips, {self.seeds} a prompt, level {self.level}, split {self.split}; "
+                f"{self.rounds} true sets, {self.train} training clips)", "",
                 "| measure | what | model | truth (worst of them) | a cheat gets | towards it |", "|---|---|---|---|---|---|"]
         return '\n'.join(head + [f"| {' | '.join(c)} |" for c in self._cells()])
 
@@ -362,24 +365,26 @@ def honesty(
     least = max(3*FRAMES + 1, 2*seeds)
     if seeds < 2 or rounds < 2: raise ValueError(f"seeds is {seeds} and rounds {rounds}; differences need at least 2 of each")
     if n < least or n % seeds: raise ValueError(f"n is {n} with {seeds} seeds a prompt; take a multiple of {seeds} from {-(-least//seeds)*seeds} on")
-    train = train or ToyClips(4096, 0, level, 'train')
+    natural = (make.natural.num_frames, make.natural.image_size) if isinstance(make, Pipeline) else ()
+    train = train or ToyClips(4096, 0, level, 'train', *natural)
     y = yardstick(n, seeds, level, split, seed, train, rounds)
     if isinstance(make, Pipeline): make, pipe = (lambda p, s: generate(pipe, p, cfg, seeds=s)), make
-    clips = []
+    clips, want = [], (train.num_frames, *train.size, 3)
     for a in (progress or iter)(range(0, n, batch)):
         clips += make(y.prompts[a:a+batch], list(range(seed+a, seed+min(a+batch, n))))
-    if clips[0].shape != (want := (train.num_frames, *train.size, 3)): raise ValueError(f"the clips are {clips[0].shape}, the training clips {want}; make them of that size")
+        if clips[-1].shape != want: raise ValueError(f"the clips are {clips[-1].shape}, the training clips {want}; make them of that size")
     looks = [look(v, p) for v, p in zip(clips, y.prompts)]; near = nearest([l.thumb for l in looks], bank(train))[1]
     return _report(y, looks, near, dict(n=n, seeds=seeds, level=level, split=split, rounds=rounds, train=len(train)))
 
 def _report(y, looks, near, about):
     model, rows = measure(looks, y.prompts, about['seeds'], y.sets, near, y.limit), {}
-    number = lambda x, digits=4: None if x is None or np.isnan(x) else round(float(x), digits)
+    number = lambda x, digits=5: None if x is None or np.isnan(x) else round(float(x), digits)
     for k, (_, more, cheat) in MEASURES.items():
         if k not in model: continue
         true = [t[k] for t in y.true]; mean, bad = np.mean(true), y.cheats[cheat][k]
         towards = (model[k] - mean)/(bad - mean) if abs(bad - mean) > 1e-9 else np.nan
-        rows[k] = dict(model=number(model[k]), truth=number(mean), worst=number(max(true) if more else min(true)), cheat=number(bad), towards=number(towards, 3))
+        rows[k] = dict(model=number(model[k]), truth=number(mean), worst=number(max(true) if more else min(true)), cheat=number(bad),
+                       towards=number(towards, 3))
     starts = lambda ls: [[number(c, 3) for c in l.path[0]] for l in ls if l.path is not None]
     return Honesty(**about, readable=number(np.mean([l.path is not None for l in looks])), rows=rows,
                    unsaid={k: number(np.mean(v)) for k, v in unsaid_values(looks, y.prompts).items() if v},
