@@ -10,7 +10,7 @@ __all__ = ['STARTS', 'FRAMES', 'SIDE', 'GRID', 'QUARTERS', 'MEASURES', 'asked', 
            'known', 'total_variation', 'start_cell', 'phase_cell', 'pixel_difference', 'spread', 'path_features',
            'unsaid_values', 'measure', 'Yardstick', 'yardstick', 'Honesty', 'honesty']
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #e7061780
+# %% ../../nbs/09_metrics/08_honesty.ipynb #f933c0ee
 import zlib
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,7 +24,7 @@ from .following import FOLDS, LOST, follow, read_angle, read_background, read_cl
 from .frechet import frechet
 from .nearest import nearest
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #9a845a35
+# %% ../../nbs/09_metrics/08_honesty.ipynb #eab3d8a9
 @cache
 def _named(prompt): return parse_prompt(prompt)[0] # the same few prompts are read over and over
 
@@ -75,7 +75,7 @@ def anything_goes(prompts:list, seeds:list) -> list:
             except ValueError: continue
     return out
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #e9079a5b
+# %% ../../nbs/09_metrics/08_honesty.ipynb #7555a0f5
 def read_path(
     video:np.ndarray, # (f, h, w, 3) uint8
     shape:str='',     # where the shape is known, its angle can be read, too
@@ -98,7 +98,7 @@ def known_path(
     track = trajectory(scene, num_frames, size)
     return track['centre']/min(size), track['radius']*np.sqrt(AREA[scene.shape]/np.pi)/min(size)
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #dead519c
+# %% ../../nbs/09_metrics/08_honesty.ipynb #f5ed4e3b
 STARTS = 32 # beginnings tried per turn
 
 def read_phase(
@@ -127,7 +127,7 @@ def known_phase(scene:Scene) -> tuple:
     if scene.motion == 'spins': return FOLDS[scene.shape]*scene.phase % 1, scene.turn
     return scene.phase if scene.motion in ('orbits', 'bounces') else None, scene.turn if scene.motion == 'orbits' else None
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #07282a39
+# %% ../../nbs/09_metrics/08_honesty.ipynb #14445df3
 FRAMES, SIDE = 5, 16 # of a thumbnail
 
 def thumbnail(
@@ -149,7 +149,7 @@ def bank(
     "Thumbnails of a whole training set, drawn one at a time and kept"
     return np.stack([_known_thumbnail(train.scene(i), train.num_frames, train.size) for i in range(len(train))])
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #add026b5
+# %% ../../nbs/09_metrics/08_honesty.ipynb #5471bcc5
 @dataclass(frozen=True)
 class Look:
     "One clip as the measures see it; None where nothing could be read"
@@ -174,7 +174,7 @@ def known(scene:Scene, num_frames:int, size:tuple) -> Look:
     "What reading a true clip without error would give"
     return Look(_known_thumbnail(scene, num_frames, size), *known_path(scene, num_frames, size), scene.attributes, *known_phase(scene))
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #3e062b0c
+# %% ../../nbs/09_metrics/08_honesty.ipynb #18343247
 def total_variation(
     a, # labels of one set, any hashable values
     b, # labels of the other
@@ -198,7 +198,7 @@ def phase_cell(
     "Which quarter an orbit, hop or spin begins in"
     return None if phase is None else int((phase*QUARTERS + .5) % QUARTERS)
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #5a395ba2
+# %% ../../nbs/09_metrics/08_honesty.ipynb #15a386ca
 def pixel_difference(
     thumbs:np.ndarray, # (m, k, ...) uint8: m prompts, k seeds
 ) -> float:            # root mean square, of 255
@@ -213,7 +213,7 @@ def spread(
     starts = [np.stack([p[0] for p in g if p is not None]) for g in paths if sum(p is not None for p in g) > 1]
     return float(np.sqrt(np.mean([s.var(0, ddof=1).sum() for s in starts]))) if starts else 0.
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #6a9e6999
+# %% ../../nbs/09_metrics/08_honesty.ipynb #3aceb62d
 def path_features(
     looks:list, # of `Look`
 ) -> np.ndarray: # (n, 15): x, y and radius in five frames, short sides; clips that cannot be read are left out
@@ -222,7 +222,7 @@ def path_features(
     at = lambda x: x[np.linspace(0, len(x)-1, FRAMES).round().astype(int)].ravel()
     return np.stack([np.concatenate([at(l.path), at(l.radius)]) for l in some]) if some else np.zeros((0, 3*FRAMES))
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #a05c5840
+# %% ../../nbs/09_metrics/08_honesty.ipynb #ad767f86
 MEASURES = { # name -> what it is, whether more is worse, the cheat it is there for
     'start':    ('start positions against the truth, total variation',           True,  'same start'),
     'phase':    ('where orbits, hops and spins begin, total variation',          True,  'same start'),
@@ -271,7 +271,7 @@ def measure(
     out['pixels'] = pixel_difference(np.stack([[l.thumb for l in g] for g in groups]))
     return out | {'nearest': float(np.median(near)), 'too near': float(np.mean(near < limit))}
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #6689a8b6
+# %% ../../nbs/09_metrics/08_honesty.ipynb #8352eb9c
 @dataclass(frozen=True)
 class Yardstick:
     "What true clips and cheats get"
@@ -305,7 +305,7 @@ def yardstick(
     made = {k: look_at(f(prompts, fresh(rounds))) for k, f in makers.items()}; gaps = {k: gap(v) for k, v in made.items()}
     return Yardstick(prompts, sets, limit, near, true, {k: measure(v, prompts, seeds, sets, gaps[k], limit) for k, v in made.items()})
 
-# %% ../../nbs/09_metrics/08_honesty.ipynb #d4315dc5
+# %% ../../nbs/09_metrics/08_honesty.ipynb #59335d70
 @dataclass(frozen=True)
 class Honesty:
     "How clips compare with the truth and with cheats; shows itself as a table"
@@ -331,7 +331,8 @@ class Honesty:
     def verdict(self):
         if self.readable < .5: return f"no verdict: an object could be followed in {self.readable:.2f} of the clips"
         if self.caught: return 'caught: ' + ', '.join(f"{k} (like the cheat {MEASURES[k][2]!r})" for k in self.caught)
-        return 'no cheat found' + (f"; differs from the truth in: {', '.join(self.differs)}" if self.differs else '; not to be told from the truth')
+        way = lambda k: f"{k} ({self.rows[k]['towards'] or 0:.2f} of the way to {MEASURES[k][2]!r})"
+        return 'no cheat found; ' + (f"differs from the truth in: {', '.join(map(way, self.differs))}" if self.differs else 'not to be told from the truth')
     def to_dict(self): return dict(vars(self))
     def _cells(self):
         mark = lambda k: ' caught' if k in self.caught else ' differs' if k in self.differs else ''
