@@ -7,7 +7,8 @@ Docs: https://opensora-nb.github.io/opensora_nb/09_metrics/following.html.md"""
 # %% auto #0
 __all__ = ['GREY', 'BRIGHT', 'PLAIN', 'PALETTE', 'SEEN', 'FOLDS', 'AGREE', 'CLEAR', 'LASTS', 'CALMER', 'PHASES', 'GROWTH',
            'TWIST', 'LOST', 'MAIN', 'shrink', 'smooth', 'read_background', 'read_colour', 'follow', 'read_angle',
-           'closeup', 'read_shape', 'read_camera', 'hypotheses', 'read_motion', 'read_clip', 'Following', 'score']
+           'closeup', 'read_shape', 'read_camera', 'hypotheses', 'read_motion', 'read_clip', 'Following', 'score',
+           'tally']
 
 # %% ../../nbs/09_metrics/01_following.ipynb #48b5e744
 from collections import Counter
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 import numpy as np
-from ..data.toy import (AREA, ATTRIBUTES, CAMERAS, COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS, Scene, camera_motion, coverage,
+from ..data.worlds import CHOICES
+from ..data.toy import (AREA, ATTRIBUTES, CAMERAS, COLOURS, DEFAULTS, MOTIONS, SHAPES, SIZES, SPEEDS, Scene, camera_motion, coverage,
                                   own_motion, parse_prompt)
 
 # %% ../../nbs/09_metrics/01_following.ipynb #939414fc
@@ -267,20 +269,27 @@ MAIN = ('shape', 'colour', 'motion')
 class Following:
     "How well clips follow their prompts"
     n:int         # clips
-    strict:float  # share whose shape, colour and motion are all right (those of them that the prompt names)
+    strict:float  # share whose main attributes (all but size, speed, background and camera) are right, as far as the prompt names them
     right:dict    # attribute -> clips that have it right
     asked:dict    # attribute -> clips whose prompt names it
     rows:list = field(repr=False) # per clip (asked for, read), two dicts
 
     @property
     def accuracy(self): return {k: self.right[k]/self.asked[k] for k in self.asked}
-    def to_dict(self): return dict(n=self.n, strict=self.strict, **self.accuracy)
+    @property
+    def every(self): # share of clips with every named attribute right
+        return float(np.mean([all(got[k] == v for k, v in want.items()) for want, got in self.rows]))
+    @property
+    def swaps(self): # of prompts with two things: clips in which the two exchanged a value
+        pairs = [(w, g) for w, g in self.rows if 'shape2' in w]
+        return {k: sum(w.get(k) != w.get(k+'2') and (g[k], g[k+'2']) == (w.get(k+'2'), w.get(k)) for w, g in pairs) for k in MAIN} if pairs else {}
+    def to_dict(self): return dict(n=self.n, strict=self.strict, every=self.every, **self.accuracy, **{f'swapped_{k}': v/self.n for k, v in self.swaps.items()})
     def mistakes(self, most:int=5): # most common ones: (attribute, asked for, read), count
         return Counter((k, w, got[k]) for want, got in self.rows for k, w in want.items() if got[k] != w).most_common(most)
     def _repr_markdown_(self):
-        rows = [f"| {k} | {v:.3f} | {self.right[k]} of {self.asked[k]} | {1/len(ATTRIBUTES[k]):.3f} |"
+        rows = [f"| {k} | {v:.3f} | {self.right[k]} of {self.asked[k]} | {1/len(CHOICES[k]):.3f} |"
                 for k, v in self.accuracy.items()]
-        return '\n'.join([f"**strict {self.strict:.3f}** over {self.n} clips", "", "| attribute | right | clips | blind guess |",
+        return '\n'.join([f"**strict {self.strict:.3f}**, every named attribute {self.every:.3f}, over {self.n} clips", "", "| attribute | right | clips | blind guess |",
                           "|---|---|---|---|", *rows])
 
 def score(
@@ -289,15 +298,27 @@ def score(
     unnamed:dict=None, # what a prompt means by silence (data.toy.DEFAULTS at level full); None: silence is not scored
 ) -> Following:
     "Read every clip and compare with its prompt; `ValueError` when the numbers differ or a prompt names nothing"
-    rows, prompts = [], list(prompts)
+    def ask(prompt):
+        named = prompt.attributes if isinstance(prompt, Scene) else parse_prompt(prompt)[0]
+        return 'core', (unnamed or {}) | named if named else {}
+    return tally(videos, list(prompts), ask, lambda video, want: read_clip(video))
+
+def tally(
+    videos,       # clips; any iterable
+    prompts:list, # one per clip
+    ask,          # prompt -> (level, dict of attributes it names)
+    read,         # clip, (level, dict) -> dict of attributes as read
+) -> Following:
+    "Count what is right; `ValueError` when the numbers differ or a prompt names nothing"
+    rows = []
     for i, video in enumerate(videos):
         if i == len(prompts): raise ValueError(f"more than {i} videos, but {i} prompts; give one prompt per video")
-        want = prompts[i].attributes if isinstance(prompts[i], Scene) else parse_prompt(prompts[i])[0]
+        level, want = ask(prompts[i])
         if not want: raise ValueError(f"prompt {i} names no attribute of this world: {prompts[i]!r}")
-        rows.append(((unnamed or {}) | want, read_clip(video)))
+        rows.append((want, read(video, (level, want))))
     if len(rows) < len(prompts): raise ValueError(f"{len(rows)} videos but {len(prompts)} prompts; give one prompt per video")
     if not rows: raise ValueError("no videos to score")
-    asked = {k: sum(k in want for want, _ in rows) for k in ATTRIBUTES}
-    right = {k: sum(want.get(k) == got[k] for want, got in rows) for k in ATTRIBUTES}
-    strict = np.mean([all(want.get(k, got[k]) == got[k] for k in MAIN) for want, got in rows])
+    asked = {k: sum(k in want for want, _ in rows) for k in CHOICES}
+    right = {k: sum(k in want and want[k] == got[k] for want, got in rows) for k in CHOICES}
+    strict = np.mean([all(got[k] == v for k, v in want.items() if k not in DEFAULTS) for want, got in rows])
     return Following(len(rows), float(strict), right, {k: n for k, n in asked.items() if n}, rows)

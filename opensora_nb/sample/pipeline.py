@@ -9,6 +9,7 @@ __all__ = ['IMG_FPS', 'Natural', 'SampleConfig', 'save_vae', 'load_vae', 'embedd
            'generate', 'fps_of', 'decode', 'to_pixels', 'Video', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
@@ -19,6 +20,7 @@ from ..weights import load_into, read_state, save_state
 from ..viz import animate
 from ..data.sizes import check_size
 from ..data.video_io import write_video
+from ..data.worlds import prompt_warnings
 from ..flow.guidance import guided_velocity
 from ..flow.rflow import sample
 from ..flow.timesteps import sampling_times
@@ -36,6 +38,7 @@ class Natural:
     num_sampling_steps:int = 30            # Euler steps
     cfg_scale:float = 2.0                  # guidance
     base_pix:int = 64*64                   # pixels at which the times of a single frame are not shifted; 0 = never shifted
+    levels:tuple[str, ...] = ()            # of the toy world that were taught; prompts beyond them raise a warning. Empty: other data, no such warnings
 
 @dataclass(frozen=True)
 class SampleConfig:
@@ -197,15 +200,19 @@ def text_to_video(
     weights:str|Path|Pipeline='tiny', # an embedded name, a run folder, a folder of weights, or a loaded pipeline
     device:str='auto',       # auto, cpu, cuda or mps
     progress=None,           # wraps the steps, e.g. tqdm
+    return_trajectory:bool=False, # also return the latents after every step
     **settings,              # fields of `SampleConfig`
-) -> Video:
+) -> Video:                  # and with return_trajectory (steps+1, 1, c, f, h, w)
     "A video for a prompt; an unknown setting raises `ValueError` with the valid ones"
     if not prompt or not prompt.strip(): raise ValueError('the prompt is empty; write a sentence such as "a red circle moves left"')
     valid = list(SampleConfig.__dataclass_fields__)
     if bad := [k for k in settings if k not in valid]: raise ValueError(f"text_to_video has no setting {bad[0]!r}; valid: {', '.join(valid)}")
     pipe = weights if isinstance(weights, Pipeline) else cached_pipeline(weights, device)
     cfg = SampleConfig(**settings).filled(pipe.natural)
-    return Video(generate(pipe, [prompt], cfg, progress=progress)[0], prompt, cfg, pipe.name)
+    for sentence in prompt_warnings(prompt, pipe.natural.levels, unknown=False) if pipe.natural.levels else (): warnings.warn(sentence, stacklevel=2)
+    clips, path = generate(pipe, [prompt], cfg, progress=progress, return_trajectory=True)
+    video = Video(clips[0], prompt, cfg, pipe.name)
+    return (video, path) if return_trajectory else video
 
 def cached_pipeline(weights, device):
     "The pipeline of these weights, loaded once; a newer checkpoint of the same run is noticed"

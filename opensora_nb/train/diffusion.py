@@ -15,14 +15,14 @@ from torch import nn
 from ..config import opt
 from ..core import torch_rng
 from ..viz import contact_sheet
-from ..data.dataset import DataConfig, open_data
+from ..data.dataset import DataConfig, mixture, open_data
 from ..flow.guidance import as_velocity
 from ..flow.rflow import loss as flow_loss
 from ..flow.timesteps import logit_normal_times, timestep_shift, uniform_times
 from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..text.encoders import TinyText, tiny_text
 from ..sample.pipeline import Natural, Pipeline, find_weights, generate, load_pipeline, load_vae
-from ..metrics.following import score
+from ..metrics.objects import score_world
 from .features import Features, build_features
 from .loop import Task, TrainConfig, fast_bf16
 
@@ -102,8 +102,9 @@ class T2VTask(Task):
 
     def start_weights(self, texts):
         "A fresh model, or the one `init` names, whose vocabulary then grows by the new words"
-        cfg = self.cfg
+        cfg = self.cfg; c = self.vae.cfg.latent_channels
         if not cfg.init:
+            if cfg.model.in_channels != c: self.cfg = cfg = replace(cfg, model=replace(cfg.model, in_channels=c)) # latents are what they are
             text = tiny_text(texts, cfg.model.caption_channels, cfg.model.model_max_length); return STDiT3(cfg.model), text
         pipe = load_pipeline(cfg.init, 'cpu', 'fp32'); new = pipe.text.grow(texts)
         if new: print(f"{new} new words in the captions; their embeddings start fresh")
@@ -131,7 +132,7 @@ class T2VTask(Task):
 
     def pipeline(self) -> Pipeline:
         c, d = self.cfg, self.cfg.data
-        natural = Natural(d.num_frames, tuple(d.image_size), int(round(self.fps)), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0)
+        natural = Natural(d.num_frames, tuple(d.image_size), int(round(self.fps)), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, () if d.path else tuple(mixture(d.level)[0]))
         return Pipeline(self.vae, self.module.model, self.module.text, natural, c.name)
 
     def export(self, folder): self.pipeline().save(folder)
@@ -155,5 +156,5 @@ class T2VTask(Task):
         if not prompts: return {}
         pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)
         clips = [c for k in range(0, len(prompts), 32) for c in generate(pipe, prompts[k:k+32], seeds=list(range(k, min(k+32, len(prompts)))))]
-        report = score(clips, prompts)
-        return dict(strict=report.strict, **report.accuracy)
+        report = score_world(clips, prompts)
+        return dict(strict=report.strict, every=report.every, **report.accuracy)
