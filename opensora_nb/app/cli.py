@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'LEVELS', 'COMMANDS', 'sample_options', 'read_prompts', 'sample', 'train_options', 'train', 'eval_options',
-           'evaluate', 'following', 'data_options', 'data', 'doctor_options', 'doctor', 'main']
+           'evaluate', 'following', 'honest', 'data_options', 'data', 'doctor_options', 'doctor', 'main']
 
 # %% ../../nbs/11_app/03_cli.ipynb #d03bb682
 import argparse, json, sys, warnings
@@ -86,9 +86,10 @@ def eval_options(p):
     p.add_argument('weights', nargs='?', default='tiny', help="an embedded name, a run folder or a folder of weights (default: tiny)")
     p.add_argument('--following', action='store_true', help="does the clip show what the prompt says? read from the pixels")
     p.add_argument('--ceiling', action='store_true', help="what the autoencoder alone allows")
+    p.add_argument('--honesty', action='store_true', help="is the score earned? starts, copies and differences between seeds against true clips (levels core and full)")
     p.add_argument('--level', default='core', choices=LEVELS, help="toy world level (default: core)")
-    p.add_argument('--split', default='test', choices=('test', 'train', 'all'), help="test: combinations never trained on (default: test)")
-    p.add_argument('--num', type=int, default=200, metavar='N', help="prompts (default: 200)")
+    p.add_argument('--split', choices=('test', 'train', 'all'), help="test: combinations never trained on (default: test; for --honesty train, since only those have copies)")
+    p.add_argument('--num', type=int, default=200, metavar='N', help="prompts; for --honesty clips, four a prompt (default: 200)")
     p.add_argument('--seed', type=int, default=0, help="seed of the first clip (default: 0)")
     p.add_argument('--seeds', type=int, default=1, metavar='K', help="clips per prompt, each from another noise (default: 1)")
     p.add_argument('--batch-size', type=int, default=16, help="clips made at once (default: 16)")
@@ -106,11 +107,13 @@ def evaluate(args):
     for k in ('num', 'seeds', 'batch_size'):
         if getattr(args, k) < 1: raise ValueError(f"--{k.replace('_', '-')} must be at least 1, not {getattr(args, k)}")
     result = {}
+    if args.honesty: result['honesty'] = honest(args)
+    args.split = args.split or 'test'
     if args.ceiling:
         clips = world_clips(args.num, args.level, 1000+args.seed, args.split)
         result['ceiling'] = {k: round(v, 4) for k,v in ceiling(load_vae(args.weights), clips, score_world).items()}
         print(f"ceiling of {args.weights} ({args.num} {args.split} clips of level {args.level}):", json.dumps(result['ceiling']))
-    if args.following or not args.ceiling: result['following'] = following(args)
+    if args.following or not (args.ceiling or args.honesty): result['following'] = following(args)
     if args.output: Path(args.output).write_text(json.dumps(result, indent=1) + '\n')
 
 def following(args) -> dict:
@@ -134,6 +137,17 @@ def following(args) -> dict:
     print(f"following of {args.weights}: strict {mean['strict']:.3f}{each} over {args.num} {args.split} prompts of level {args.level}")
     for k, v in list(mean.items())[1:]: print(f"  {k:15} {v:.3f}")
     return dict(n=args.num, seeds=args.seeds, level=args.level, split=args.split, **{k: round(v, 4) for k, v in mean.items()})
+
+# %% ../../nbs/11_app/03_cli.ipynb #c80206ba
+def honest(args) -> dict:
+    "Compare samples with true clips and with cheats"
+    from tqdm import tqdm
+    from opensora_nb.metrics.honesty import honesty
+    from opensora_nb.sample.pipeline import SampleConfig, load_pipeline
+    report = honesty(load_pipeline(args.weights, args.device), args.num, level=args.level, split=args.split or 'train', seed=args.seed, batch=args.batch_size,
+                     cfg=SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale), progress=lambda r: tqdm(r, desc='sampling'))
+    print(f"honesty of {args.weights}: {args.num} clips of level {args.level}", report, sep='\n')
+    return report.to_dict()
 
 # %% ../../nbs/11_app/03_cli.ipynb #d9dc9c0f
 def data_options(p):
