@@ -42,8 +42,11 @@ def _brief(x):
     if isinstance(x, (Tensor, np.ndarray)):
         name, n = ('tensor', x.numel()) if isinstance(x, Tensor) else ('array', x.size)
         plain = x.layout == torch.strided and x.device.type != 'meta' if isinstance(x, Tensor) else x.dtype != object
-        return f"{name} {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" + (f' {_rounded(x.tolist())}' if 0 < n <= 4 and plain else '')
-    if isinstance(x, (tuple, list)): return f"({', '.join(map(brief, x[:8]))}{', …' if len(x) > 8 else ''})"
+        values = f' {_rounded(x.tolist())}' if 0 < n <= 4 and plain else ''
+        return f"{name} {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}{values}"
+    if isinstance(x, (tuple, list)):
+        inside = ', '.join(map(brief, x[:8])) + (', …' if len(x) > 8 else ',' if len(x) == 1 and isinstance(x, tuple) else '')
+        return f'[{inside}]' if isinstance(x, list) else f'({inside})'
     if isinstance(x, dict): return '{' + ', '.join(f'{k!r}: {brief(v)}' for k, v in list(x.items())[:8]) + '}'
     return f'function {x.__name__}' if inspect.isroutine(x) else repr(x)
 
@@ -65,8 +68,8 @@ def _numbers(got, want, tol): # two tensors of one shape and format
     if not bad.any(): return ''
     at = np.unravel_index(int(far.argmax()), want.shape)
     g, w = (x[at].item() for x in (got, want))
-    where = f" at [{', '.join(map(str, map(int, at)))}]" if at else ''
-    return f"{int(bad.sum())} of {bad.numel()} values differ, most{where}: expected {w:.5g}, got {g:.5g}" if bad.numel() > 1 else f"expected {w:.6g}, got {g:.6g}"
+    said = f"expected {w:.6g}, got {g:.6g}"
+    return said if bad.numel() == 1 else f"{int(bad.sum())} of {bad.numel()} values differ, most at {list(map(int, at))}: {said}"
 
 def difference(
     got,             # what was returned
@@ -77,7 +80,8 @@ def difference(
     a, b = kind(got), kind(want)
     if a != b and not (a == 'integer' and b == 'number'): return f"expected {brief(want)}, got {brief(got)}"
     if b in ('tensor', 'array'):
-        for what, of in (('shape', lambda x: tuple(x.shape)), ('dtype', lambda x: x.dtype), ('device', lambda x: getattr(x, 'device', 'cpu'))):
+        device = lambda x: getattr(x, 'device', 'cpu')
+        for what, of in (('shape', lambda x: tuple(x.shape)), ('dtype', lambda x: x.dtype), ('device', device)):
             if of(got) != of(want): return f"expected {what} {of(want)}, got {of(got)}"
         if b == 'tensor': return _numbers(got.detach().cpu(), want.detach().cpu(), tol)
         if want.dtype.kind in 'biufc': return _numbers(torch.from_numpy(got.copy()), torch.from_numpy(want.copy()), tol)
@@ -88,7 +92,9 @@ def difference(
     if b == 'dict':
         if set(got) != set(want): return f"expected the keys {brief(sorted(want, key=str))}, got {brief(sorted(got, key=str))}"
         return next((f"entry {k!r}: {d}" for k in want if (d := difference(got[k], want[k], tol))), '')
-    if b == 'number': return _numbers(torch.tensor(complex(got)), torch.tensor(complex(want)), tol) and f"expected {want:.6g}, got {got:.6g}"
+    if b == 'number':
+        far = _numbers(torch.tensor(complex(got)), torch.tensor(complex(want)), tol)
+        return far and f"expected {want:.6g}, got {got:.6g}"
     return '' if got is want or bool(got == want) else f"expected {brief(want)}, got {brief(got)}"
 
 # %% ../nbs/00_start/05_check.ipynb #cc2e9b02
@@ -126,7 +132,8 @@ def call(
     seconds:float=None,  # time limit; None waits for ever
 ) -> Outcome:
     "Call a function and say what happened; raises nothing that the function raises"
-    out, said, grad, done = Outcome(copies(args)), Caught(), torch.is_grad_enabled(), threading.Event() # each thread has its own gradient switch
+    out, said, done = Outcome(copies(args)), Caught(), threading.Event()
+    grad = torch.is_grad_enabled() # each thread has its own switch
     def work():
         try:
             try:
@@ -171,7 +178,8 @@ class Report:
     def lines(self):
         if self.ok: return [f"✓ {self.passed} of {self.total} cases pass"]
         return [f"✗ {self.passed} of {self.total} cases pass", self.why,
-                *([f"Printed: `{one_line(self.said)}`"] if self.said.strip() else []), *([f"Hint: {self.hint}"] if self.hint else [])]
+                *([f"Printed: `{one_line(self.said)}`"] if self.said.strip() else []),
+                *([f"Hint: {self.hint}"] if self.hint else [])]
     def __repr__(self): return '\n'.join(self.lines())
     def _repr_markdown_(self):
         head, *rest = self.lines()
@@ -232,10 +240,11 @@ def failure(
     if got.late: return got.late
     if want.error is not None:
         if type(got.error) is type(want.error): return ''
-        return f"it should raise {type(want.error).__name__}, " + (f"but raised `{type(got.error).__name__}`" if got.error is not None else f"but returned `{brief(got.value)}`")
+        did = f"raised `{type(got.error).__name__}`" if got.error is not None else f"returned `{brief(got.value)}`"
+        return f"it should raise {type(want.error).__name__}, but {did}"
     if got.error is not None: return f"it raised `{_error(got.error)}`{_line_of(got.error, fn)}"
     if got.value is None and want.value is not None:
-        return "it returned None: " + ("it prints instead of returning." if got.said.strip() else "is the answer missing, or a `return`?")
+        return f"it returned None: {'it prints instead of returning.' if got.said.strip() else 'is the answer missing, or a `return`?'}"
     try: why = difference(got.value, want.value, tol)
     except Exception: why = f"expected {brief(want.value)}, got {brief(got.value)}"
     if why: return why
@@ -257,8 +266,8 @@ def check(
     seconds:float=5,     # for each case
 ) -> Report:
     "Try every case; a report whatever the answer does, never an exception"
-    cases, names = exercise.arguments(), None
-    if not callable(answer): return Report(0, len(cases), f"expected a function, got `{brief(answer)}`", exercise.general(hint))
+    cases = exercise.arguments()
+    if not callable(answer): return Report(0, len(cases), f"Expected a function, got `{brief(answer)}`.", exercise.general(hint))
     gots, wants, whys = [], [], []
     for case in cases:
         names = _names(exercise.like, len(case))
@@ -269,8 +278,9 @@ def check(
     if first is None: return Report(len(cases), len(cases))
     planted = next((w.hint for w in exercise.wrong if len(gots) == len(cases) and
                     all(_alike(g, call(w.fn, c, seconds), exercise.tol) for g, c in zip(gots, cases))), None)
-    shown = ', '.join(f'{n} = {brief(a)}' for n, a in zip(_names(exercise.like, len(cases[first])), cases[first])) or 'no arguments'
-    why = f"First failing case, number {first+1}, `{one_line(shown, 300)}`: {whys[first]}"
+    names = _names(exercise.like, len(cases[first]))
+    shown = ', '.join(f'{n} = {brief(a)}' for n, a in zip(names, cases[first])) or 'no arguments'
+    why = f"Case {first+1} is the first that fails: `{one_line(shown, 300)}`. {whys[first][0].upper() + whys[first][1:]}"
     return Report(sum(not w for w in whys), len(cases), why, planted or exercise.general(hint), gots[first].said)
 
 # %% ../nbs/00_start/05_check.ipynb #9440fe98
@@ -296,8 +306,9 @@ def check_value(
     if same(answer, expected): return Report(1, 1)
     hints = (hints,) if isinstance(hints, str) else hints
     planted = next((h for value, h in wrong if same(answer, value)), None)
-    why = ("No answer yet." if answer is None or answer is ... else f"`{brief(answer)}` is not it." if kind(_loose(answer)) == kind(_loose(expected))
-           else f"Expected a {kind(expected)}, got `{brief(answer)}`.")
+    if answer is None or answer is ...: why = "No answer yet."
+    elif kind(_loose(answer)) == kind(_loose(expected)): why = f"`{brief(answer)}` is not it."
+    else: why = f"Expected a {kind(_loose(expected))}, got `{brief(answer)}`."
     return Report(0, 1, why, planted or (hints[max(0, min(hint, len(hints)) - 1)] if hints else ''))
 
 # %% ../nbs/00_start/05_check.ipynb #ca502ce5

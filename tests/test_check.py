@@ -66,7 +66,7 @@ def test_a_loop_in_the_last_case_only():
         while x.dtype == torch.bfloat16: pass
         return x*2
     report = check(sometimes, double, seconds=.2)
-    assert report.passed == 2 and 'number 3' in report.why
+    assert report.passed == 2 and 'Case 3' in report.why
 
 def test_a_reader_may_interrupt():
     "Ctrl-C reaches the reader, and the loop does not go on behind their back"

@@ -15,9 +15,9 @@ from pathlib import Path
 from unittest.mock import patch
 import numpy as np
 from PIL import Image
-from ..viz import Picture, contact_sheet
+from ..viz import contact_sheet
 from ..data.toy import test_prompts
-from .following import Following, score
+from .following import MAIN, Following, score
 from ..sample.pipeline import Pipeline, SampleConfig, cached_pipeline, generate
 
 # %% ../../nbs/09_metrics/09_break_it.ipynb #77d0c02d
@@ -29,10 +29,12 @@ def replaced(
     "Like `unittest.mock.patch.object`, with calls counted; `ValueError` where there is nothing of that name"
     if not hasattr(target, name):
         near = [k for k in dir(target) if k.lower()[:3] == name.lower()[:3]]
-        raise ValueError(f"{target.__name__} has no {name!r}" + (f"; did you mean {', '.join(near[:4])}?" if near else "; give the module or class that uses it"))
+        what = f"did you mean {', '.join(near[:4])}?" if near else "give the module or class that uses it"
+        raise ValueError(f"{target.__name__} has no {name!r}; {what}")
     old, calls, new = getattr_static(target, name), [], wrong
     function = callable(wrong) and not isinstance(wrong, type)
-    if callable(getattr(target, name)) and not callable(wrong): raise ValueError(f"{target.__name__}.{name} is called, so the wrong one must be a function, not {type(wrong).__name__}")
+    if callable(getattr(target, name)) and not callable(wrong):
+        raise ValueError(f"{target.__name__}.{name} is called, so the wrong one must be a function, not {type(wrong).__name__}")
     if function:
         @wraps(wrong)
         def new(*args, **kwargs): calls.append(1); return wrong(*args, **kwargs)
@@ -56,18 +58,22 @@ class Broken:
     def same(self): return all(np.array_equal(a, b) for a, b in zip(*self.clips))
     @property
     def shown(self): # the first clip that was right and is no longer
-        hit = [[all(want.get(k, got[k]) == got[k] for k in ('shape', 'colour', 'motion')) for want, got in r.rows] for r in (self.right, self.wrong)]
+        hit = [[all(want.get(k, got[k]) == got[k] for k in MAIN) for want, got in r.rows] for r in (self.right, self.wrong)]
         return next((i for i, (a, b) in enumerate(zip(*hit)) if a and not b), 0)
     def __repr__(self):
-        why = "" if not self.same else (" It was never called: replace it in the module that uses it, or in the package's class, not a page's own." if self.calls == 0 else " The clips are the same: it changes nothing here.")
-        ran = "" if self.calls is None else f", called {self.calls} times"
-        return f"{self.what}{ran}: strict {self.right.strict:.2f} as it is, {self.wrong.strict:.2f} broken, over {self.right.n} clips.{why}"
+        if not self.same: why = ""
+        elif self.calls == 0: why = " It was never called: replace it in the module that uses it, or in the package's class, not a page's own."
+        else: why = " The clips are the same: it changes nothing here."
+        ran, a, b = "" if self.calls is None else f", called {self.calls} times", self.right.strict, self.wrong.strict
+        return f"{self.what}{ran}: strict {a:.2f} as it is, {b:.2f} broken, over {self.right.n} clips.{why}"
     def sheet(self) -> Image.Image:
         "One clip before and after"
-        i = self.shown
-        return contact_sheet([c[i] for c in self.clips], [f"as it is, strict {self.right.strict:.2f}: {self.prompts[i]}", f"{self.what} broken, strict {self.wrong.strict:.2f}"])
+        i, a, b = self.shown, self.right.strict, self.wrong.strict
+        titles = [f"as it is, strict {a:.2f}: {self.prompts[i]}", f"{self.what} broken, strict {b:.2f}"]
+        return contact_sheet([c[i] for c in self.clips], titles)
     def _repr_png_(self):
-        return self.sheet()._repr_png_(), dict(alt=f"Eight frames of a clip as the code is and with {self.what} broken, one below the other")
+        alt = f"Eight frames of a clip as the code is and with {self.what} broken, one below the other"
+        return self.sheet()._repr_png_(), dict(alt=alt)
 
 RIGHT = {} # scores of unbroken code by settings, made once
 
@@ -91,4 +97,5 @@ def break_it(
     if key not in RIGHT or RIGHT[key][0] is not pipe: RIGHT.clear(); RIGHT[key] = (pipe, *run())
     _, right, good = RIGHT[key]
     with context: clips, bad = run()
-    return Broken(f"{target.__name__.split('.')[-1]}.{name}", good, bad, (right, clips), prompts, None if calls is None else len(calls))
+    what = f"{target.__name__.split('.')[-1]}.{name}"
+    return Broken(what, good, bad, (right, clips), prompts, None if calls is None else len(calls))
