@@ -6,10 +6,10 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/form.html.md"""
 
 # %% auto #0
 __all__ = ['LABELS', 'MOST_STEPS', 'MOST_SIZE', 'FormField', 'form_fields', 'read_form', 'step_times', 'predicted_clean',
-           'Stopped', 'Made', 'settings_line', 'make', 'sentence', 'example_prompts']
+           'Stopped', 'Made', 'settings_line', 'make', 'sentence', 'note_html', 'example_prompts']
 
 # %% ../../nbs/11_app/00_form.ipynb #0c42f322
-import math, re, typing, warnings
+import html, math, re, typing, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 import numpy as np, torch
@@ -67,6 +67,7 @@ def read_form(
     cfg = SampleConfig(**out).filled(natural)
     for name, value in vars(cfg).items():
         if isinstance(value, float) and not math.isfinite(value): raise ValueError(f"{LABELS.get(name, name)} is {value}; use a number such as {getattr(natural, name, 1)}")
+    if cfg.num_frames < 1: raise ValueError(f"frames is {cfg.num_frames}; it must be 1 (a picture) or more, e.g. {natural.num_frames}")
     if cfg.fps < 1: raise ValueError(f"frames a second is {cfg.fps}; it must be 1 or more, e.g. {natural.fps}")
     if not 1 <= cfg.num_sampling_steps <= MOST_STEPS:
         raise ValueError(f"steps is {cfg.num_sampling_steps}; a form takes 1 to {MOST_STEPS}, and these weights do well with {natural.num_sampling_steps}")
@@ -159,6 +160,15 @@ def sentence(
     "Its first line as a sentence: a capital letter, a full stop"
     text = (str(problem).strip() or type(problem).__name__).splitlines()[0]
     return text[0].upper() + text[1:] + ('' if text[-1] in '.!?' else '.')
+
+def note_html(
+    problem,           # what `sentence` takes; '' shows nothing
+    trouble:bool=True, # something went wrong, as opposed to worth knowing
+) -> str:
+    "The sentence with a coloured bar beside it"
+    if not str(problem) and not isinstance(problem, Exception): return ''
+    return (f'<div role="status" style="border-left:4px solid {"#d33" if trouble else "#c80"}; padding:2px 10px; line-height:1.5">'
+            f'{html.escape(sentence(problem))}</div>')
 
 # %% ../../nbs/11_app/00_form.ipynb #ed9ca84a
 def example_prompts(
