@@ -31,7 +31,7 @@ class FormField:
     label:str    # what a person reads beside it
     kind:str     # whole, number, yes or text: what kind of box it needs
     value:object # what it starts with
-    help:str     # one line
+    help:str     # one line, or '' where the label says it all
 
 def _kind(typ):
     base = next((a for a in typing.get_args(typ) if a is not type(None)), typ) if typing.get_origin(typ) not in (tuple, list) else typ
@@ -43,8 +43,9 @@ def form_fields(
     "The fields of `SampleConfig`, those with a label first"
     types, start = typing.get_type_hints(SampleConfig), SampleConfig().filled(natural)
     show = lambda v: ' x '.join(map(str, v)) if isinstance(v, tuple) else v
-    by_name = {f.name: FormField(f.name, LABELS.get(f.name, f.name.replace('_', ' ')), _kind(types[f.name]), show(getattr(start, f.name)),
-                                 f.metadata.get('help', '')) for f in fields(SampleConfig)}
+    label = lambda f: LABELS.get(f.name, f.name.replace('_', ' '))
+    told = lambda f: f.metadata.get('help', '').removeprefix(label(f)).lstrip(': ') # what the label does not say
+    by_name = {f.name: FormField(f.name, label(f), _kind(types[f.name]), show(getattr(start, f.name)), told(f)) for f in fields(SampleConfig)}
     return [by_name[n] for n in LABELS] + [f for n, f in by_name.items() if n not in LABELS]
 
 # %% ../../nbs/11_app/00_form.ipynb #17115cea
@@ -129,7 +130,7 @@ def settings_line(
 ) -> str:
     "How a clip was made, in the words of the form"
     c = video.config
-    return f"{c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, seed {c.seed}, {len(video.frames)} frames of {' x '.join(map(str, c.image_size))}"
+    return f"{c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, seed {c.seed}, {len(video.frames)} frame{'s'*(len(video.frames) > 1)} of {' x '.join(map(str, c.image_size))}"
 
 # %% ../../nbs/11_app/00_form.ipynb #7e436ad9
 def make(
