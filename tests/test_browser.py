@@ -1,6 +1,7 @@
 "The two faces in a real browser: the web page as `osnb demo` starts it, and the widgets page in JupyterLab."
 import os, re, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
+from urllib.parse import urlparse
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,7 +18,7 @@ def server(tmp_path):
     "Start a server process, wait until it answers, stop it in the end"
     started = []
     def start(args, url, cwd=tmp_path):
-        env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HOME=str(tmp_path), JUPYTER_CONFIG_DIR=str(tmp_path/'config'))
+        env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', GRADIO_TEMP_DIR=str(tmp_path/'files'), HOME=str(tmp_path), JUPYTER_CONFIG_DIR=str(tmp_path/'config'))
         log = open(tmp_path/'server.log', 'w+'); p = subprocess.Popen([sys.executable, *args], cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
         started.append((p, log)); end = time.time() + WAIT/1000
         while True:
@@ -40,7 +41,7 @@ def page():
         browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-dev-shm-usage', '--autoplay-policy=no-user-gesture-required'])
         page = browser.new_page(viewport=dict(width=1280, height=1100)); page.set_default_timeout(WAIT)
         page.away = []
-        page.on('request', lambda r: page.away.append(r.url) if not re.match(r'(data|blob|about|ws|http)?:?(//(127\.0\.0\.1|localhost))?[:/]', r.url) else None)
+        page.on('request', lambda r: page.away.append(r.url) if urlparse(r.url).hostname not in (None, '127.0.0.1', 'localhost') else None)
         yield page
         browser.close()
 
@@ -82,4 +83,38 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     again = box.get_by_role('button', name='Show again'); again.nth(1).wait_for(); again.nth(1).click()
     box.get_by_text('What the model expects at step 7 of 30').wait_for(); clip.wait_for()
     shot(box, 'widgets_more')
+    assert not page.away, page.away
+
+@pytest.fixture
+def demo(server):
+    "`osnb demo` as a user starts it, on the embedded weights; its address"
+    url = f'http://127.0.0.1:{(port := free_port())}'
+    server(['-c', 'import sys; from opensora_nb.app.cli import main; sys.exit(main())', 'demo', '--port', str(port)], url)
+    return url
+
+def test_demo(demo, page):
+    "A prompt becomes a video that plays; nonsense becomes a sentence; Stop stops"
+    page.goto(demo)
+    go, halt, prompt = page.get_by_role('button', name='Generate'), page.get_by_role('button', name='Stop'), page.get_by_label('prompt', exact=True)
+    status = page.get_by_role('status')
+    go.click(); status.filter(has_text='The prompt is empty').wait_for()
+    shot(page, 'demo_empty')
+    prompt.fill('a blue star moves up'); go.click()
+    page.wait_for_function("document.querySelector('video')?.readyState >= 2")
+    page.wait_for_function("(v => !v.paused && v.loop && v.currentTime > 0)(document.querySelector('video'))")                   # it plays, again and again
+    assert min(page.evaluate("(v => [v.clientWidth, v.clientHeight])(document.querySelector('video'))")) >= 320
+    go.and_(page.locator(':enabled')).wait_for(); shot(page, 'demo'); assert not any(status.all_inner_texts()) # the sentence of before is gone
+    shot(page, 'demo')
+    first = page.evaluate("document.querySelector('video').currentSrc"); assert 'a_blue_star_moves_up_seed42' in first
+    page.get_by_label('size').fill('13'); go.click(); status.filter(has_text='Height 13 is not a multiple of 8; try 8 or 16.').wait_for()
+    page.get_by_label('size').fill('64 x 64')
+    prompt.fill('a red zebra moves left'); page.get_by_label('seed').fill('7'); go.click()
+    status.filter(has_text='zebra').wait_for(); page.wait_for_function("was => document.querySelector('video')?.currentSrc.includes('zebra_moves_left_seed7')", arg=first)
+    shot(page, 'demo_zebra')
+    page.get_by_label('steps').fill('1000'); go.click(); halt.and_(page.locator(':enabled')).wait_for()
+    page.get_by_text(re.compile(r'step.*\d+/1000|\d+/1000')).first.wait_for(); shot(page, 'demo_running')
+    halt.click(); status.filter(has_text='Stopped after').wait_for()
+    done = int(re.search(r'Stopped after (\d+) of 1000 steps', status.filter(has_text='Stopped').inner_text())[1]); assert 0 < done < 1000
+    page.get_by_label('steps').fill('4'); page.get_by_text('a cyan square moves up').first.click(); go.click()                    # an example, after a stop
+    page.wait_for_function("document.querySelector('video')?.currentSrc.includes('seed7') && !document.querySelector('video').currentSrc.includes('zebra')")
     assert not page.away, page.away
