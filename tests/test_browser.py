@@ -83,6 +83,10 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     again = box.get_by_role('button', name='Show again'); again.nth(1).wait_for(); again.nth(1).click()
     box.get_by_text('What the model expects at step 7 of 30').wait_for(); clip.wait_for()
     shot(box, 'widgets_more')
+    box.get_by_label('steps').fill('1000'); box.get_by_label('steps').press('Tab'); button.click()
+    box.get_by_text(re.compile(r'\d+/1000')).wait_for(); shot(page, 'widgets_running')
+    box.get_by_role('button', name='Stop').click()
+    box.get_by_role('status').filter(has_text='Stopped after').wait_for()
     assert not page.away, page.away
 
 @pytest.fixture

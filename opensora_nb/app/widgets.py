@@ -8,12 +8,12 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/widgets.html.md"""
 __all__ = ['clip_html', 'Sampler']
 
 # %% ../../nbs/11_app/01_widgets.ipynb #473f1a53
-import base64, html, io
+import base64, html, io, threading
 import ipywidgets as W, numpy as np
 from fastcore.basics import patch
 from IPython import get_ipython
 from PIL import Image
-from .form import Made, example_prompts, form_fields, make, note_html, settings_line
+from .form import Made, Stopped, example_prompts, form_fields, make, note_html, settings_line
 from ..sample.pipeline import Pipeline, load_pipeline
 
 # %% ../../nbs/11_app/01_widgets.ipynb #e397cc94
@@ -49,20 +49,21 @@ class Sampler:
         keep:int=24,        # clips kept below
     ):
         self.pipe = weights if isinstance(weights, Pipeline) else load_pipeline(weights, device)
-        self.side, self.keep, self.made, self.shown = side, keep, [], None
+        self.side, self.keep, self.made, self.shown, self.thread, self.flag = side, keep, [], None, None, threading.Event()
         self.prompt = W.Text(value=next(iter(example_prompts(self.pipe)), ''), description='prompt', placeholder='describe a clip',
                              layout=W.Layout(**_WIDE), style=dict(description_width='118px'))
         self.fields = {f.name: _box(f) for f in form_fields(self.pipe.natural)}
         self.button = W.Button(description='Generate', button_style='primary', icon='play', tooltip='make a clip for this prompt')
+        self.halt = W.Button(description='Stop', icon='stop', disabled=True, tooltip='stop after the step that is being made', layout=W.Layout(width='90px'))
         self.progress = W.IntProgress(value=0, max=1, layout=W.Layout(width='320px', visibility='hidden'))
         self.message, self.clip, self.guess = W.HTML(layout=W.Layout(**_WIDE)), W.HTML(), W.HTML()
         self.slider = W.IntSlider(min=1, max=1, value=1, description='step', continuous_update=False, layout=W.Layout(width=f'{side}px'), style=dict(description_width='40px'))
         self.gallery = W.Box(layout=W.Layout(flex_flow='row wrap', **_WIDE))
         self.result = W.HBox([self.clip, W.VBox([self.guess, self.slider])], layout=W.Layout(display='none', flex_flow='row wrap', grid_gap='16px'))
         self.past = W.VBox([W.HTML(_title('Made so far')), self.gallery], layout=W.Layout(display='none', **_WIDE))
-        self.box = W.VBox([self.prompt, W.Box(list(self.fields.values()), layout=W.Layout(flex_flow='row wrap', **_WIDE)), W.HBox([self.button, self.progress]),
+        self.box = W.VBox([self.prompt, W.Box(list(self.fields.values()), layout=W.Layout(flex_flow='row wrap', **_WIDE)), W.HBox([self.button, self.halt, self.progress]),
                            self.message, self.result, self.past])
-        self.button.on_click(lambda _: self.generate())
+        self.button.on_click(lambda _: self.start()); self.halt.on_click(lambda _: self.flag.set())
         self.slider.observe(lambda _: self.show_guess(), 'value')
 
     def __repr__(self): return f"Sampler(weights {self.pipe.name}, {len(self.made)} clips made)"
@@ -72,17 +73,25 @@ class Sampler:
 
 # %% ../../nbs/11_app/01_widgets.ipynb #087733f2
 @patch
+def start(self:Sampler):
+    "What the button does: begin a clip, unless one is being made"
+    if self.thread and self.thread.is_alive(): return
+    self.flag.clear(); self.button.disabled, self.halt.disabled, self.message.value, self.progress.layout.visibility = True, False, '', 'visible'
+    self.thread = threading.Thread(target=self.generate, daemon=True); self.thread.start()
+
+@patch
+def wait(self:Sampler):
+    "Come back when the clip is there; for code, a person just looks"
+    if self.thread: self.thread.join()
+
+@patch
 def generate(self:Sampler):
     "Make a clip from what the boxes hold and show it; what goes wrong becomes a sentence"
     def on_step(i, n): self.progress.max, self.progress.value, self.progress.description = n, i, f"{i}/{n}"
-    self.button.disabled, self.message.value, self.progress.layout.visibility = True, '', 'visible'
-    try: made = make(self.pipe, self.prompt.value, {k: b.value for k, b in self.fields.items()}, on_step)
-    except (ValueError, OSError, RuntimeError) as e: self.message.value = note_html(e)
-    except KeyboardInterrupt: self.message.value = note_html("Stopped; nothing was made.")
-    else:
-        self.made = [made, *self.made][:self.keep]
-        self.show(made); self.show_gallery()
-    finally: self.button.disabled, self.progress.layout.visibility = False, 'hidden'
+    try: made = make(self.pipe, self.prompt.value, {k: b.value for k, b in self.fields.items()}, on_step, self.flag.is_set)
+    except (ValueError, OSError, RuntimeError, Stopped) as e: self.message.value = note_html(e)
+    else: self.show(made); self.remember(made)
+    finally: self.button.disabled, self.halt.disabled, self.progress.layout.visibility = False, True, 'hidden'
 
 @patch
 def show(self:Sampler,
@@ -106,10 +115,13 @@ def show_guess(self:Sampler):
                         + clip_html(self.shown.guess(k), video.config.fps, f"{video.prompt}, as expected at step {k+1}", self.side))
 
 @patch
-def show_gallery(self:Sampler):
-    "The clips made so far, newest first; the button under a clip brings it back with its walk"
-    self.gallery.children = [self._card(m) for m in self.made]
-    self.past.layout.display = 'flex' if self.made else 'none'
+def remember(self:Sampler,
+    made:Made, # newest clip
+):
+    "Put a clip in front of those made so far, and drop the oldest; the button under a clip brings it back with its walk"
+    self.made, cards = [made, *self.made][:self.keep], (self._card(made), *self.gallery.children)
+    self.gallery.children, self.past.layout.display = cards[:self.keep], 'flex'
+    for card in cards[self.keep:]: card.close()
 
 @patch
 def _card(self:Sampler, made):
