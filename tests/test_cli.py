@@ -34,7 +34,7 @@ def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     (['train', 'shapes_t2v', 'vae_weights=nowhere'], "weights 'nowhere'"),
     (['train', 'shapes_t2v', 'data.path=none.csv'], 'there is no table'), (['train', 'shapes_t2v', 'data.path=empty.csv'], 'is empty'),
     (['train', 'shapes_t2v', 'data.path=bad.csv'], 'no column text'), (['train', 'shapes_t2v', 'data.path=corrupt.csv'], 'broken.mp4'),
-    (['eval', 'nowhere'], "weights 'nowhere'"), (['eval', '--num', '0'], '--num must be at least 1')], ids=lambda a: ' '.join(a) if isinstance(a, list) else '')
+    (['demo', '--weights', 'nowhere'], "weights 'nowhere'"), (['demo', '--port', '99999'], 'ports go from 1 to 65535'), (['eval', 'nowhere'], "weights 'nowhere'"), (['eval', '--num', '0'], '--num must be at least 1')], ids=lambda a: ' '.join(a) if isinstance(a, list) else '')
 def test_mistakes_are_one_clear_sentence(tmp_path, args, said):
     (tmp_path/'empty.txt').write_text('\n'); (tmp_path/'empty.csv').write_text(''); (tmp_path/'bad.csv').write_text('path,caption\na.mp4,x\n')
     (tmp_path/'corrupt.csv').write_text('path,text\nbroken.mp4,a red circle\n'); (tmp_path/'broken.mp4').write_bytes(b'not a video')

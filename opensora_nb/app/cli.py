@@ -6,7 +6,8 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'LEVELS', 'COMMANDS', 'sample_options', 'read_prompts', 'sample', 'train_options', 'train', 'eval_options',
-           'evaluate', 'following', 'honest', 'data_options', 'data', 'doctor_options', 'doctor', 'main']
+           'evaluate', 'following', 'honest', 'demo_options', 'demo', 'data_options', 'data', 'doctor_options',
+           'doctor', 'main']
 
 # %% ../../nbs/11_app/03_cli.ipynb #d03bb682
 import argparse, json, sys, warnings
@@ -149,6 +150,22 @@ def honest(args) -> dict:
     print(f"honesty of {args.weights}: {args.num} clips of level {args.level}", report, sep='\n')
     return report.to_dict()
 
+# %% ../../nbs/11_app/03_cli.ipynb #3290dce5
+def demo_options(p):
+    p.add_argument('--weights', default='tiny', help="an embedded name, a run folder or a folder of weights (default: tiny)")
+    p.add_argument('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
+    p.add_argument('--port', type=int, metavar='N', help="port on this machine (default: the first free one from 7860 on)")
+    p.add_argument('--share', action='store_true', help="also ask Gradio for a public address; needs a network (default: off)")
+
+def demo(args):
+    "Serve the web page until Ctrl-C"
+    import threading
+    from opensora_nb.app.demo import start
+    page = start(args.weights, args.device, args.port, args.share)
+    print(f"Open {page.share_url or page.local_url} in a browser. Ctrl-C stops.", flush=True)
+    try: threading.Event().wait()
+    finally: page.close(verbose=False)
+
 # %% ../../nbs/11_app/03_cli.ipynb #d9dc9c0f
 def data_options(p):
     p.add_argument('what', choices=('shapes', 'sprites', 'probe'), help="shapes: write toy clips with a metadata.csv; sprites: unpack an .npz of labelled sprites; probe: say what files hold")
@@ -192,8 +209,8 @@ def doctor(args):
 
 # %% ../../nbs/11_app/03_cli.ipynb #e1300b07
 COMMANDS = dict(sample=(sample_options, sample, "videos for prompts"), train=(train_options, train, "run a recipe"),
-                eval=(eval_options, evaluate, "score weights"), data=(data_options, data, "make toy clips, look at files"),
-                doctor=(doctor_options, doctor, "what is installed, what weights hold"))
+                eval=(eval_options, evaluate, "score weights"), demo=(demo_options, demo, "a web page for prompts"),
+                data=(data_options, data, "make toy clips, look at files"), doctor=(doctor_options, doctor, "what is installed, what weights hold"))
 
 def main(argv=None):
     "Entry point of `osnb`: errors a user can cause are one line, exit code 1"

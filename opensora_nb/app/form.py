@@ -6,10 +6,10 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/form.html.md"""
 
 # %% auto #0
 __all__ = ['LABELS', 'MOST_STEPS', 'MOST_SIZE', 'FormField', 'form_fields', 'read_form', 'step_times', 'predicted_clean',
-           'Stopped', 'Made', 'settings_line', 'make', 'sentence', 'example_prompts']
+           'Stopped', 'Made', 'settings_line', 'make', 'sentence', 'note_html', 'example_prompts']
 
 # %% ../../nbs/11_app/00_form.ipynb #0c42f322
-import math, re, typing, warnings
+import html, math, re, typing, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 import numpy as np, torch
@@ -31,7 +31,7 @@ class FormField:
     label:str    # what a person reads beside it
     kind:str     # whole, number, yes or text: what kind of box it needs
     value:object # what it starts with
-    help:str     # one line
+    help:str     # one line, or '' where the label says it all
 
 def _kind(typ):
     base = next((a for a in typing.get_args(typ) if a is not type(None)), typ) if typing.get_origin(typ) not in (tuple, list) else typ
@@ -43,8 +43,9 @@ def form_fields(
     "The fields of `SampleConfig`, those with a label first"
     types, start = typing.get_type_hints(SampleConfig), SampleConfig().filled(natural)
     show = lambda v: ' x '.join(map(str, v)) if isinstance(v, tuple) else v
-    by_name = {f.name: FormField(f.name, LABELS.get(f.name, f.name.replace('_', ' ')), _kind(types[f.name]), show(getattr(start, f.name)),
-                                 f.metadata.get('help', '')) for f in fields(SampleConfig)}
+    label = lambda f: LABELS.get(f.name, f.name.replace('_', ' '))
+    told = lambda f: f.metadata.get('help', '').removeprefix(label(f)).lstrip(': ') # what the label does not say
+    by_name = {f.name: FormField(f.name, label(f), _kind(types[f.name]), show(getattr(start, f.name)), told(f)) for f in fields(SampleConfig)}
     return [by_name[n] for n in LABELS] + [f for n, f in by_name.items() if n not in LABELS]
 
 # %% ../../nbs/11_app/00_form.ipynb #17115cea
@@ -67,6 +68,7 @@ def read_form(
     cfg = SampleConfig(**out).filled(natural)
     for name, value in vars(cfg).items():
         if isinstance(value, float) and not math.isfinite(value): raise ValueError(f"{LABELS.get(name, name)} is {value}; use a number such as {getattr(natural, name, 1)}")
+    if cfg.num_frames < 1: raise ValueError(f"frames is {cfg.num_frames}; it must be 1 (a picture) or more, e.g. {natural.num_frames}")
     if cfg.fps < 1: raise ValueError(f"frames a second is {cfg.fps}; it must be 1 or more, e.g. {natural.fps}")
     if not 1 <= cfg.num_sampling_steps <= MOST_STEPS:
         raise ValueError(f"steps is {cfg.num_sampling_steps}; a form takes 1 to {MOST_STEPS}, and these weights do well with {natural.num_sampling_steps}")
@@ -128,7 +130,7 @@ def settings_line(
 ) -> str:
     "How a clip was made, in the words of the form"
     c = video.config
-    return f"{c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, seed {c.seed}, {len(video.frames)} frames of {' x '.join(map(str, c.image_size))}"
+    return f"{c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, seed {c.seed}, {len(video.frames)} frame{'s'*(len(video.frames) > 1)} of {' x '.join(map(str, c.image_size))}"
 
 # %% ../../nbs/11_app/00_form.ipynb #7e436ad9
 def make(
@@ -159,6 +161,15 @@ def sentence(
     "Its first line as a sentence: a capital letter, a full stop"
     text = (str(problem).strip() or type(problem).__name__).splitlines()[0]
     return text[0].upper() + text[1:] + ('' if text[-1] in '.!?' else '.')
+
+def note_html(
+    problem,           # what `sentence` takes; '' shows nothing
+    trouble:bool=True, # something went wrong, as opposed to worth knowing
+) -> str:
+    "The sentence with a coloured bar beside it"
+    if not str(problem) and not isinstance(problem, Exception): return ''
+    return (f'<div role="status" style="border-left:4px solid {"#d33" if trouble else "#c80"}; padding:2px 10px; line-height:1.5">'
+            f'{html.escape(sentence(problem))}</div>')
 
 # %% ../../nbs/11_app/00_form.ipynb #ed9ca84a
 def example_prompts(
