@@ -69,7 +69,7 @@ def train_options(p):
 
 def train(args):
     "Run a recipe"
-    from opensora_nb.train.launch import recipe_names, resolve, run_recipe, start_processes
+    from opensora_nb.train.launch import cost_table, recipe_names, resolve, run_recipe, start_processes, summary
     if not args.recipe: print('recipes:', *recipe_names(), sep='\n  '); return 0
     cfgs = resolve(args.recipe, *args.overrides, quick=args.quick)
     if args.show:
@@ -78,6 +78,7 @@ def train(args):
     if args.num_processes > 1: return start_processes(args.recipe, *args.overrides, num_processes=args.num_processes, quick=args.quick)
     runs = run_recipe(args.recipe, *args.overrides, quick=args.quick)
     if runs[-1].stopped: return 130
+    print(cost_table(summary(runs)))
     print(f"done: {runs[-1].folder}")
 
 # %% ../../nbs/11_app/03_cli.ipynb #2a5f90cf

@@ -21,7 +21,7 @@ from ..flow.rflow import loss as flow_loss
 from ..flow.timesteps import logit_normal_times, timestep_shift, uniform_times
 from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..text.encoders import TinyText, tiny_text
-from ..sample.pipeline import Natural, Pipeline, find_weights, generate, load_pipeline, load_vae
+from ..sample.pipeline import Natural, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
 from ..metrics.objects import score_world
 from .features import Features, build_features
 from .loop import Task, TrainConfig, fast_bf16
@@ -44,6 +44,8 @@ class T2VTrain(TrainConfig):
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline")
     preview_prompts:tuple[str, ...] = opt(('a red circle moves left', 'a blue square moves up', 'a yellow star stays still', 'a green triangle moves right'), "what previews show")
     validate_on:int = opt(64, "toy data: held-out prompts for validation")
+    validate_steps:int = opt(0, "toy data: sampling steps of validation, fewer are quicker; 0 takes sampling_steps")
+    confirm_on:int = opt(200, "toy data: other held-out prompts, with all sampling_steps, before stop_at ends a run")
     validate_path:str|None = opt(None, "other data: a CSV or folder of clips for the validation loss")
 
     def __post_init__(self):
@@ -82,6 +84,7 @@ def draw(
 # %% ../../nbs/10_train/04_diffusion.ipynb #b44c0684
 class T2VTask(Task):
     "Rectified flow on stored latents"
+    goal = 'strict'
     def __init__(self, cfg:T2VTrain, device):
         from accelerate import PartialState
         self.cfg, self.device = cfg, device; self.source = open_data(cfg.data)
@@ -152,9 +155,21 @@ class T2VTask(Task):
 
     def validate(self):
         if self.held is not None: return dict(loss=self.held_loss())
-        prompts = self.source.test_prompts(self.cfg.validate_on) if self.cfg.validate_on else []
+        return self.scored(self.asked(), 0, self.cfg.validate_steps or None)
+    def confirm(self):
+        "The score over other prompts with other noise"
+        return self.scored(self.asked(confirm=True), 100_000, None)
+
+    def asked(self, confirm=False):
+        "Held-out prompts for validation; those that confirm a score are none of these"
+        seen = self.source.test_prompts(self.cfg.validate_on) if self.cfg.validate_on else []
+        if not confirm or not seen: return seen
+        more = open_data(replace(self.cfg.data, seed=self.cfg.data.seed + 1000)).test_prompts(20*self.cfg.confirm_on)
+        return [p for p in more if p not in set(seen)][:self.cfg.confirm_on]
+
+    def scored(self, prompts, first_seed, steps): # -> dict: strict and the accuracy of each attribute
         if not prompts: return {}
-        pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)
-        clips = [c for k in range(0, len(prompts), 32) for c in generate(pipe, prompts[k:k+32], seeds=list(range(k, min(k+32, len(prompts)))))]
+        pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device); parts = [range(k, min(k+32, len(prompts))) for k in range(0, len(prompts), 32)]
+        clips = [c for p in parts for c in generate(pipe, prompts[p.start:p.stop], SampleConfig(num_sampling_steps=steps), [first_seed+i for i in p])]
         report = score_world(clips, prompts)
         return dict(strict=report.strict, every=report.every, **report.accuracy)

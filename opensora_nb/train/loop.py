@@ -7,11 +7,11 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/loop.html.md"""
 # %% auto #0
 __all__ = ['PRECISIONS', 'FREE_TO_CHANGE', 'TrainConfig', 'Task', 'batch_ids', 'share', 'fast_bf16', 'make_accelerator',
            'Callback', 'Log', 'Average', 'Preview', 'Validate', 'Save', 'StopAsked', 'Run', 'start', 'check_same',
-           'train', 'first_signal', 'step_once']
+           'train', 'first_signal', 'best_of', 'step_once']
 
 # %% ../../nbs/10_train/03_loop.ipynb #99ecd955
 import json, signal, sys, time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
@@ -45,11 +45,13 @@ class TrainConfig:
     preview_every:int = opt(500, "steps between preview pictures; 0 makes none")
     validate_every:int = opt(0, "steps between validations; 0 validates only at the end")
     keep:int = opt(2, "how many checkpoints stay on disk")
+    stop_at:float = opt(0., "stop when the validated score is confirmed to be this high; 0 trains all steps")
     optim:OptimConfig = OptimConfig()
 
     def __post_init__(self):
         for k in ('steps', 'batch_size', 'accumulate', 'log_every', 'save_every', 'keep'):
             if getattr(self, k) < 1: raise ValueError(f"{k} must be at least 1, not {getattr(self, k)}")
+        if not 0 <= self.stop_at <= 1: raise ValueError(f"stop_at is a score between 0 and 1, not {self.stop_at}; try 0.9")
         if self.precision not in PRECISIONS: raise ValueError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
 
     @property
@@ -66,6 +68,8 @@ class Task:
     def loss(self, module, batch): raise NotImplementedError         # scalar loss, dict of numbers for the log
     def preview(self): return None                                   # a PIL image of what the model can do now
     def validate(self): return {}                                    # dict of numbers
+    goal = ''                                                        # the number among them that `stop_at` is about
+    def confirm(self): return self.validate()                        # the same numbers, measured with more care before the run stops
     def export(self, folder): pass                                   # weights others can load, written into every checkpoint
 
 # %% ../../nbs/10_train/03_loop.ipynb #7bf8c063
@@ -151,11 +155,19 @@ class Preview(Callback):
             if im is not None: (run.folder/'previews').mkdir(exist_ok=True); im.save(run.folder/'previews'/f'step_{run.step:08d}.png')
 
 class Validate(Callback):
+    "Numbers of `task.validate`; a score of `stop_at` is measured again by `task.confirm`, and if it holds the run is done"
     def after(self, run):
-        every = run.cfg.validate_every
-        if ((every and run.step % every == 0) or run.step == run.cfg.steps) and run.acc.is_main_process:
-            with run.ema.applied(run.model): row = run.task.validate()
-            if row: run.write(dict(step=run.step, **{f'val_{k}': round(float(v), 5) for k,v in row.items()}))
+        cfg, every, goal = run.cfg, run.cfg.validate_every, run.task.goal
+        if not ((every and run.step % every == 0) or run.step == cfg.steps) or not run.acc.is_main_process: return
+        with run.clock('validate'), run.ema.applied(run.model):
+            self.note(run, 'val', row := run.task.validate())
+            if not cfg.stop_at: return
+            if goal not in row: raise ValueError(f"stop_at={cfg.stop_at} needs a score, and validation gives {', '.join(row) or 'none'} here; use stop_at=0")
+            if row[goal] < cfg.stop_at: return
+            self.note(run, 'confirm', row := run.task.confirm())
+        if row[goal] >= cfg.stop_at: run.info['reached'] = cfg.stop_at
+    def note(self, run, name, row):
+        if row: run.write(dict(step=run.step, **{f'{name}_{k}': round(float(v), 5) for k,v in row.items()}))
 
 class Save(Callback):
     def after(self, run):
@@ -186,6 +198,16 @@ class Run:
         self.model = task.module.to(acc.device)
         self.opt = make_optimiser(self.model, cfg.optim); self.ema = EMA(self.model, cfg.ema)
         self.step, self.saved, self.info, self.logs, self.lr, self.stopped = 0, 0, {}, {}, 0., None
+    @property
+    def reached(self): return bool(0 < self.cfg.stop_at <= self.info.get('reached', 0))
+    @contextmanager
+    def clock(self, name):
+        "Add the wall and CPU seconds of the `with` to what `name` has cost this run so far, also before it was stopped"
+        t, c = time.time(), time.process_time()
+        try: yield
+        finally:
+            spent = self.info.setdefault('spent', {}).setdefault(name, [0., 0.])
+            spent[:] = [round(a + b, 3) for a,b in zip(spent, (time.time()-t, time.process_time()-c))]
     def write(self, row):
         if self.acc.is_main_process:
             with open(self.folder/'log.jsonl', 'a') as f: f.write(json.dumps(row) + '\n')
@@ -217,17 +239,18 @@ def start(
         try: cfg.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise OSError(e.errno, f"cannot write to {cfg.folder}: {e.strerror}; choose another place with out=FOLDER") from None
     acc.wait_for_everyone()
-    set_seed(cfg.seed)
-    run = Run(cfg, acc, cfg.make_task(acc.device)); ckpt = latest(cfg.folder)
+    set_seed(cfg.seed); t, c = time.time(), time.process_time()
+    run = Run(cfg, acc, cfg.make_task(acc.device)); ckpt = latest(cfg.folder); made = time.time()-t, time.process_time()-c
     if ckpt and not cfg.resume:
         raise ValueError(f"{cfg.folder} already holds a run ({ckpt.name}); choose another name=…, or continue it with resume=yes")
     if ckpt:
         run.info = load_checkpoint(ckpt, run.model, run.ema, run.opt); run.step = run.saved = run.info.pop('step')
         check_same(cfg, acc)
+    if not ckpt: run.info['spent'] = dict(prepare=[round(s, 3) for s in made])
     if acc.is_main_process: save_config(cfg, cfg.folder/'config.json')
     return run
 
-FREE_TO_CHANGE = {'steps', 'out', 'device', 'processes', 'accumulate', 'log_every', 'save_every', 'preview_every', 'validate_every', 'keep', 'resume'}
+FREE_TO_CHANGE = {'steps', 'out', 'device', 'processes', 'accumulate', 'log_every', 'save_every', 'preview_every', 'validate_every', 'keep', 'resume', 'stop_at'}
 
 def check_same(cfg, acc):
     "Say which settings changed between a run and its continuation"
@@ -246,14 +269,16 @@ def train(
     acc = make_accelerator(cfg)
     run = start(cfg, acc)
     if run.step >= cfg.steps and acc.is_main_process: print(f"{cfg.name} already has its {run.step} steps; ask for more with steps=…", file=sys.stderr)
+    elif run.reached and acc.is_main_process: print(f"{cfg.name} reached {cfg.stop_at} at step {run.step}; ask for more with a higher stop_at, or 0", file=sys.stderr)
     model, opt = acc.prepare(run.model, run.opt)
     todo = [Log(run, progress), Average(), Preview(), Validate(), Save(), *callbacks]
     with StopAsked() as stop:
         try:
-            while run.step < cfg.steps and not run.stopped:
-                step_once(run, model, opt)
+            while run.step < cfg.steps and not run.stopped and not run.reached:
+                with run.clock('steps'): step_once(run, model, opt)
                 for c in todo: c.after(run)
                 run.stopped = first_signal(acc, run.stopped or stop.signal)
+                if cfg.stop_at: run.info['reached'] = best_of(acc, run.info.get('reached', 0.))
         finally:
             if sys.exc_info()[0] is None: [c.close(run) for c in todo]
             else: todo[0].close(run)
@@ -265,6 +290,10 @@ def first_signal(acc, mine):
     if acc.num_processes == 1: return mine
     n = acc.gather(torch.tensor([getattr(signal, mine) if mine else 0], device=acc.device)).max().item()
     return signal.Signals(int(n)).name if n else None
+
+def best_of(acc, score):
+    "The score any process has confirmed: all finish together"
+    return score if acc.num_processes == 1 else acc.gather(torch.tensor([score], dtype=torch.float64, device=acc.device)).max().item()
 
 # %% ../../nbs/10_train/03_loop.ipynb #2cd5c4cf
 def step_once(
