@@ -56,8 +56,8 @@ class STDiT3Config:
 
 # %% ../../nbs/04_models/06_stdit3.ipynb #9a422b5d
 def stdit3_tiny() -> STDiT3Config:
-    "For clips of 17 x 64 x 64: latents of 8 channels, 5 x 8 x 8; 80 tokens"
-    return STDiT3Config(input_sq_size=64, in_channels=8, hidden_size=192, depth=3, num_heads=4, pred_sigma=False, caption_channels=128, model_max_length=40)
+    "For clips of 17 x 64 x 64: 5 x 8 x 8 latents, 80 tokens"
+    return STDiT3Config(input_sq_size=64, hidden_size=192, depth=3, num_heads=4, pred_sigma=False, caption_channels=128, model_max_length=40)
 
 def stdit3_xl2() -> STDiT3Config:
     "STDiT3-XL/2, the released Open-Sora 1.2 model"

@@ -12,7 +12,7 @@ from ..data.dataset import DataConfig
 from ..train.diffusion import T2VTrain
 from ..train.optim import OptimConfig
 from ..train.vae import VAETrain
-from ..vae.video import VideoVAEConfig, video_vae_tiny
+from ..vae.video import VideoVAEConfig, video_vae_narrow
 
 # %% ../../nbs/10_train/30_speedrun.ipynb #ffd9719c
 def speedrun_stages(
@@ -40,15 +40,15 @@ def speedrun(
     quick:bool=False, # a few steps a stage, to see that all of them work
 ) -> list:            # four stages
     "S1: level core, strict 0.90: `osnb train speedrun`"
-    if quick: return speedrun_stages('speedrun_quick', 'core', video_vae_tiny(4), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
-    return speedrun_stages('speedrun', 'core', video_vae_tiny(4), (300, 60, 500), 2500, 3072, 250)
+    if quick: return speedrun_stages('speedrun_quick', 'core', video_vae_narrow(4), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
+    return speedrun_stages('speedrun', 'core', video_vae_narrow(4), (300, 60, 500), 2500, 3072, 250)
 
 def speedrun_s2(
     quick:bool=False, # a few steps a stage
 ) -> list:            # four stages
     "S2: levels core and full: `osnb train speedrun:speedrun_s2`"
-    if quick: return speedrun_stages('speedrun_s2_quick', 'core,full', video_vae_tiny(), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
-    return speedrun_stages('speedrun_s2', 'core,full', video_vae_tiny(), (700, 300, 2000), 6000, 8192, 500)
+    if quick: return speedrun_stages('speedrun_s2_quick', 'core,full', video_vae_narrow(), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
+    return speedrun_stages('speedrun_s2', 'core,full', video_vae_narrow(), (700, 300, 2000), 6000, 8192, 500)
 
 # %% ../../nbs/10_train/30_speedrun.ipynb #ea6d1367
 def attempt(

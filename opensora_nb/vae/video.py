@@ -6,11 +6,11 @@ Docs: https://opensora-nb.github.io/opensora_nb/05_vae/video_vae.html.md"""
 
 # %% auto #0
 __all__ = ['TemporalVAEConfig', 'TemporalEncoder', 'TemporalDecoder', 'TemporalVAE', 'latent_frames', 'VideoVAEConfig',
-           'check_latent', 'VAEOutput', 'VideoVAE', 'video_vae_v12', 'video_vae_tiny']
+           'check_latent', 'VAEOutput', 'VideoVAE', 'video_vae_v12', 'video_vae_tiny', 'video_vae_narrow']
 
 # %% ../../nbs/05_vae/03_video_vae.ipynb #5554b084
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
@@ -285,13 +285,20 @@ def video_vae_v12() -> VideoVAEConfig:
     return VideoVAEConfig()
 
 def video_vae_tiny(
-    latent_channels:int=8, # channels of both latents; the released autoencoder has 4
+    latent_channels:int=4, # channels of both latents
 ) -> VideoVAEConfig:
-    "For 64x64 clips of 17 frames on two CPU cores: narrow where the picture is large"
+    "For 64x64 clips of 17 frames on two CPU cores"
     c = latent_channels
     return VideoVAEConfig(
-        vae_2d=AutoencoderKLConfig(latent_channels=c, block_out_channels=(16, 32, 64, 64), layers_per_block=1,
-                                   norm_num_groups=1),
+        vae_2d=AutoencoderKLConfig(latent_channels=c, block_out_channels=(32, 32, 64, 64), layers_per_block=1,
+                                   norm_num_groups=2),
         vae_temporal=TemporalVAEConfig(in_out_channels=c, latent_embed_dim=c, embed_dim=c, filters=32, num_res_blocks=1,
                                        channel_multipliers=(1, 1, 1, 1), num_groups=2),
         micro_batch_size=34, shift=(0.,)*c, scale=(1.,)*c)
+
+def video_vae_narrow(
+    latent_channels:int=8, # channels of both latents
+) -> VideoVAEConfig:
+    "The tiny one with fewer channels where the picture is large (1.5 times faster a step), and more in the latent"
+    cfg = video_vae_tiny(latent_channels)
+    return replace(cfg, vae_2d=replace(cfg.vae_2d, block_out_channels=(16, 32, 64, 64), norm_num_groups=1))
