@@ -41,7 +41,7 @@ def speedrun(
 ) -> list:            # four stages
     "S1: level core, strict 0.90: `osnb train speedrun`"
     if quick: return speedrun_stages('speedrun_quick', 'core', video_vae_narrow(4), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
-    return speedrun_stages('speedrun', 'core', video_vae_narrow(4), (300, 60, 500), 2500, 3072, 250)
+    return speedrun_stages('speedrun', 'core', video_vae_narrow(4), (300, 60, 500), 2600, 3072, 650)
 
 def speedrun_s2(
     quick:bool=False, # a few steps a stage

@@ -1,4 +1,4 @@
-"""A transformer that turns "a red circle moves left" into a clip, trained from nothing on one core, and its score.
+"""Sizes, backgrounds, cameras, two things and counts in one transformer: how far an hour on one core gets, and what is missing.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_train/worlds_t2v.html.md"""
 
@@ -7,19 +7,19 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/worlds_t2v.html.md"""
 # %% auto #0
 __all__ = ['PREVIEWS', 'worlds_t2v']
 
-# %% ../../nbs/10_train/27_worlds_t2v.ipynb #d83d31f4
+# %% ../../nbs/10_train/27_worlds_t2v.ipynb #0b8e47a8
 from ..data.dataset import DataConfig
 from ..train.diffusion import T2VTrain
 from ..train.optim import OptimConfig
 
-# %% ../../nbs/10_train/27_worlds_t2v.ipynb #baae970c
+# %% ../../nbs/10_train/27_worlds_t2v.ipynb #03527278
 PREVIEWS = ('a red circle moves left', 'a small blue square moves up quickly on a light background', 'a yellow star spins on a checkered background, the camera pans left',
             'a red circle moves left above a blue square', 'a cyan triangle moves down to the left of a white circle that moves up', 'three green stars move up')
 
 def worlds_t2v(
     quick:bool=False, # a two-minute version at level core
 ) -> T2VTrain:
-    "The text-to-video model of the embedded weights"
+    "Text to video on levels core, full and many"
     cfg = dict(name='worlds_t2v', data=DataConfig(n=12288, level='core:0.15,full:0.4,many:0.45'), batch_size=64, ema=0.996, save_every=250, preview_every=500,
                validate_every=500, validate_on=48, preview_prompts=PREVIEWS, optim=OptimConfig(name='muon', lr=4e-3, warmup=50))
     if quick: return T2VTrain(steps=150, **cfg | dict(name='worlds_t2v_quick', data=DataConfig(n=256), batch_size=32, preview_prompts=PREVIEWS[:1], validate_on=16))

@@ -7,19 +7,19 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/worlds_vae.html.md"""
 # %% auto #0
 __all__ = ['FIRST', 'SECOND', 'worlds_vae']
 
-# %% ../../nbs/10_train/26_worlds_vae.ipynb #cf0042ab
+# %% ../../nbs/10_train/26_worlds_vae.ipynb #a43ad553
 from ..data.dataset import DataConfig
 from ..train.optim import OptimConfig
 from ..train.vae import VAETrain
 from ..vae.video import video_vae_narrow
 
-# %% ../../nbs/10_train/26_worlds_vae.ipynb #d63a914c
+# %% ../../nbs/10_train/26_worlds_vae.ipynb #b1911127
 FIRST  = 'core:0.2,full:0.5,many:0.2,physics:0.05,hidden:0.05'
 SECOND = 'core:0.15,full:0.5,many:0.25,physics:0.05,hidden:0.05'
 
 def worlds_vae(
     quick:bool=False, # an eighth of the steps, to see the loss fall
-) -> list[VAETrain]:  # five stages
+) -> list[VAETrain]:  # four stages
     "An autoencoder for the five levels of the toy world"
     muon = lambda lr: OptimConfig(name='muon', lr=lr, warmup=20)
     def stage(name, what, steps, batch_size, lr, level=FIRST, **more):
@@ -29,5 +29,4 @@ def worlds_vae(
     return [stage('1_crops', 'image', 700, 64, 5e-3, crop=32),
             stage('2_image', 'image', 300, 64, 3e-3, init='previous'),
             stage('3_temporal', 'temporal', 700, 16, 5e-3, init='previous'),
-            stage('4_temporal', 'temporal', 1300, 16, 5e-3, SECOND, init='previous'),
-            stage('5_decoder', 'decoder', 300, 8, 2e-3, SECOND, init='previous', crop=32, jitter=0.1)]
+            stage('4_temporal', 'temporal', 1300, 16, 5e-3, SECOND, init='previous')]
