@@ -470,7 +470,7 @@ def prompt_warnings(
     if not named: return [f"nothing in this prompt is known here ({quoted}); name a shape, a colour and a motion, such as 'a red circle moves left'"]
     out = [f"not known here, and ignored at best: {quoted}"] if strange and unknown else []
     if why := _possible(level, named): out.append(f"this world cannot show it: {why.removeprefix('no such clip: ')}")
-    if level not in taught: out.append(f"these weights were taught the levels {', '.join(taught)}; this prompt is of level {level}: {', '.join(str(v) for v in named.values())}")
+    if level not in taught: out.append(f"these weights were taught only {', '.join(taught)}; this prompt is of level {level} ({', '.join(str(v) for v in named.values())})")
     return out
 
 # %% ../../nbs/01_data/05_worlds.ipynb #b43b7286
