@@ -70,7 +70,7 @@ def test_a_loop_in_the_last_case_only():
 
 def test_a_reader_may_interrupt():
     "Ctrl-C reaches the reader, and the loop does not go on behind their back"
-    code = ("import os, signal, threading, time\nfrom opensora_nb.check import *\n"
+    code = ("import os, signal, threading, time\nfrom opensora_nb.check import *\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n" # a job in the background is born deaf to it
             "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
             "def endless(n):\n    while True: n += 1\n"
             "try: check(endless, Exercise(lambda n: n, [(1,)]), seconds=60)\n"
