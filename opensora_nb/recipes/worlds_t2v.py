@@ -1,4 +1,4 @@
-"""Sizes, backgrounds, cameras, two things and counts in one transformer: how far an hour on one core gets, and what is missing.
+"""Sizes, backgrounds, cameras, two things and counts in one transformer: how far seventy minutes on one core get, and what is missing.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_train/worlds_t2v.html.md"""
 
