@@ -16,11 +16,10 @@ __all__ = ['WORLDS', 'RADIUS', 'DARK', 'WALL', 'ROD', 'WALL_WIDTH', 'RELATIONS',
 import re
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
 import numpy as np
 from ..core import rng_for
-from .toy import (ATTRIBUTES, BACKGROUNDS, CJK, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS, SPLITS, ZH, Clip, Scene,
-                                  captions, coverage, draw_scene, is_held_out, lexicon, own_motion, parse_prompt, render, room,
+from .toy import (ATTRIBUTES, BACKGROUNDS, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS, SPLITS, ZH, Clip, Scene,
+                                  captions, coverage, draw_scene, is_held_out, own_motion, parse_prompt, render, room,
                                   split_words, test_prompts, words)
 
 # %% ../../nbs/01_data/05_worlds.ipynb #35d8a5c7

@@ -14,10 +14,10 @@ from collections import Counter
 from functools import cache
 from itertools import permutations
 import numpy as np
-from ..data.toy import AREA, COLOURS, DEFAULTS, SPEEDS, Scene
-from ..data.worlds import (AMPLITUDE, CLEARLY, DARK, EVENTS, GRAVITY, LENGTH, NUMBERS, PERIODS, PUSH, RADIUS, Thing, draw_world, fall,
-                                     hit_paths, progress, read_prompt, render_world)
-from .following import FOLDS, PALETTE, SEEN, Following, closeup, read_angle, read_clip, read_motion, read_shape, shrink, tally
+from ..data.toy import AREA, COLOURS, SPEEDS
+from ..data.worlds import (AMPLITUDE, DARK, EVENTS, GRAVITY, LENGTH, NUMBERS, PERIODS, PUSH, RADIUS, fall, hit_paths, progress,
+                                     read_prompt)
+from .following import FOLDS, PALETTE, Following, closeup, read_angle, read_clip, read_motion, read_shape, shrink, tally
 
 # %% ../../nbs/09_metrics/04_objects.ipynb #e4789a63
 SPAN = PALETTE - DARK                        # (8, 3) from the background to each colour
