@@ -86,3 +86,8 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     code = "import sys, opensora_nb; assert 'site' in opensora_nb.__file__; from opensora_nb.app.cli import main; sys.exit(main())"
     out = subprocess.run([sys.executable, '-c', code, 'sample', '--prompt', 'a red circle moves left', '--num-sampling-steps', '2'], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert out.returncode == 0 and (tmp_path/'samples'/'sample_0000.mp4').exists(), out.stderr
+
+def test_levels_are_those_of_the_toy_world():
+    from opensora_nb.app.cli import LEVELS
+    from opensora_nb.data.worlds import WORLDS
+    assert LEVELS == WORLDS

@@ -131,8 +131,8 @@ def following(args) -> dict:
         for s in range(args.seeds):
             clips = []
             for a in range(0, args.num, args.batch_size):
-                part = prompts[a:a+args.batch_size]; bar.update(len(part))
-                clips += generate(pipe, part, cfg, seeds=[args.seed + s*args.num + a + k for k in range(len(part))])
+                part = prompts[a:a+args.batch_size]
+                clips += generate(pipe, part, cfg, seeds=[args.seed + s*args.num + a + k for k in range(len(part))]); bar.update(len(part))
             reports.append(score_world(clips, prompts, unnamed=DEFAULTS if args.level == 'full' else None)) # what a full prompt leaves out means the default
     mean = {k: sum(r.to_dict()[k] for r in reports)/args.seeds for k in reports[0].to_dict() if k != 'n'}
     each = f" ({', '.join(f'{r.strict:.3f}' for r in reports)} for {args.seeds} seeds)" if args.seeds > 1 else ''

@@ -17,8 +17,7 @@ from torch import Tensor
 from ..config import parse_value
 from ..data.sizes import check_size
 from ..data.toy import test_prompts
-from ..flow.timesteps import sampling_times
-from ..sample.pipeline import Natural, Pipeline, SampleConfig, Video, decode, text_to_video
+from ..sample.pipeline import Natural, Pipeline, SampleConfig, Video, decode, text_to_video, times_of
 from ..text.encoders import split_text
 
 # %% ../../nbs/11_app/00_form.ipynb #86dd26dd
@@ -84,10 +83,7 @@ def step_times(
     cfg:SampleConfig, # filled
 ) -> Tensor:          # (steps+1,) falling from 1 to 0
     "The times at which `generate` stops"
-    f, h, w = pipe.vae.latent_size((cfg.num_frames, *cfg.image_size))
-    base = pipe.natural.base_pix
-    times = sampling_times(cfg.num_sampling_steps, math.prod(cfg.image_size) if base else None, f, base or 1)
-    return torch.cat([times, torch.zeros(1)])
+    return torch.cat([times_of(pipe, cfg), torch.zeros(1)])
 
 def predicted_clean(
     path:Tensor,  # (steps+1, ...) points of a trajectory

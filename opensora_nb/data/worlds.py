@@ -20,7 +20,7 @@ import numpy as np
 from ..core import rng_for
 from .toy import (ATTRIBUTES, BACKGROUNDS, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS, SPLITS, ZH, Clip, Scene,
                                   captions, coverage, draw_scene, is_held_out, own_motion, parse_prompt, render, room,
-                                  split_words, test_prompts, words)
+                                  split_words, test_prompts, words, _a)
 
 # %% ../../nbs/01_data/05_worlds.ipynb #35d8a5c7
 WORLDS = ('core', 'full', 'many', 'physics', 'hidden')
@@ -304,7 +304,6 @@ def _draw_hidden(rng):
     return Hidden(t.shape, t.colour, side, str(rng.choice(('behind', 'in front of'))), rng.random()), is_held_out(t.shape, t.colour, f'moves {side}')
 
 # %% ../../nbs/01_data/05_worlds.ipynb #0165343e
-def _a(text): return f"an {text}" if text[0] in 'aeiou' else f"a {text}"
 def _ing(motion): verb, *rest = motion.split(); return ' '.join([ING[verb], *rest])
 def _noun(t): return _a(f"{t.colour} {t.shape}")
 def _zh(t): return ZH['colour'][t.colour] + ZH['shape'][t.shape]

@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/08_sample/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['IMG_FPS', 'Natural', 'SampleConfig', 'save_vae', 'load_vae', 'embedded', 'find_weights', 'Pipeline', 'load_pipeline',
-           'generate', 'fps_of', 'decode', 'to_pixels', 'Video', 'text_to_video', 'cached_pipeline']
+           'generate', 'times_of', 'fps_of', 'decode', 'to_pixels', 'Video', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
 import warnings
@@ -152,10 +152,18 @@ def generate(
     noise = torch.stack([torch.randn(pipe.vae.cfg.latent_channels, f_, h_, w_, generator=torch_rng(s)) for s in seeds]).to(dev)
     row = lambda v: torch.full((len(prompts),), float(v), device=dev)
     v = guided_velocity(pipe.model, cfg.cfg_scale, y.to(dtype), mask, fps=row(fps_of(cfg)), height=row(h), width=row(w))
-    times = sampling_times(cfg.num_sampling_steps, h*w if pipe.natural.base_pix else None, f_, pipe.natural.base_pix or 1).to(dev)
+    times = times_of(pipe, cfg).to(dev)
     out = sample(v, noise, times, progress=progress, return_trajectory=return_trajectory)
     clips = decode(pipe, out[0] if return_trajectory else out, cfg.num_frames)
     return (clips, out[1]) if return_trajectory else clips
+
+def times_of(
+    pipe:Pipeline,    # says what was trained for
+    cfg:SampleConfig, # filled
+) -> Tensor:          # (steps,) falling from 1; the walk ends at 0
+    "The times at which the model is asked"
+    base, f = pipe.natural.base_pix, pipe.vae.latent_size((cfg.num_frames, None, None))[0]
+    return sampling_times(cfg.num_sampling_steps, cfg.image_size[0]*cfg.image_size[1] if base else None, f, base or 1)
 
 IMG_FPS = 120 # what the model is told for a picture (Open-Sora 1.2)
 def fps_of(cfg): return IMG_FPS if cfg.num_frames == 1 else cfg.fps
