@@ -6,9 +6,9 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_data/worlds.html.md"""
 
 # %% auto #0
 __all__ = ['WORLDS', 'RADIUS', 'DARK', 'WALL', 'ROD', 'WALL_WIDTH', 'RELATIONS', 'OPPOSITE', 'CLEARLY', 'GAP', 'NUMBERS',
-           'pair_held_out', 'EVENTS', 'GRAVITY', 'PERIODS', 'PUSH', 'KEEPS', 'LENGTH', 'AMPLITUDE', 'HELD_SPEED',
-           'WIDE', 'PAIRS', 'ZH_SIDE', 'ZH_NUMBER', 'BASES', 'SAY', 'CHOICES', 'Body', 'draw_bodies', 'progress',
-           'Thing', 'reach', 'apart', 'related', 'Pair', 'place_pair', 'Several', 'place_several', 'fall', 'hit_paths',
+           'pair_held_out', 'EVENTS', 'GRAVITY', 'SWINGS', 'PUSH', 'KEEPS', 'LENGTH', 'AMPLITUDE', 'HELD_SPEED', 'WIDE',
+           'PAIRS', 'ZH_SIDE', 'ZH_NUMBER', 'BASES', 'SAY', 'CHOICES', 'Body', 'draw_bodies', 'progress', 'Thing',
+           'reach', 'apart', 'related', 'Pair', 'place_pair', 'Several', 'place_several', 'fall', 'hit_paths',
            'Physics', 'Hidden', 'draw_world', 'captions_of', 'all_words', 'read_prompt', 'world_prompts',
            'prompt_warnings', 'render_world', 'world_clips']
 
@@ -156,7 +156,7 @@ def place_several(
 # %% ../../nbs/01_data/05_worlds.ipynb #87043a72
 EVENTS = ('falls and bounces', 'swings', 'hits')
 GRAVITY = (2., 4.5, 10.)   # short sides per clip squared: slowly, medium, quickly
-PERIODS = (0.75, 1.25, 2.) # swings per clip
+SWINGS  = (0.75, 1.25, 2.) # swings per clip
 PUSH    = (0.2, 0.3, 0.42) # short sides per clip
 KEEPS, LENGTH, AMPLITUDE = 0.8, 0.48, np.radians(38) # share of the speed after a bounce; rod in short sides; half swing
 HELD_SPEED = {'falls and bounces': 'medium', 'swings': 'slowly', 'hits': 'quickly'} # speed of each event that is kept for testing
@@ -215,7 +215,7 @@ class Physics:
         if self.event == 'falls and bounces':
             return [np.stack([np.full(len(u), x), free - fall(u, .35 + .3*self.place[1], GRAVITY[k])], -1)]
         if self.event == 'swings':
-            a = AMPLITUDE*np.cos(2*np.pi*(PERIODS[k]*u + self.phase)); pivot = np.array([(self.place[0]-.5)*.12, -.42 + .2*self.place[1]])
+            a = AMPLITUDE*np.cos(2*np.pi*(SWINGS[k]*u + self.phase)); pivot = np.array([(self.place[0]-.5)*.12, -.42 + .2*self.place[1]])
             return [pivot + LENGTH*np.stack([np.sin(a), np.cos(a)], -1), np.broadcast_to(pivot, (len(u), 2))]
         touch, way = RADIUS*(WIDE[self.a.shape] + WIDE[self.b.shape]), PUSH[k]
         gap = way*(.3 + .3*self.place[0])

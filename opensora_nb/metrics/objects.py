@@ -15,7 +15,7 @@ from functools import cache
 from itertools import permutations
 import numpy as np
 from ..data.toy import AREA, COLOURS, SPEEDS
-from ..data.worlds import (AMPLITUDE, DARK, EVENTS, GRAVITY, LENGTH, NUMBERS, PERIODS, PUSH, RADIUS, fall, hit_paths, progress,
+from ..data.worlds import (AMPLITUDE, DARK, EVENTS, GRAVITY, LENGTH, NUMBERS, SWINGS, PUSH, RADIUS, fall, hit_paths, progress,
                                      read_prompt)
 from .following import FOLDS, PALETTE, Following, closeup, read_angle, read_clip, read_motion, read_shape, shrink, tally
 
@@ -146,7 +146,7 @@ def experiments(
     for k, speed in enumerate(SPEEDS):
         for height in np.linspace(.3, .7, 9): add('falls and bounces', speed, 0*u, -fall(u, height, GRAVITY[k]))
         for phase in np.arange(24)/24:
-            a = AMPLITUDE*np.cos(2*np.pi*(PERIODS[k]*u + phase)); add('swings', speed, LENGTH*np.sin(a), LENGTH*np.cos(a))
+            a = AMPLITUDE*np.cos(2*np.pi*(SWINGS[k]*u + phase)); add('swings', speed, LENGTH*np.sin(a), LENGTH*np.cos(a))
         for share in np.linspace(.25, .65, 9): one, two = hit_paths(u, PUSH[k], share*PUSH[k]); add('hits', speed, one, 0*u, two, 0*u)
     return {e: (names, (p := np.stack(paths)) - p.mean(1, keepdims=True)) for e, (names, paths) in out.items()}
 
