@@ -65,6 +65,17 @@ def test_signal_saves_and_the_next_run_continues_bit_equal(folder, sig):
     assert [q.name for q in (folder/'runs'/'r'/'checkpoints').iterdir()] == [f'step_{stopped:08d}']
     done(launch(folder)); assert losses(folder) == losses(folder, 'whole')
 
+@pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_command_stops_all_its_processes_and_saves(folder, sig):
+    env = dict(os.environ, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
+    p = subprocess.Popen([sys.executable, '-c', 'from opensora_nb.app.cli import main; raise SystemExit(main())', 'train', 'my_recipe:recipe', 'wait=0.1', '--num-processes', '2'], cwd=folder, env=env,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = folder/'runs'/'r'/'log.jsonl'; t = time.time()
+    while not (log.exists() and len(log.read_text().splitlines()) >= 5): assert time.time()-t < 120 and p.poll() is None; time.sleep(0.05)
+    p.send_signal(sig); out, err = p.communicate(timeout=120)  # returns only when no process holds the pipes any more
+    stopped = max(losses(folder)); assert p.returncode != 0 and 5 <= stopped < 30 and 'run the same command again' in err
+    assert [q.name for q in (folder/'runs'/'r'/'checkpoints').iterdir()] == [f'step_{stopped:08d}']
+
 def test_kill_loses_only_the_steps_since_the_last_save(folder):
     done(launch(folder, 'name=whole'))
     p = launch(folder, 'wait=0.1', 'save_every=4'); log = folder/'runs'/'r'/'log.jsonl'; t = time.time()

@@ -9,7 +9,7 @@ __all__ = ['recipe_names', 'find_recipe', 'resolve', 'run_recipe', 'machine', 'r
            'start_processes', 'main']
 
 # %% ../../nbs/10_train/06_launch.ipynb #5cf44cff
-import json, os, pkgutil, platform, subprocess, sys, time
+import json, os, pkgutil, platform, signal, subprocess, sys, time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -123,11 +123,18 @@ def start_processes(
     num_processes:int,          # how many, on this machine
     quick:bool=False,           # the two-minute version
 ) -> int:                       # exit code
-    "Run a recipe on several processes of this machine and wait for them"
+    "Run a recipe on several processes of this machine and wait for them; Ctrl-C and SIGTERM reach all of them once, and they save"
     import torch
     env = dict(os.environ)
     if not torch.cuda.is_available(): env |= dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1)//num_processes)))
-    return subprocess.run(command(recipe, overrides, num_processes, quick), env=env).returncode
+    child = subprocess.Popen(command(recipe, overrides, num_processes, quick), env=env, start_new_session=True) # so that Ctrl-C comes once, from here
+    old = {}
+    try:
+        for s in (signal.SIGINT, signal.SIGTERM): old[s] = signal.signal(s, lambda number, frame: child.send_signal(number))
+    except ValueError: pass # not in the main thread
+    try: return child.wait()
+    finally:
+        for s, handler in old.items(): signal.signal(s, handler)
 
 # %% ../../nbs/10_train/06_launch.ipynb #20a5b5ef
 def main(argv=None):
