@@ -6,15 +6,15 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/launch.html.md"""
 
 # %% auto #0
 __all__ = ['recipe_names', 'find_recipe', 'resolve', 'run_recipe', 'machine', 'result_folder', 'summary', 'cost_table', 'command',
-           'start_processes', 'main']
+           'PassOn', 'start_processes', 'main']
 
 # %% ../../nbs/10_train/06_launch.ipynb #5cf44cff
-import json, os, pkgutil, platform, signal, subprocess, sys, time
+import json, os, pkgutil, platform, subprocess, sys, time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from ..config import override
-from .loop import TrainConfig, train
+from .loop import StopAsked, TrainConfig, train
 
 # %% ../../nbs/10_train/06_launch.ipynb #8e7ed501
 def recipe_names() -> list[str]:
@@ -118,6 +118,11 @@ def command(
     return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(num_processes), '-m', 'opensora_nb.train.launch',
             recipe, *overrides, f'processes={num_processes}', *(['--quick'] if quick else [])]
 
+class PassOn(StopAsked):
+    "Inside the `with`, SIGINT and SIGTERM go to another process"
+    def __init__(self, child): self.child = child
+    def _got(self, number, frame): self.child.send_signal(number)
+
 def start_processes(
     recipe:str, *overrides:str, # as for `run_recipe`
     num_processes:int,          # how many, on this machine
@@ -128,13 +133,7 @@ def start_processes(
     env = dict(os.environ)
     if not torch.cuda.is_available(): env |= dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1)//num_processes)))
     child = subprocess.Popen(command(recipe, overrides, num_processes, quick), env=env, start_new_session=True) # so that Ctrl-C comes once, from here
-    old = {}
-    try:
-        for s in (signal.SIGINT, signal.SIGTERM): old[s] = signal.signal(s, lambda number, frame: child.send_signal(number))
-    except ValueError: pass # not in the main thread
-    try: return child.wait()
-    finally:
-        for s, handler in old.items(): signal.signal(s, handler)
+    with PassOn(child): return child.wait()
 
 # %% ../../nbs/10_train/06_launch.ipynb #20a5b5ef
 def main(argv=None):
