@@ -122,6 +122,14 @@ class CrossAttention(nn.Module):
         self.heads, self.backend = heads, 'sdpa'
         self.q_linear, self.kv_linear, self.proj = nn.Linear(d, d), nn.Linear(d, 2*d), nn.Linear(d, d)
 
+    def keys_values(self,
+        y:Tensor,        # (sum of lens, d) words of all captions, packed
+        lens:list[int],  # words of each caption, b numbers
+    ) -> tuple:          # keys and values (b, k, l, e) each, and (b, l) True at real words, None if all are
+        "What the words have to say; the same at every step of a sampler"
+        kv, keep = pad_text(self.kv_linear(y), lens)
+        return *rearrange(kv, 'b l (c k e) -> c b k l e', c=2, k=self.heads), keep
+
     def forward(self,
         x:Tensor,        # (b, n, d) video tokens
         y:Tensor,        # (sum of lens, d) words of all captions, packed
@@ -129,8 +137,7 @@ class CrossAttention(nn.Module):
     ) -> Tensor:         # (b, n, d)
         "Keys and values are computed on the packed words, then padded to the longest caption"
         if len(lens) != len(x): raise ValueError(f"{len(x)} videos need {len(x)} captions, got {len(lens)}")
-        kv, keep = pad_text(self.kv_linear(y), lens)
-        k, v = rearrange(kv, 'b l (c k e) -> c b k l e', c=2, k=self.heads)
+        k, v, keep = self.keys_values(y, lens)
         q = rearrange(self.q_linear(x), 'b n (k e) -> b k n e', k=self.heads)
         x = attend(q, k, v, None if keep is None else keep[:, None, None], self.backend)
         return self.proj(rearrange(x, 'b k n e -> b n (k e)'))

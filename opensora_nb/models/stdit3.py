@@ -151,7 +151,7 @@ class STDiT3(nn.Module):
             t0 = self.t_embedder(torch.zeros_like(timestep)) + fps
             tau = torch.where(x_mask[:, :, None], tau, self.t_block(t0)[:, None])
 
-        y, lens = pack_text(self.y_embedder(y.to(dtype), drop).squeeze(1), mask)
+        y, lens = self.captions(y, mask, drop)
         turn = self.rope(f)
         for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks):
             x = spatial(x, y, lens, tau)
@@ -159,6 +159,11 @@ class STDiT3(nn.Module):
 
         x = self.final_layer(x, t, t0, x_mask)
         return unpatchify(x.flatten(1, 2), cfg.patch_size, size).float()
+
+    def captions(self, y, mask=None, drop=None):
+        "Words of all captions in the model's width, packed, and how many each has"
+        y = y.to(self.y_embedder.y_proj.fc1.weight.dtype)
+        return pack_text(self.y_embedder(y, drop).squeeze(1), mask)
 
     def positions(self, h, w, height, width):
         "Position table of h x w tokens for clips of this many pixels, all of one size (else `ValueError`)"
