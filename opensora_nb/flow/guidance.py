@@ -10,6 +10,7 @@ __all__ = ['guide', 'as_velocity', 'guided_velocity']
 # %% ../../nbs/02_flow/03_guidance.ipynb #2ac70d2e
 from collections.abc import Callable
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/02_flow/03_guidance.ipynb #c9cf7ab9
@@ -35,19 +36,31 @@ def as_velocity(
 # %% ../../nbs/02_flow/03_guidance.ipynb #d3f5de4b
 def _twice(a, b): return torch.cat([a, a]) if torch.is_tensor(a) and a.ndim and len(a) == b else a
 
+def _and_null(y, mask, null): # a null row keeps the mask of its prompt
+    l = y.shape[2]
+    if l > len(null): raise ValueError(f"the captions have {l} tokens, the null text only {len(null)}; shorten them to {len(null)}")
+    return dict(y=torch.cat([y, null[:l].to(y).expand_as(y)]), mask=_twice(mask, len(y)))
+
+def _and_negative(y, mask, other, other_mask): # a real text has a mask of its own
+    whole = lambda y, mask: torch.ones(len(y), y.shape[2], dtype=torch.long, device=y.device) if mask is None else mask
+    texts, masks = (y, other.to(y).expand(len(y), -1, -1, -1)), (whole(y, mask), whole(other, other_mask).expand(len(y), -1))
+    l = max(t.shape[2] for t in texts)
+    return dict(y=torch.cat([F.pad(t, (0, 0, 0, l - t.shape[2])) for t in texts]), mask=torch.cat([F.pad(m, (0, l - m.shape[1])) for m in masks]))
+
 def guided_velocity(
     model:Callable,   # speaks the released names
     scale:float,      # guidance scale; 1 skips the null rows and costs half
     y:Tensor,         # (b, 1, l, d) caption features
     mask:Tensor=None, # (b, l) 1 = a real token; the null rows use it too
     null:Tensor=None, # (l, d) null text, by default the model's `y_embedder.y_embedding`
+    negative:tuple=None, # features (b or 1, 1, l', d) and mask (b or 1, l') of texts to move away from, in place of the null text
     **cond,           # fps, height, width, ...; tensors with b rows are doubled
 ) -> Callable:        # v(x, t) or v(x, t, m)
     "The velocity with guidance on the text (Open-Sora 1.2), rows `[prompt; null]`; raises `ValueError` for a text longer than the null text"
     if scale == 1: return as_velocity(model, y=y, mask=mask, **cond)
-    null, b, l = model.y_embedder.y_embedding if null is None else null, len(y), y.shape[2]
-    if l > len(null): raise ValueError(f"the captions have {l} tokens, the null text only {len(null)}; shorten them to {len(null)}")
-    rows = dict(y=torch.cat([y, null[:l].to(y).expand_as(y)]), mask=_twice(mask, b), **{k: _twice(a, b) for k, a in cond.items()})
-    both = as_velocity(model, **rows)
+    b = len(y)
+    if negative is None: texts = _and_null(y, mask, model.y_embedder.y_embedding if null is None else null)
+    else: texts = _and_negative(y, mask, *negative)
+    both = as_velocity(model, **texts, **{k: _twice(a, b) for k, a in cond.items()})
     def v(x, t, m=None): return guide(*both(*(_twice(a, b) for a in (x, t, m))).chunk(2), scale)
     return v
