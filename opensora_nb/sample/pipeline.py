@@ -10,7 +10,7 @@ __all__ = ['IMG_FPS', 'Natural', 'SampleConfig', 'save_vae', 'load_vae', 'embedd
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from ..flow.guidance import guided_velocity
 from ..flow.rflow import sample
 from ..flow.timesteps import sampling_times
 from ..models.stdit3 import STDiT3, STDiT3Config
+from ..models.faster import faster
 from ..text.encoders import TinyText
 from ..vae.video import VideoVAE, VideoVAEConfig
 
@@ -48,11 +49,13 @@ class SampleConfig:
     fps:int|None = opt(None, "frames a second")
     num_sampling_steps:int|None = opt(None, "Euler steps; fewer is faster")
     cfg_scale:float|None = opt(None, "guidance: 1 follows the prompt loosely, larger more strictly")
+    negative_prompt:str = opt('', "text to move away from, in place of the null text; an addition to Open-Sora")
     seed:int = opt(42, "same seed, same prompt, same video")
 
     def filled(self, natural:Natural) -> 'SampleConfig':
         "The same with every None replaced"
         return replace(self, **{k: getattr(natural, k) for k,v in vars(self).items() if v is None})
+
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #10f5a8b6
 def save_vae(
@@ -101,6 +104,7 @@ class Pipeline:
     text:TinyText
     natural:Natural
     name:str = ''   # where the weights came from
+    speed:dict = field(default_factory=dict) # how `faster` treats the transformer
 
     @property
     def device(self): return next(self.model.parameters()).device
@@ -142,18 +146,21 @@ def generate(
     seeds:list[int]=None,    # one a prompt; by default cfg.seed for each
     progress=None,           # wraps the steps, e.g. tqdm
     return_trajectory:bool=False, # also return the latents after every step
+    mask:Tensor=None,        # (b, f') edit ratio of each latent frame: 1 = generate, 0 = keep x_ref, between = redraw from that time on
+    x_ref:Tensor=None,       # (b, c, f', h', w') latents to keep or to start from, used where mask < 1
 ):                           # list of uint8 (f, h, w, 3), and with return_trajectory (steps+1, b, c, f, h, w)
     "Prompts to clips; raises `ValueError` for sizes that cannot be made"
     cfg = cfg.filled(pipe.natural); h, w = cfg.image_size
     check_size(cfg.num_frames, h, w)
     f_, h_, w_ = pipe.vae.latent_size((cfg.num_frames, h, w))
     seeds = seeds or [cfg.seed]*len(prompts); dev, dtype = pipe.device, next(pipe.model.parameters()).dtype
-    y, mask = pipe.text.encode(list(prompts))
+    y, words = pipe.text.encode(list(prompts))
+    negative = pipe.text.encode([cfg.negative_prompt]) if cfg.negative_prompt.strip() else None
     noise = torch.stack([torch.randn(pipe.vae.cfg.latent_channels, f_, h_, w_, generator=torch_rng(s)) for s in seeds]).to(dev)
     row = lambda v: torch.full((len(prompts),), float(v), device=dev)
-    v = guided_velocity(pipe.model, cfg.cfg_scale, y.to(dtype), mask, fps=row(fps_of(cfg)), height=row(h), width=row(w))
-    times = times_of(pipe, cfg).to(dev)
-    out = sample(v, noise, times, progress=progress, return_trajectory=return_trajectory)
+    v = guided_velocity(pipe.model, cfg.cfg_scale, y.to(dtype), words, negative=negative, fps=row(fps_of(cfg)), height=row(h), width=row(w))
+    given = {} if mask is None else dict(mask=mask.to(dev), x_ref=None if x_ref is None else x_ref.to(noise))
+    with faster(pipe.model, **pipe.speed): out = sample(v, noise, times_of(pipe, cfg).to(dev), progress=progress, return_trajectory=return_trajectory, **given)
     clips = decode(pipe, out[0] if return_trajectory else out, cfg.num_frames)
     return (clips, out[1]) if return_trajectory else clips
 

@@ -7,7 +7,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/loop.html.md"""
 # %% auto #0
 __all__ = ['PRECISIONS', 'FREE_TO_CHANGE', 'TrainConfig', 'Task', 'batch_ids', 'share', 'fast_bf16', 'make_accelerator',
            'Callback', 'Log', 'Average', 'Preview', 'Validate', 'Save', 'StopAsked', 'Run', 'start', 'check_same',
-           'train', 'first_signal', 'best_of', 'step_once']
+           'train', 'go_on', 'first_signal', 'best_of', 'step_once']
 
 # %% ../../nbs/10_train/03_loop.ipynb #99ecd955
 import json, signal, sys, time
@@ -229,15 +229,30 @@ class Run:
     @property
     def log(self): return [json.loads(l) for l in (self.folder/'log.jsonl').read_text().splitlines()]
 
+# %% ../../nbs/10_train/03_loop.ipynb #c2c9d154
+def _lock(folder): # an open file that no second run can lock; the system frees it when the process ends, however it ends
+    try: import fcntl
+    except ImportError: return None # Windows has none
+    f = open(folder/'lock', 'a')
+    try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: f.close(); raise ValueError(f"another run writes to {folder} right now; wait for it, or choose another name=…") from None
+    return f
+
+@contextmanager
+def only_writer(folder, main):
+    "Make the folder; within the block no second run may write to it"
+    if not main: yield; return
+    try: folder.mkdir(parents=True, exist_ok=True); f = _lock(folder)
+    except OSError as e: raise OSError(e.errno, f"cannot write to {folder}: {e.strerror}; choose another place with out=FOLDER") from None
+    try: yield
+    finally: f and f.close()
+
 # %% ../../nbs/10_train/03_loop.ipynb #5aef6195
 def start(
     cfg:TrainConfig, # settings
     acc,             # accelerate.Accelerator
 ) -> Run:
-    "Make the folder, build the task, and pick up a stopped run"
-    if acc.is_main_process:
-        try: cfg.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise OSError(e.errno, f"cannot write to {cfg.folder}: {e.strerror}; choose another place with out=FOLDER") from None
+    "Build the task, and pick up a stopped run"
     acc.wait_for_everyone()
     set_seed(cfg.seed); t, c = time.time(), time.process_time()
     run = Run(cfg, acc, cfg.make_task(acc.device)); ckpt = latest(cfg.folder); made = time.time()-t, time.process_time()-c
@@ -267,7 +282,11 @@ def train(
 ) -> Run:                 # with .log, .model, .ema, .task
     "Train as `cfg` says; resumes a stopped run of the same name and saves before it stops"
     acc = make_accelerator(cfg)
-    run = start(cfg, acc)
+    with only_writer(cfg.folder, acc.is_main_process): return go_on(start(cfg, acc), progress, callbacks)
+
+def go_on(run, progress, callbacks):
+    "Step after step until the end, a signal or the score"
+    cfg, acc = run.cfg, run.acc
     if run.step >= cfg.steps and acc.is_main_process: print(f"{cfg.name} already has its {run.step} steps; ask for more with steps=…", file=sys.stderr)
     elif run.reached and acc.is_main_process: print(f"{cfg.name} reached {cfg.stop_at} at step {run.step}; ask for more with a higher stop_at, or 0", file=sys.stderr)
     model, opt = acc.prepare(run.model, run.opt)
