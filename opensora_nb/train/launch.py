@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/launch.html.md"""
 
 # %% auto #0
 __all__ = ['recipe_names', 'find_recipe', 'resolve', 'run_recipe', 'machine', 'result_folder', 'summary', 'cost_table', 'command',
-           'PassOn', 'start_processes', 'main']
+           'torchrun', 'PassOn', 'start_processes', 'main']
 
 # %% ../../nbs/10_train/06_launch.ipynb #5cf44cff
 import json, os, pkgutil, platform, subprocess, sys, time
@@ -118,6 +118,13 @@ def command(
     return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(num_processes), '-m', 'opensora_nb.train.launch',
             recipe, *overrides, f'processes={num_processes}', *(['--quick'] if quick else [])]
 
+def torchrun():
+    "torch's launcher; after a signal it ends without its traceback, since the run has said what happened"
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.run import main
+    try: main()
+    except SignalException: raise SystemExit(130) from None
+
 class PassOn(StopAsked):
     "Inside the `with`, SIGINT and SIGTERM go to another process"
     def __init__(self, child): self.child = child
@@ -132,7 +139,8 @@ def start_processes(
     import torch
     env = dict(os.environ)
     if not torch.cuda.is_available(): env |= dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1)//num_processes)))
-    child = subprocess.Popen(command(recipe, overrides, num_processes, quick), env=env, start_new_session=True) # so that Ctrl-C comes once, from here
+    quiet = [sys.executable, '-c', 'from opensora_nb.train.launch import torchrun; torchrun()']
+    child = subprocess.Popen(quiet + command(recipe, overrides, num_processes, quick)[3:], env=env, start_new_session=True) # so that Ctrl-C comes once, from here
     with PassOn(child): return child.wait()
 
 # %% ../../nbs/10_train/06_launch.ipynb #20a5b5ef
