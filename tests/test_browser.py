@@ -64,7 +64,7 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     box.wait_for()
     page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
     assert page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts() == []   # the page ran without errors
-    button, prompt = box.get_by_role('button', name='Generate'), box.get_by_label('prompt')
+    button, prompt = box.get_by_role('button', name='Generate'), box.get_by_label('prompt', exact=True)
     button.scroll_into_view_if_needed()
     prompt.fill(''); prompt.press('Tab'); button.click()
     box.get_by_role('status').filter(has_text='The prompt is empty').wait_for()
