@@ -1,5 +1,5 @@
 "The house rules: layers, clean notebooks, small files, cheap imports, metadata said once."
-import ast, json, re, subprocess, sys
+import ast, builtins, json, re, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import pytest
@@ -32,6 +32,21 @@ def test_layers(py):
     mine = source_of(py)
     assert mine.exists(), f"{py} names a notebook that is gone: {mine}; delete the module"
     for other in imported(py): assert source_of(other) < mine, f"{mine.name} imports {other.name}, whose notebook sorts later"
+
+def unknown_names(source):
+    "Names a module uses and nowhere defines or imports; a hidden cell of its page may have them, the module has not"
+    known, used = set(dir(builtins)) | {'__file__', '__name__'}, set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)): known |= {(a.asname or a.name).split('.')[0] for a in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): known.add(node.name)
+        elif isinstance(node, ast.arg): known.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler): known.add(node.name)
+        elif isinstance(node, ast.Name): (used if isinstance(node.ctx, ast.Load) else known).add(node.id)
+    return used - known
+
+@pytest.mark.parametrize('py', MODULES, ids=ids)
+def test_module_knows_its_names(py):
+    assert not (unknown := unknown_names(py.read_text())), f"{ids(py)} uses {', '.join(sorted(unknown))} without importing it; import it in an exported cell of {source_of(py).name}"
 
 def test_layer_rule_can_fail(tmp_path):
     "core imports nothing of the package, and something imports core"

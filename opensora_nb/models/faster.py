@@ -9,6 +9,7 @@ __all__ = ['WORK', 'LINEARS', 'remember_captions', 'linear_speed', 'onednn_linea
            'faster']
 
 # %% ../../nbs/04_models/08_faster.ipynb #9725d061
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 import torch
