@@ -236,6 +236,7 @@ def _lock(folder): # an open file that no second run can lock; the system frees 
     f = open(folder/'lock', 'a')
     try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError: f.close(); raise ValueError(f"another run writes to {folder} right now; wait for it, or choose another name=…") from None
+    except OSError: pass # a file system without locks
     return f
 
 @contextmanager
