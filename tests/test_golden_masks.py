@@ -33,7 +33,6 @@ def test_forced_strategies():
 
 def test_a_long_mix_with_the_reference_generators():
     class Python:
-        random_ = random.random
         def random(self, n=None): return random.random() if n is None else torch.rand(n).tolist()
         def integers(self, low, high, endpoint): return random.randint(low, high)
         def uniform(self, low, high): return random.uniform(low, high)

@@ -9,7 +9,6 @@ __all__ = ['STRATEGIES', 'ALIASES', 'MASK_RATIOS', 'GRAMMAR', 'strategy_name', '
            'Condition', 'parse_conditions', 'conditions_text', 'snap', 'apply_conditions']
 
 # %% ../../nbs/02_flow/04_masks.ipynb #6981dd61
-import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 import torch
@@ -119,9 +118,8 @@ class Condition:
 GRAMMAR = "loop,ref,ref_start,start,length,edit with 1 to 6 numbers a group and ; between groups, such as 0 or 0,1,0,-1,1;0,0,0,0,1"
 
 def _number(text, kind, name):
-    try: v = kind(text)
+    try: return kind(text)
     except ValueError: raise ValueError(f"{name} {text.strip()!r} in a mask string is no {'number' if kind is float else 'whole number'}; write {GRAMMAR}") from None
-    return v
 
 def parse_conditions(
     text:str|None, # a mask string
@@ -143,7 +141,7 @@ def conditions_text(
     conditions, # of `Condition`
 ) -> str:       # a mask string
     "Write conditions; `parse_conditions` reads the same ones back"
-    return ';'.join(','.join(f'{v!r}' for v in astuple(c)) for c in conditions)
+    return ';'.join(','.join(map(repr, astuple(c))) for c in conditions)
 
 # %% ../../nbs/02_flow/04_masks.ipynb #8ba9ef40
 def snap(

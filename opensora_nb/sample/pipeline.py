@@ -56,7 +56,6 @@ class SampleConfig:
         "The same with every None replaced"
         return replace(self, **{k: getattr(natural, k) for k,v in vars(self).items() if v is None})
 
-
 # %% ../../nbs/08_sample/03_pipeline.ipynb #10f5a8b6
 def save_vae(
     vae:VideoVAE,    # any size

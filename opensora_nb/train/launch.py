@@ -113,9 +113,10 @@ def cost_table(
 # %% ../../nbs/10_train/06_launch.ipynb #e389d2d3
 def command(
     recipe:str, overrides:tuple, num_processes:int, quick:bool=False, # as for `run_recipe`
+    launcher:tuple=('-m', 'torch.distributed.run'), # what starts the processes
 ) -> list[str]:
     "The command line that starts a recipe on several processes of this machine"
-    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(num_processes), '-m', 'opensora_nb.train.launch',
+    return [sys.executable, *launcher, '--standalone', '--nproc_per_node', str(num_processes), '-m', 'opensora_nb.train.launch',
             recipe, *overrides, f'processes={num_processes}', *(['--quick'] if quick else [])]
 
 def torchrun():
@@ -139,8 +140,8 @@ def start_processes(
     import torch
     env = dict(os.environ)
     if not torch.cuda.is_available(): env |= dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1)//num_processes)))
-    quiet = [sys.executable, '-c', 'from opensora_nb.train.launch import torchrun; torchrun()']
-    child = subprocess.Popen(quiet + command(recipe, overrides, num_processes, quick)[3:], env=env, start_new_session=True) # so that Ctrl-C comes once, from here
+    quiet = '-c', 'from opensora_nb.train.launch import torchrun; torchrun()'
+    child = subprocess.Popen(command(recipe, overrides, num_processes, quick, quiet), env=env, start_new_session=True) # so that Ctrl-C comes once, from here
     with PassOn(child): return child.wait()
 
 # %% ../../nbs/10_train/06_launch.ipynb #20a5b5ef
