@@ -51,7 +51,7 @@ def _read_file(path, lazy=False):
     lazy = lazy and is_zipfile(path)        # the older kind of pickle cannot be read in parts
     try: return load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True, mmap=lazy)
     except Exception as e: # a damaged pickle can raise nearly anything
-        if isinstance(e, UnpicklingError) and 'Unsupported global' in str(e):
+        if isinstance(e, UnpicklingError) and 'GLOBAL ' in str(e):
             what = str(e).split('GLOBAL ')[-1].split(' ')[0]
             raise ValueError(f"{path} holds Python objects besides arrays ({what}), which are not run here; save its state dict alone") from e
         first = str(e).strip().split('\n')[0][:90]
@@ -76,6 +76,7 @@ def _read_index(index):
     "Name of every array -> its shard, each of which is there"
     try: where = dict(json.loads(index.read_text(encoding='utf-8'))['weight_map'])
     except (ValueError, KeyError, TypeError, RecursionError) as e: raise ValueError(f"{index} is not an index of shards ({type(e).__name__}: {e})") from e
+    if not where: raise ValueError(f"{index} is not an index of shards: it names no arrays")
     odd = [f for f in where.values() if not isinstance(f, str) or Path(f).name != f or '\0' in f]
     if odd: raise ValueError(f"{index} is not an index of shards: {odd[0]!r} is no name of a file in its folder")
     files = sorted(set(where.values()))
@@ -159,6 +160,7 @@ def fetch(
     needs:str='its weights', # what a download brings and how large it is, for the message
     revision:str=None, # branch, tag or commit of the repository
     cache_dir:str|Path=None, # where downloads are kept; None = Hugging Face's own place
+    download:bool=True, # False asks the cache only
 ) -> Path:             # the file or folder, for `read_state` and `read_config`
     "Make weights local: what is here stays, an address is looked up in the cache, then on the network; else `FileNotFoundError`"
     text = str(where).removeprefix('https://huggingface.co/')
@@ -169,19 +171,19 @@ def fetch(
         return path/'snapshots'/main.read_text().strip() if main.is_file() else path
     if not (m := _HUB.fullmatch(text)) or text.startswith('.'):
         raise FileNotFoundError(f"no weights at {text}: there is no such file or folder")
-    for local in (True, False):
+    for local in (True, False) if download else (True,):
         try: return _from_hub(m[1], m[2] or '', revision, cache_dir, local)
         except Exception as e: reason = e               # the hub raises some twenty kinds
     first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-    raise FileNotFoundError(f"cannot get {text}: there is no such file or folder here, Hugging Face's cache lacks the repository {m[1]}, and downloading {needs} failed. "
+    raise FileNotFoundError(f"cannot get {text}: there is no such file or folder here, Hugging Face's cache lacks the repository {m[1]}, and downloading {needs} {'failed' if download else 'was not asked for'}. "
         f"Where there is a network, run `hf download {text.replace(m[1]+'/', m[1]+' ')}`, then pass that folder or copy HF_HOME; behind a firewall set HF_ENDPOINT to a mirror. "
         f"The reason given: {first}") from reason
 
 # %% ../nbs/00_start/03_weights.ipynb #b1c20d37
 KINDS = ( # (a name that only this has, what it is); the first that fits counts; a leading word without spaces is a class of this kit
     (r'.*\blora_', "a LoRA adapter, which changes a model and is none"),
-    (r'(spatial_vae|temporal_vae)\.', "VideoVAE weights of Open-Sora 1.2"),
-    (r'temporal_blocks\.', "STDiT3 weights of Open-Sora 1.2"),
+    (r'(spatial_vae|temporal_vae)\.', "VideoVAE weights in the layout of Open-Sora 1.2"),
+    (r'temporal_blocks\.', "STDiT3 weights in the layout of Open-Sora 1.2"),
     (r'(t_block_temp|fl_embedder)\.', "STDiT2 weights of Open-Sora 1.1"),
     (r'blocks\.\d+\.attn_temp\.', "STDiT weights of Open-Sora 1.0"),
     (r'blocks\.\d+\.adaLN_modulation\.', "DiT or Latte weights"),

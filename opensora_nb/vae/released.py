@@ -48,7 +48,7 @@ def vae_config_from_state(
                 temporal_downsample=[f'{t}encoder.conv_blocks.{i}.conv.weight' in state for i in range(levels-1)])
     return dict(vae_2d=flat, vae_temporal=time)
 
-# %% ../../nbs/05_vae/06_released.ipynb #0522d1ba
+# %% ../../nbs/05_vae/06_released.ipynb #83a2af69
 def _settings(released):
     "What config.json says, in our words: our own fields as they are, of the reference's only those that shapes cannot tell"
     inner = released.get('vae_2d') if isinstance(released.get('vae_2d'), dict) else {}
@@ -92,8 +92,10 @@ def load_released_vae(
     _constants(state, told['vae_temporal']['embed_dim'], notes)
     numbers = {} if state['scale'].is_meta else {k: [float(str(v)) for v in state[k].float().flatten().numpy()] for k in ('scale', 'shift')} # 3.85, not 3.8499999
     asked = _merge(_merge(_merge(told, _settings(released)), numbers), overrides)
-    cfg = from_dict(VideoVAEConfig, asked)
-    clash = [f"{a}.{k} {asked[a][k]}, the weights have {v}" for a in told for k, v in told[a].items() if to_dict(cfg)[a][k] != v]
+    try: cfg = from_dict(VideoVAEConfig, asked)
+    except TypeError as e: raise ValueError(f"a setting of the autoencoder has a value of the wrong kind: {e}") from e
+    want = to_dict(cfg)
+    clash = [f"{a}.{k} {want[a][k]}, the weights have {v}" for a in told for k, v in told[a].items() if want[a][k] != v]
     if clash: raise ValueError(f"config.json or the call ask for another autoencoder than these weights: {'; '.join(clash)}")
     for k in ('scale', 'shift'):
         if k in overrides: state[k] = torch.tensor(getattr(cfg, k))[None, :, None, None, None]
