@@ -88,6 +88,12 @@ def test_layouts_hold_what_they_say(tmp_path):
     assert find_weights(paths['training checkpoint with ema.pt']).name == 'ema.pt'
     assert read_state(tmp_path/'step200'/'model')['t_block.1.bias'].abs().max() == 0     # the folder can still be named
 
+def test_an_index_cannot_reach_out_of_its_folder(tmp_path):
+    torch.save(dict(a=torch.ones(1)), tmp_path/'p.bin'); (tmp_path/'w').mkdir()
+    for name in ('../p.bin', str(tmp_path/'p.bin')):
+        (tmp_path/'w'/'pytorch_model.bin.index.json').write_text(json.dumps(dict(weight_map=dict(a=name))))
+        with pytest.raises(ValueError, match='no name of a file in its folder'): read_state(tmp_path/'w')
+
 def test_wrappers_in_any_order(tmp_path):
     sd = toy().state_dict()
     for i, prefix in enumerate(('module._orig_mod.', '_orig_mod.module.', 'module.')):
@@ -196,11 +202,13 @@ def test_shapes_that_do_not_tell(capsys):
     with pytest.raises(ValueError, match='give num_heads'): load_stdit3(lost)
     assert load_stdit3(lost, num_heads=2, input_sq_size=512).cfg == bare
 
-@pytest.mark.parametrize('ratio', [1.3, 2.7, 3., 3.99, 4., 0.7])
-def test_mlp_ratio(ratio):
-    with torch.device('meta'): m = STDiT3(STDiT3Config(hidden_size=88, depth=1, num_heads=2, mlp_ratio=ratio))
+@pytest.mark.parametrize('d, ratio', [(88, 1.3), (88, 2.7), (88, 3.99), (88, 4.), (88, 1.114)])
+def test_mlp_ratio(d, ratio):
+    "The model rounds width times ratio down; 98/88*88 falls below 98 in floating point"
+    with torch.device('meta'): m = STDiT3(STDiT3Config(hidden_size=d, depth=1, num_heads=2, mlp_ratio=ratio))
     cfg = stdit3_config_from_state(m.state_dict())
-    assert int(88*cfg.mlp_ratio) == int(88*ratio) and load_stdit3(thin(m) | {'rope.freqs': STDiT3(CFG).rope.freqs.data.new_tensor([10000**(-2*i/44) for i in range(22)])}, mlp_ratio=ratio)
+    assert int(d*cfg.mlp_ratio) == int(d*ratio)
+    assert load_stdit3(thin(m) | {'rope.freqs': 10000**(-torch.arange(0, d//2, 2).float()/(d/2))}, mlp_ratio=ratio).cfg.mlp_ratio == ratio
 
 @pytest.mark.parametrize('freqs, words', [(torch.zeros(6), 'no frequencies'), (torch.full((6,), torch.nan), 'no frequencies'), (torch.ones(5), 'for heads of width 10')])
 def test_bad_rope(freqs, words):

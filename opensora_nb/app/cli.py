@@ -214,7 +214,8 @@ def look(path, indent='  '):
         elif info.kind.startswith('PixArt'): say("an STDiT3 can start from it: load_stdit3 of opensora_nb.models.zoo")
         elif not info.kind.startswith('TinyText'): say("no class of this kit loads it"); return False
     except (ValueError, OSError) as e: say(f"does not load: {e}"); return False
-    if lines: say('\n'.join(['it loads', *(sorted(lines, key=lambda l: l.startswith('not')) if not any(l.startswith('fits') for l in lines) else [l for l in lines if l.startswith('fits')])]))
+    fits = [l for l in lines if l.startswith('fits')]
+    if lines: say('\n'.join(['it loads', *(fits or lines)]))
     return True
 
 def doctor(args):

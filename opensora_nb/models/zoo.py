@@ -95,7 +95,7 @@ def from_pixart(
     if w is not None and w.ndim == 4: out['x_embedder.proj.weight'] = w[:, :, None]
     return out
 
-# %% ../../nbs/04_models/07_zoo.ipynb #3abf8a47
+# %% ../../nbs/04_models/07_zoo.ipynb #7e1c94f6
 def _open(where):
     "Weights and the content of config.json ({} without one) of anything `load_stdit3` takes"
     if isinstance(where, dict): return where, {}
@@ -144,6 +144,8 @@ def load_stdit3(
     state = from_pixart(state) if image else {k: v for k, v in state.items() if not _COMPUTED.match(k)}
     cfg = _config(state, released, overrides, free)
     notes = [f"{k} is not in the file: taken as {getattr(cfg, k)}" for k in UNTOLD[:1] if k not in released and k not in overrides]
+    if not {'rope.freqs', 'spatial_blocks.0.attn.q_norm.weight'} & set(state) and 'num_heads' not in {**released, **overrides}:
+        notes.append(f"num_heads is not in the file: taken as {cfg.num_heads}, {HEAD} wide each")
     notes += _rope(state, cfg)
     null = state['y_embedder.y_embedding']
     if len(null) != cfg.model_max_length:
@@ -163,7 +165,7 @@ def _start_from(cfg, state, dtype, notes):
     report = compare_keys(model, state)
     if report.misshaped or (lost := [k for k in report.missing if not _FRESH.match(k)]): raise ValueError(str(replace(report, kind='', missing=lost if not report.misshaped else report.missing)))
     load_into(model, state, strict=False, assign=True)
-    def parts(names): return ', '.join(dict.fromkeys(re.sub(r'\.\d+\.', '.*.', k) if 'norm' in k else k.split('.')[0] for k in names)) or 'none'
+    def parts(names): return ', '.join(dict.fromkeys(re.sub(r'\.\d+\.', '.*.', k) if k.startswith('spatial') else k.split('.')[0] for k in names)) or 'none'
     notes += [f"started from PixArt; fresh: {parts(report.missing)}", f"of the file, not used: {parts(report.unexpected)}"]
     return model
 
