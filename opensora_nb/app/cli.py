@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'LEVELS', 'COMMANDS', 'sample_options', 'read_prompts', 'sample', 'train_options', 'train', 'eval_options',
-           'evaluate', 'following', 'honest', 'demo_options', 'demo', 'data_options', 'data', 'doctor_options',
+           'evaluate', 'following', 'honest', 'demo_options', 'demo', 'data_options', 'data', 'doctor_options', 'look',
            'doctor', 'main']
 
 # %% ../../nbs/11_app/03_cli.ipynb #d03bb682
@@ -192,21 +192,55 @@ def data(args):
     if bad: print(f"{bad} of {len(args.paths)} files cannot be used")
     return int(bad == len(args.paths))
 
-def doctor_options(p): p.add_argument('weights', nargs='?', default='tiny', help="weights to look at (default: tiny)")
+# %% ../../nbs/11_app/03_cli.ipynb #c7a10e02
+def doctor_options(p):
+    p.add_argument('weights', nargs='?', default='tiny', help="an embedded name, a run folder, a file or folder of weights, or an address on Hugging Face that is in the cache (default: tiny)")
+
+def look(path, indent='  '):
+    "Print what weights are and whether they load; True if they do"
+    from opensora_nb.models.zoo import ZOO, compare_presets, load_stdit3
+    from opensora_nb.models.stdit3 import stdit3_tiny
+    from opensora_nb.vae.released import VAE_UNTOLD, load_released_vae
+    from opensora_nb.vae.video import video_vae_narrow, video_vae_tiny, video_vae_v12
+    from opensora_nb.weights import describe
+    def say(text): print(*(indent + l for l in str(text).splitlines()), sep='\n')
+    lines = []
+    try:
+        info = describe(path); say(info)
+        if info.kind.startswith('STDiT3'): lines = compare_presets(load_stdit3(path).cfg, {**{k: e.preset() for k, e in ZOO.items()}, 'stdit3_tiny': stdit3_tiny()})
+        elif info.kind.startswith('VideoVAE'):
+            presets = dict(video_vae_v12=video_vae_v12(), video_vae_tiny=video_vae_tiny(), video_vae_narrow=video_vae_narrow())
+            lines = compare_presets(load_released_vae(path).cfg, presets, (*VAE_UNTOLD, 'shift', 'scale'))
+        elif info.kind.startswith('PixArt'): say("an STDiT3 can start from it: load_stdit3 of opensora_nb.models.zoo")
+        elif not info.kind.startswith('TinyText'): say("no class of this kit loads it"); return False
+    except (ValueError, OSError) as e: say(f"does not load: {e}"); return False
+    fits = [l for l in lines if l.startswith('fits')]
+    if lines: say('\n'.join(['it loads', *(fits or lines)]))
+    return True
 
 def doctor(args):
-    "Say what is installed here and what a set of weights holds"
-    import torch
+    "Say what is installed here and what a set of weights is; check that every layout loads"
+    import tempfile, torch
     from opensora_nb.core import has_package, pick_device
+    from opensora_nb.models.zoo import check_stdit3_layouts
     from opensora_nb.sample.pipeline import embedded, find_weights
+    from opensora_nb.vae.released import check_vae_layouts
+    from opensora_nb.weights import fetch
     print(f"python {sys.version.split()[0]}, torch {torch.__version__}, device {pick_device()}, {torch.get_num_threads()} threads")
     print('extras:', ', '.join(f"{p} {'yes' if has_package(p) else 'no'}" for p in ('jupyterlab', 'mediapy', 'gradio', 'flash-attn')))
     print('embedded weights:', ', '.join(embedded()) or 'none')
-    folder = find_weights(args.weights)
-    from safetensors import safe_open
-    for f in sorted(folder.glob('*/model.safetensors')):
-        with safe_open(f, 'pt') as s: n = sum(torch.Size(s.get_slice(k).get_shape()).numel() for k in s.keys())
-        print(f"  {f.parent.name}: {n:,} numbers in {f.stat().st_size/2**20:.1f} MB")
+    try: folder = find_weights(args.weights)                              # a pipeline: embedded, a run, or a folder of parts
+    except FileNotFoundError:
+        if not ('/' in args.weights or Path(args.weights).exists()): raise
+        print(f"{args.weights}:"); good = look(fetch(args.weights, download=False))
+    else:
+        good = True
+        for part in sorted(p.parent for p in folder.glob('*/model.safetensors')): print(f"{args.weights}, {part.name}:"); good &= look(part)
+    print("self-check, a toy of each network saved in every layout and read back:")
+    with tempfile.TemporaryDirectory() as tmp:
+        both = zip(check_stdit3_layouts(Path(tmp)/'a').items(), check_vae_layouts(Path(tmp)/'b').values())
+        for (what, a), b in both: print(f"  {what:42} STDiT3 {a or 'ok'}, autoencoder {b or 'ok'}"); good &= not (a or b)
+    return int(not good)
 
 # %% ../../nbs/11_app/03_cli.ipynb #e1300b07
 COMMANDS = dict(sample=(sample_options, sample, "videos for prompts"), train=(train_options, train, "run a recipe"),
