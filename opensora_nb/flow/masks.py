@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/02_flow/masks.html.md"""
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'ALIASES', 'MASK_RATIOS', 'GRAMMAR', 'strategy_name', 'draw_mask', 'mask_ratios', 'pick_strategy',
-           'Condition', 'parse_conditions', 'conditions_text', 'snap', 'apply_conditions']
+           'Condition', 'parse_conditions', 'conditions_text', 'snap', 'inside', 'apply_conditions']
 
 # %% ../../nbs/02_flow/04_masks.ipynb #6981dd61
 from collections.abc import Mapping
@@ -154,7 +154,12 @@ def snap(
     return align*(q + (rest > align/2 and q < length//align - 1))
 
 # %% ../../nbs/02_flow/04_masks.ipynb #944ef85a
-def _at(v, n, what): # a position from the front
+def inside(
+    v:int,    # a position; negative counts from the end
+    n:int,    # latent frames there are
+    what:str, # its name, for the error
+) -> int:     # the position from the front
+    "A position of a mask string; `ValueError` where it lies outside"
     w = v + n if v < 0 else v
     if not 0 <= w < n: raise ValueError(f"{what} {v} lies outside the {n} latent frames there are (use -{n} to {n-1})")
     return w
@@ -176,7 +181,7 @@ def apply_conditions(
             if cond.ref >= len(refs[i]): raise ValueError(f"condition {conditions_text([cond])} asks for reference {cond.ref}, but prompt {i} has {len(refs[i])} (they count from 0)")
             ref = refs[i][cond.ref]
             if ref.ndim != 4 or (ref.shape[0], *ref.shape[2:]) != (c, h, w): raise ValueError(f"reference {cond.ref} is {tuple(ref.shape)}, the clip {tuple(z.shape[1:])} (c f h w); all but the frames must agree")
-            n = ref.shape[1]; r, t = _at(cond.ref_start, n, 'ref_start'), _at(cond.start, f, 'start')
+            n = ref.shape[1]; r, t = inside(cond.ref_start, n, 'ref_start'), inside(cond.start, f, 'start')
             if align: r, t = snap(r, n, align), snap(t, f, align)
             k = min(cond.length, n - r, f - t)
             out[i, :, t:t+k] = ref[:, r:r+k].to(z); mask[i, t:t+k] = cond.edit; used = True
