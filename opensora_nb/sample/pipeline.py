@@ -39,6 +39,7 @@ class Natural:
     num_sampling_steps:int = 30            # Euler steps
     cfg_scale:float = 2.0                  # guidance
     base_pix:int = 64*64                   # pixels at which the times of a single frame are not shifted; 0 = never shifted
+    align:int = 0                          # latent frames of a chunk, at whose start given frames must stand (Open-Sora 1.2: 5); 0 = anywhere
     levels:tuple[str, ...] = ()            # of the toy world that were taught; prompts beyond them raise a warning. Empty: other data, no such warnings
 
 @dataclass(frozen=True)
