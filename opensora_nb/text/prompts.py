@@ -32,8 +32,8 @@ def join_segments(
     if len(segments) == 1: return segments[0][1]
     return ''.join(f'|{k}|{t}' for k, t in segments)
 
-# %% ../../nbs/06_text/02_prompts.ipynb #6f21aa25
-HOW = 'such as: a boat at sea  or: |0|a boat at sea|2|a boat in a storm  or: a boat at sea{"reference_path": "boat.png", "mask_strategy": "0"}'
+# %% ../../nbs/06_text/02_prompts.ipynb #71cd48d2
+HOW = 'Write a line such as: a boat at sea  or: |0|a boat at sea|2|a boat in a storm  or: a boat at sea{"reference_path": "boat.png", "mask_strategy": "0"}'
 
 def _mask_text(conditions): # a mask string without the numbers at the end of a group that are defaults
     groups = []
@@ -67,7 +67,7 @@ class PromptSpec:
         for r in references:
             if not isinstance(r, str) or not r or r != r.strip() or ';' in r: raise ValueError(f"the path {r!r} cannot be written in a prompt: it is empty, holds ; or has a space at an end; rename the file")
         for c in conditions:
-            if c.ref >= len(references): raise ValueError(f"condition {_mask_text([c])!r} asks for reference {c.ref}, but there are {len(references)} (they count from 0)")
+            if c.ref >= len(references): raise ValueError(f"condition {_mask_text([c])!r} asks for reference {c.ref}, but there are {len(references)} (they count from 0); reference_path names their files")
         if parse_conditions(_mask_text(conditions)) != conditions: raise ValueError(f"these conditions would be read back as others: {_start(_mask_text(conditions))}")
         for name, value in (('segments', segments), ('references', references), ('conditions', conditions)): object.__setattr__(self, name, value)
 
@@ -96,17 +96,17 @@ def _all(values, kind, name, of): # a tuple, each of a kind
         if not isinstance(v, kind): raise ValueError(f"{name} are a tuple of {of}, not {v!r}")
     return values
 
-# %% ../../nbs/06_text/02_prompts.ipynb #0ecfc103
+# %% ../../nbs/06_text/02_prompts.ipynb #0bce93cf
 KEYS = ('reference_path', 'mask_strategy')
 
 def _once(pairs): # of a JSON object, each key at most once
-    if len(dict(pairs)) < len(pairs): raise ValueError(f"a key is there twice among {', '.join(k for k, _ in pairs)}")
+    if len(dict(pairs)) < len(pairs): raise ValueError(f"a key is there twice among {_start(', '.join(k for k, _ in pairs))}")
     return dict(pairs)
 
 def _json_part(text):
-    if text.count('{') > 1: raise ValueError(f"a prompt has at most one '{{', which begins its JSON part; here are {text.count('{')}: {_start(text)}. Write {HOW}")
+    if text.count('{') > 1: raise ValueError(f"a prompt has at most one '{{', which begins its JSON part; here are {text.count('{')}: {_start(text)}. {HOW}")
     try: said = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as e: raise ValueError(f"what follows '{{' is no JSON ({str(e)[:120]}): {_start(text)}. Write {HOW}") from None
+    except (ValueError, RecursionError) as e: raise ValueError(f"what follows '{{' is no JSON ({str(e)[:120]}): {_start(text)}. {HOW}") from None
     for k, v in said.items():
         if k not in KEYS: raise ValueError(f"the JSON part of a prompt may hold {' and '.join(KEYS)}, not {_start(k)}")
         if v is not None and not isinstance(v, str): raise ValueError(f"{k} is a text in quotes, not {_start(json.dumps(v))}")
@@ -118,7 +118,7 @@ def parse_prompt_spec(
     mask_strategy:str=None,  # a mask string, where the line names none
 ) -> PromptSpec:
     "Read a prompt line; `ValueError` says what is wrong with it"
-    if not isinstance(text, str): raise ValueError(f"a prompt is a text, not {text!r}; write one {HOW}")
+    if not isinstance(text, str): raise ValueError(f"a prompt is a text, not {text!r}. {HOW}")
     head, brace, tail = text.partition('{')
     said = dict(reference_path=reference_path, mask_strategy=mask_strategy) | (_json_part(brace + tail) if brace else {})
     paths = said['reference_path'] or ''
