@@ -150,7 +150,7 @@ def test_any_json_is_read_or_refused_with_a_sentence(text, said):
     except ValueError as e: assert told(e); return
     assert quiet(parse_prompt_spec, str(spec)) == spec
 
-@pytest.mark.parametrize('tail', ['{', '{}}', '{"reference_path": ' + '['*100_000, '{"mask_strategy": NaN}', '{"mask_strategy": "' + '0;'*9000 + '0"}', '{"reference_path": "a.png"} and more',
+@pytest.mark.parametrize('tail', ['{', '{}}', '{"reference_path": ' + '['*100_000, '{"mask_strategy": NaN}', '{"reference_path": 0}', '{"mask_strategy": ["0"]}', '{"mask_strategy": "", "mask_strategy": ""}', '{"mask_strategy": "' + '0;'*9000 + '0"}', '{"reference_path": "a.png"} and more',
                                   '{"mask_strategy": "' + '9'*1000 + '"}'], ids=lambda t: t[:24])
 def test_awful_json(tail):
     with pytest.raises(ValueError) as e: parse_prompt_spec('a' + tail)
@@ -166,7 +166,8 @@ def test_every_object_that_is_built_comes_back(segments, references, conditions)
     except ValueError as e: assert told(e); return
     assert quiet(parse_prompt_spec, str(spec)) == spec and join_segments(spec.segments) == join_segments(split_segments(join_segments(spec.segments)))
 
-@pytest.mark.parametrize('kw', [dict(segments=((0, 'a|5'), (1, 'b'))), dict(segments=((0, 'a'), (10**9, 'b'))), dict(segments=5), dict(segments=((0, None),)), dict(segments='ab'), dict(references=(' a.png',)),
+@pytest.mark.parametrize('kw', [dict(segments=((0, 'a {'),)), dict(segments=((0, 'a'), (2, 'b'), (1, 'c'))), dict(segments=((0, 'a'), (0, 'b'))), dict(references=('a;b.png',)),
+                                dict(segments=((0, 'a|5'), (1, 'b'))), dict(segments=((0, 'a'), (10**9, 'b'))), dict(segments=5), dict(segments=((0, None),)), dict(segments='ab'), dict(references=(' a.png',)),
                                 dict(references=None), dict(references=(b'a.png',)), dict(conditions=(None,)), dict(references=('a',), conditions=(Condition(10**6000),)),
                                 dict(references=('a',), conditions=(Condition(),)*6000)], ids=lambda kw: str(list(kw)))
 def test_what_cannot_be_written_is_refused(kw):
@@ -202,3 +203,14 @@ def test_examples():
         for p in example_prompts(name): assert p.isascii() and sum(p.count(c) for c in '.!?') <= 6 and parse_prompt_spec(p) == PromptSpec(((0, p),)), p
     everything = [l for f in assets('prompts').glob('*.txt') for l in example_prompts(f.stem)]
     assert len(set(everything)) == len(everything)
+
+def test_small_print():
+    assert parse_prompt_spec('|0| only ').segments == ((0, 'only'),) and parse_prompt_spec(' only ').segments == ((0, ' only '),)
+    assert safe_name('a/b') != safe_name('a_b') and safe_name('a'*300 + 'b') != safe_name('a'*300 + 'c')
+    for text in ('\ud800 a', '海'*100, 'a\x85\x07b', 'CON.txt', 'lpt1', '..', 'a' + 'ä'*200): name = safe_name(text); assert text.startswith('..') or name != text; name.encode(); assert '\ufffd' not in name
+
+def test_prompt_files_are_utf8(tmp_path):
+    path = tmp_path/'p.txt'; path.write_bytes('\ufeffa\u2028b\x0cc\nd'.encode())
+    assert read_prompt_file(path) == [(0, 'a\u2028b\x0cc'), (1, 'd')]
+    path.write_bytes(b'ab\xff')
+    with pytest.raises(ValueError, match=r'no text in UTF-8 \(byte 2\)'): read_prompt_file(path)

@@ -68,3 +68,9 @@ def test_nothing_is_sent_unasked():
 
 def test_a_long_answer_is_refused():
     with pytest.warns(UserWarning, match=f'at most {MAX_LETTERS}'): assert refine('cat', Says('sea '*MAX_LETTERS)) == 'cat'
+
+def test_small_print(monkeypatch):
+    assert clean_answer('A cat. <think>never ends') == 'A cat.' and clean_answer('|0|A cat.|12|It runs.') == 'A cat. It runs.'
+    with practice_server('A cat.') as server:
+        monkeypatch.setenv('OPENAI_BASE_URL', server.url); monkeypatch.setenv('OPENAI_MODEL', 'home-model')
+        assert refine('cat') == 'A cat.' and server.requests[0]['model'] == 'home-model'

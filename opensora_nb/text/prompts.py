@@ -96,7 +96,7 @@ def _all(values, kind, name, of): # a tuple, each of a kind
         if not isinstance(v, kind): raise ValueError(f"{name} are a tuple of {of}, not {v!r}")
     return values
 
-# %% ../../nbs/06_text/02_prompts.ipynb #0bce93cf
+# %% ../../nbs/06_text/02_prompts.ipynb #4a9cc840
 KEYS = ('reference_path', 'mask_strategy')
 
 def _once(pairs): # of a JSON object, each key at most once
@@ -107,9 +107,8 @@ def _json_part(text):
     if text.count('{') > 1: raise ValueError(f"a prompt has at most one '{{', which begins its JSON part; here are {text.count('{')}: {_start(text)}. {HOW}")
     try: said = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as e: raise ValueError(f"what follows '{{' is no JSON ({str(e)[:120]}): {_start(text)}. {HOW}") from None
-    for k, v in said.items():
+    for k in said:
         if k not in KEYS: raise ValueError(f"the JSON part of a prompt may hold {' and '.join(KEYS)}, not {_start(k)}")
-        if v is not None and not isinstance(v, str): raise ValueError(f"{k} is a text in quotes, not {_start(json.dumps(v))}")
     return said
 
 def parse_prompt_spec(
@@ -121,8 +120,8 @@ def parse_prompt_spec(
     if not isinstance(text, str): raise ValueError(f"a prompt is a text, not {text!r}. {HOW}")
     head, brace, tail = text.partition('{')
     said = dict(reference_path=reference_path, mask_strategy=mask_strategy) | (_json_part(brace + tail) if brace else {})
-    paths = said['reference_path'] or ''
-    if not isinstance(paths, str): raise ValueError(f"reference_path is a text such as 'a.png;b.mp4', not {paths!r}")
+    paths = '' if said['reference_path'] is None else said['reference_path']
+    if not isinstance(paths, str): raise ValueError(f"reference_path is a text such as 'a.png;b.mp4', not {_start(repr(paths))}")
     references = tuple(p.strip() for p in paths.split(';')) if paths.strip() else ()
     spec = PromptSpec(split_segments(head), references, parse_conditions(said['mask_strategy']))
     if references and not spec.conditions: warnings.warn(f"the references {paths!r} are not used, for no mask_strategy says where they go; '0' makes the first one the first frame", stacklevel=2)
