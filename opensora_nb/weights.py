@@ -280,7 +280,7 @@ def config_from(
 ):                 # an instance of cls
     "Keep the fields `cls` knows and print the ones that were ignored; a value of the wrong type raises `ValueError`"
     known = [f.name for f in fields(cls)]
-    ignored = [k for k in released if k not in known]
+    ignored = [k for k in released if k not in (*known, 'model_type')] # model_type names the class, which is known here
     if ignored: print(f"{cls.__name__}: ignored {', '.join(ignored)}")
     try: return from_dict(cls, {k: v for k, v in released.items() if k in known})
     except TypeError as e: raise ValueError(f"a setting of {cls.__name__} has a value of the wrong kind: {e}") from e

@@ -174,8 +174,9 @@ def check_size(
     w:int,                # width, pixels
     multiple:int=SPACE,   # what both sides must be a multiple of
 ):
-    "Raise `ValueError` with the nearest sizes that work, if this one does not"
+    "Raise `ValueError` with the nearest sizes that work, if this one does not; the sizes of Open-Sora's tables always do"
     if f < 1: raise ValueError(f"num_frames is {f}; it must be 1 (an image) or more, e.g. {CHUNK}")
+    known = {s for table in SIZES.values() for s in table.values()} if multiple == SPACE else ()
     for name, n in (('height', h), ('width', w)):
         if n < SPACE: raise ValueError(f"{name} {n} is below {SPACE}, the autoencoder's block; the smallest is {SPACE}")
-        if n % multiple: raise ValueError(f"{name} {n} is not a multiple of {multiple}; try {_near(n, multiple)}")
+        if n % multiple and (h, w) not in known: raise ValueError(f"{name} {n} is not a multiple of {multiple}; try {_near(n, multiple)}")

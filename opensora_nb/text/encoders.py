@@ -186,16 +186,17 @@ class T5Text:
         max_length:int=300,              # tokens a text is padded or cut to (Open-Sora 1.2; 1.1: 200, 1.0: 120)
         dtype:torch.dtype=torch.float32, # of weights and features
         device:str|torch.device='cpu',   # where it runs
+        **options,                       # for transformers' from_pretrained, such as quantization_config (8 bit) or device_map='auto' (parts on the CPU or on disk)
     ):
         from transformers import AutoTokenizer, T5EncoderModel
         here = _has(name, 'config.json') # then ask no network
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=here)
-            self.model = T5EncoderModel.from_pretrained(name, dtype=dtype, local_files_only=here)
+            self.model = T5EncoderModel.from_pretrained(name, dtype=dtype, local_files_only=here, **options)
         except (OSError, ValueError, ImportError) as e:
             if _has(name, 'spiece.model'): require('sentencepiece', 't5'); require('google.protobuf', 't5', 'protobuf') # read the released tokenizer
             raise _missing(name, e) from e
-        self.model = self.model.to(device).eval().requires_grad_(False)
+        self.model = (self.model if options else self.model.to(device)).eval().requires_grad_(False) # with options, transformers has placed it
         self.tokenizer.padding_side, self.max_length, self.dim = 'right', max_length, self.model.config.d_model
 
     @torch.no_grad()
