@@ -37,7 +37,7 @@ def default_length(
     "Latent frames given where nobody says: a third of a round, in whole chunks where the weights need them (Open-Sora 1.2's app)"
     return max(1, latents//3//align)*align if align else max(1, latents//3)
 
-# %% ../../nbs/08_sample/06_long.ipynb #f3a2e1af
+# %% ../../nbs/08_sample/06_long.ipynb #919d3379
 @dataclass(frozen=True)
 class LongConfig:
     "How rounds are joined"
@@ -50,7 +50,7 @@ def round_seed(seed, loop): return seed if loop == 0 else int(rng_for(seed, loop
 @torch.inference_mode()
 def rounds(
     pipe,                    # a `Pipeline`
-    specs,                   # b requests: `PromptSpec`s or the like
+    specs,                   # b `PromptSpec`s
     refs,                    # b lists of uint8 clips (f, h, w, 3), what the conditions count
     cfg:SampleConfig=SampleConfig(), # of one round
     long:LongConfig=LongConfig(),    # how many, and how they are joined

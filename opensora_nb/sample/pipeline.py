@@ -40,6 +40,8 @@ class Natural:
     cfg_scale:float = 2.0                  # guidance
     base_pix:int = 64*64                   # pixels at which the times of a single frame are not shifted; 0 = never shifted
     align:int = 0                          # latent frames of a chunk, at whose start given frames must stand (Open-Sora 1.2: 5); 0 = anywhere
+    aes:float|None = None                  # aesthetic score that prompts end with, in the words of the released captions; None = none
+    clean:bool = False                     # clean prompts as the captions were (T5 models of Open-Sora)
     levels:tuple[str, ...] = ()            # of the toy world that were taught; prompts beyond them raise a warning. Empty: other data, no such warnings
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def generate(
     f_, h_, w_ = pipe.vae.latent_size((cfg.num_frames, h, w))
     seeds = seeds or [cfg.seed]*len(prompts); dev, dtype = pipe.device, next(pipe.model.parameters()).dtype
     y, words = pipe.text.encode(list(prompts))
-    negative = pipe.text.encode([cfg.negative_prompt]) if cfg.negative_prompt.strip() else None
+    negative = [t.to(dtype) if t.is_floating_point() else t for t in pipe.text.encode([cfg.negative_prompt])] if cfg.negative_prompt.strip() else None
     noise = torch.stack([torch.randn(pipe.vae.cfg.latent_channels, f_, h_, w_, generator=torch_rng(s)) for s in seeds]).to(dev)
     row = lambda v: torch.full((len(prompts),), float(v), device=dev)
     v = guided_velocity(pipe.model, cfg.cfg_scale, y.to(dtype), words, negative=negative, fps=row(fps_of(cfg)), height=row(h), width=row(w))
