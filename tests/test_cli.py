@@ -15,20 +15,20 @@ def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     args = ('sample', '--prompt-path', 'prompts.txt', '--num-sampling-steps', '4', '--seed', '7')
     for d in ('one', 'two'):
         out = osnb(*args, '--save-dir', d, cwd=tmp_path); assert out.returncode == 0, out.stderr
-        assert sorted(p.name for p in (tmp_path/d).iterdir()) == ['sample_0000.mp4', 'sample_0001.mp4']
-    for n in ('sample_0000.mp4', 'sample_0001.mp4'): assert (tmp_path/'one'/n).read_bytes() == (tmp_path/'two'/n).read_bytes()
+        assert sorted(p.name for p in (tmp_path/d).iterdir()) == ['jobs.jsonl', 'sample_0000.mp4', 'sample_0002.mp4']
+    for n in ('sample_0000.mp4', 'sample_0002.mp4'): assert (tmp_path/'one'/n).read_bytes() == (tmp_path/'two'/n).read_bytes()
     from opensora_nb.data.video_io import probe
     info = probe(tmp_path/'one'/'sample_0000.mp4'); assert (info.num_frames, info.height, info.width) == (17, 64, 64)
 
 @pytest.mark.parametrize('args,said', [
     (['sample'], 'give a prompt'), (['sample', '--prompt', ' '], 'prompt is empty'),
     (['sample', '--prompt', 'a red circle', '--weights', 'tyni'], "weights 'tyni'"),
-    (['sample', '--prompt', 'a red circle', '--num-frames', '0'], 'num_frames is 0'),
+    (['sample', '--prompt', 'a red circle', '--num-frames', '0'], "'0' is not a length; use a number of frames from 1 on"),
     (['sample', '--prompt', 'a red circle', '--image-size', '60', '64'], 'height 60 is not a multiple of 8; try 56 or 64'),
     (['sample', '--prompt', 'a red circle', '--num-sampling-steps', '0'], 'at least 1 step, not 0'),
     (['sample', '--prompt', 'a red circle', '--device', 'gpu'], "unknown device 'gpu'"),
     (['sample', '--prompt-path', 'none.txt'], "prompt file 'none.txt' does not exist"),
-    (['sample', '--prompt-path', 'empty.txt'], 'holds no prompts'),
+    (['sample', '--prompt-path', 'empty.txt'], 'holds no prompt'),
     (['train', 'shape_t2v'], 'unknown recipe'), (['train', 'shapes_t2v', 'stepz=3'], "did you mean 'steps'"),
     (['train', 'shapes_t2v', 'model.hidden_size=190'], 'not divisible'),
     (['train', 'shapes_t2v', 'vae_weights=nowhere'], "weights 'nowhere'"),

@@ -10,6 +10,7 @@ __all__ = ['IMG_FPS', 'Natural', 'SampleConfig', 'save_vae', 'load_vae', 'embedd
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
@@ -39,10 +40,10 @@ class Natural:
     num_sampling_steps:int = 30            # Euler steps
     cfg_scale:float = 2.0                  # guidance
     base_pix:int = 64*64                   # pixels at which the times of a single frame are not shifted; 0 = never shifted
+    levels:tuple[str, ...] = ()            # of the toy world that were taught; prompts beyond them raise a warning. Empty: other data, no such warnings
     align:int = 0                          # latent frames of a chunk, at whose start given frames must stand (Open-Sora 1.2: 5); 0 = anywhere
     aes:float|None = None                  # aesthetic score that prompts end with, in the words of the released captions; None = none
     clean:bool = False                     # clean prompts as the captions were (T5 models of Open-Sora)
-    levels:tuple[str, ...] = ()            # of the toy world that were taught; prompts beyond them raise a warning. Empty: other data, no such warnings
 
 @dataclass(frozen=True)
 class SampleConfig:
@@ -107,9 +108,19 @@ class Pipeline:
     natural:Natural
     name:str = ''   # where the weights came from
     speed:dict = field(default_factory=dict) # how `faster` treats the transformer
+    offload:str = ''                         # a device: parts wait on the CPU, and only the one at work is there; '' = all stay where they are
 
     @property
-    def device(self): return next(self.model.parameters()).device
+    def device(self): return torch.device(self.offload) if self.offload else next(self.model.parameters()).device
+    @contextmanager
+    def at_work(self,
+        part, # model or vae
+    ):
+        "Within the block, the part is on the device"
+        if self.offload: part.to(self.offload)
+        try: yield part
+        finally:
+            if self.offload: part.to('cpu')
     def to(self, device=None, dtype=None):
         "Move all parts; the text encoder stays in fp32"
         self.vae.to(device, dtype); self.model.to(device, dtype); self.text.to(device); return self
@@ -129,6 +140,7 @@ def load_pipeline(
     weights:str|Path='tiny', # an embedded name, a run folder or a folder of weights
     device:str='auto',       # auto, cpu, cuda or mps
     dtype:str='auto',        # auto, fp32, bf16 or fp16
+    offload:bool=False,      # hold only the part at work on the device
 ) -> Pipeline:
     "Read the parts and put them on a device"
     folder, device = find_weights(weights), pick_device(device)
@@ -137,7 +149,8 @@ def load_pipeline(
     load_into(model, read_state(folder/'stdit3'/'model.safetensors'))
     pipe = Pipeline(load_vae(folder), model.float().eval(), TinyText.load(folder/'text').float().eval(),
                     load_config(Natural, folder/'pipeline.json'), str(weights))
-    return pipe.to(device, pick_dtype(dtype, device))
+    pipe.offload = str(device) if offload else ''
+    return pipe.to('cpu' if offload else device, pick_dtype(dtype, device))
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #61fa5c0d
 @torch.inference_mode()
@@ -156,13 +169,13 @@ def generate(
     check_size(cfg.num_frames, h, w)
     f_, h_, w_ = pipe.vae.latent_size((cfg.num_frames, h, w))
     seeds = seeds or [cfg.seed]*len(prompts); dev, dtype = pipe.device, next(pipe.model.parameters()).dtype
-    y, words = pipe.text.encode(list(prompts))
-    negative = [t.to(dtype) if t.is_floating_point() else t for t in pipe.text.encode([cfg.negative_prompt])] if cfg.negative_prompt.strip() else None
+    y, words = (t.to(dev) for t in pipe.text.encode(list(prompts)))
+    negative = [t.to(dev, dtype) if t.is_floating_point() else t.to(dev) for t in pipe.text.encode([cfg.negative_prompt])] if cfg.negative_prompt.strip() else None
     noise = torch.stack([torch.randn(pipe.vae.cfg.latent_channels, f_, h_, w_, generator=torch_rng(s)) for s in seeds]).to(dev)
     row = lambda v: torch.full((len(prompts),), float(v), device=dev)
     v = guided_velocity(pipe.model, cfg.cfg_scale, y.to(dtype), words, negative=negative, fps=row(fps_of(cfg)), height=row(h), width=row(w))
     given = {} if mask is None else dict(mask=mask.to(dev), x_ref=None if x_ref is None else x_ref.to(noise))
-    with faster(pipe.model, **pipe.speed): out = sample(v, noise, times_of(pipe, cfg).to(dev), progress=progress, return_trajectory=return_trajectory, **given)
+    with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed): out = sample(v, noise, times_of(pipe, cfg).to(dev), progress=progress, return_trajectory=return_trajectory, **given)
     clips = decode(pipe, out[0] if return_trajectory else out, cfg.num_frames)
     return (clips, out[1]) if return_trajectory else clips
 
@@ -184,7 +197,7 @@ def decode(
 ) -> list:           # uint8 (f, h, w, 3) each
     "Latents to clips, one clip at a time"
     dtype = next(pipe.vae.parameters()).dtype
-    return [to_pixels(pipe.vae.decode(one[None].to(dtype), num_frames)[0]) for one in z]
+    with pipe.at_work(pipe.vae): return [to_pixels(pipe.vae.decode(one[None].to(dtype), num_frames)[0]) for one in z]
 
 def to_pixels(
     x:Tensor, # (3, f, h, w) in [-1, 1]

@@ -40,7 +40,7 @@ class StoredText:
         y, mask = zip(*(self.table[t] for t in texts))
         return torch.cat(y).to(self.device), torch.cat(mask).to(self.device)
 
-# %% ../../nbs/08_sample/07_released.ipynb #e6b3204a
+# %% ../../nbs/08_sample/07_released.ipynb #ef3c4b6b
 OPENSORA_12 = Natural(num_frames=51, image_size=(240, 426), fps=24, num_sampling_steps=30, cfg_scale=7.0, base_pix=512*512, align=5, aes=6.5, clean=True)
 
 def load_released(
@@ -52,6 +52,7 @@ def load_released(
     dtype:str='auto',          # of the transformer and the autoencoder: auto, bf16, fp16 or fp32
     text_dtype:str='auto',     # of T5; Open-Sora uses fp32
     progress=None,             # wraps the texts, e.g. tqdm
+    offload:bool=False,        # hold only the part at work on the device
 ) -> Pipeline:                 # its text encoder knows `texts` only
     "Encode the texts, let T5 go, then load the other two; what is missing raises `FileNotFoundError` with names and sizes"
     device = pick_device(device); dtype = pick_dtype(dtype, device)
@@ -59,4 +60,5 @@ def load_released(
     stored = StoredText(encoder, texts, progress)
     del encoder; gc.collect()
     if device.type == 'cuda': torch.cuda.empty_cache()
-    return Pipeline(load_released_vae(vae, dtype), load_stdit3(model, dtype), stored, OPENSORA_12, str(model)).to(device)
+    pipe = Pipeline(load_released_vae(vae, dtype), load_stdit3(model, dtype), stored, OPENSORA_12, str(model), offload=str(device) if offload else '')
+    return pipe.to('cpu' if offload else device)
