@@ -279,8 +279,8 @@ def decode_stage(
     with Meter(vae) as m: vae.spatial_vae.decode(new(flat, group))
     work += _combine(Counter(), m.work, num_frames/group); calls += num_frames/group*m.calls
     d, byte, weights = cfg.vae_2d.downsample, new(1, 1).element_size(), sum(p.numel()*p.element_size() for p in vae.parameters())
-    video = num_frames*3*d*h*d*w                              # numbers; whole while the last group is made, twice while joined, then rounded in float32
-    peak = max(*peaks, m.peak + byte*video, weights + 2*byte*video, weights + video*(byte + 8)) + num_frames*flat*h*w*byte
+    video = num_frames*3*d*h*d*w                              # numbers; there while the last group is made, and beside two float32 copies while it is rounded
+    peak = max(*peaks, m.peak + byte*video, weights + video*(byte + 8)) + num_frames*flat*h*w*byte
     return Stage(work, calls, peak, count_params(vae))
 
 # %% ../../nbs/08_sample/04_forecast.ipynb #8af48e1c
