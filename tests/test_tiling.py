@@ -67,7 +67,7 @@ def test_blends_change_the_borders_only():
 def test_spread_softens_the_border():
     z = TINY.encode(video(f=34, h=32, w=32)); y, soft = TINY.decode(z, 34), decode(TINY, z, 34, Tiling(spread=2))
     step = lambda v: (v[:, :, 17] - v[:, :, 16]).abs().mean()
-    assert step(soft) < .8*step(y)
+    assert step(soft) < .6*step(y)
 
 @pytest.mark.skipif(real_data() is None, reason='no folder of real clips')
 @pytest.mark.parametrize('how', [Tiling(spread=2), Tiling(overlap=4)], ids=['spread', 'overlap'])
@@ -132,7 +132,12 @@ def test_more_is_nearer():
     z = TINY.encode(x); y = TINY.decode(z, 1)
     rms = lambda **kw: (decode(TINY, z, 1, Tiling(tile=64, **kw)) - y).square().mean().sqrt().item()
     own, two, six, none = rms(tile_overlap=32, passes=0), rms(tile_overlap=32), rms(tile_overlap=32, passes=6), rms(tile_overlap=0)
-    assert six < two < own and two < none
+    assert max(two, six) < .5*own and two < none, (own, two, six, none)
+
+def test_some_passes_do_not_run_away(): # norms that insist on numbers of the last pass do: a thousandfold
+    vae = made(levels=4, res=2, groups=4, seed=42); x = torch.nn.functional.interpolate(video(1, 1, 16, 16)[0].transpose(0, 1), size=(128, 128), mode='bilinear').transpose(0, 1)[None]
+    z = vae.encode(x); y = vae.decode(z, 1)
+    for passes in (2, 3, 4, 6): assert decode(vae, z, 1, Tiling(tile=64, tile_overlap=16, passes=passes)).abs().max() < 3*y.abs().max()
 
 def test_the_autoencoder_is_left_alone():
     vae = made(); before = {k: v.clone() for k, v in vae.state_dict().items()}; forwards = [m for m in vae.modules() if 'forward' in vars(m)]
@@ -160,6 +165,8 @@ def test_memory_does_not_grow_with_length():
         for _ in iter_decode(TINY, torch.zeros(1, 4, 5*f//17, 4, 4), f, Tiling(frames=4)): pass
     assert peak(lambda: run(136)) < 1.02*peak(lambda: run(34))
     assert peak(lambda: TINY.decode(torch.zeros(1, 4, 40, 4, 4), 136)) > 3.5*peak(lambda: TINY.decode(torch.zeros(1, 4, 10, 4, 4), 34))
+    z = torch.zeros(1, 4, 5, 4, 4)
+    assert peak(lambda: decode(TINY, z, 17, Tiling(frames=4))) < .4*peak(lambda: decode(TINY, z, 17))
     frame = torch.zeros(1, 3, 1, 32, 32)
     assert peak(lambda: encode(TINY, frame.expand(-1, -1, 136, -1, -1))) < 1.05*peak(lambda: encode(TINY, frame.expand(-1, -1, 34, -1, -1)))
 
