@@ -127,6 +127,11 @@ def test_tiles_are_exact_with_all_passes_and_wide_overlap(h, w):
     assert off(decode(vae, z, 2, replace(how, passes=how.passes-1)), y) > 1e-9
     assert off(decode(vae, z, 2, replace(how, tile=24, tile_overlap=4)), y) > 1e-3
 
+def test_a_quarter_is_shared_by_default():
+    x = video(f=2, h=32, w=32); z = SMALL.encode(x)
+    assert torch.equal(decode(SMALL, z, 2, Tiling(tile=16)), decode(SMALL, z, 2, Tiling(tile=16, tile_overlap=4)))
+    assert off(decode(SMALL, z, 2, Tiling(tile=16)), decode(SMALL, z, 2, Tiling(tile=16, tile_overlap=0))) > 1e-4
+
 def test_more_is_nearer():
     x = torch.nn.functional.interpolate(video(1, 1, 12, 12)[0].transpose(0, 1), size=(128, 64), mode='bilinear').transpose(0, 1)[None]
     z = TINY.encode(x); y = TINY.decode(z, 1)
@@ -204,7 +209,7 @@ def test_any_tiling_works_or_is_refused(kw):
     try: how = Tiling(**kw); how.check(SMALL.cfg)
     except ValueError as e: assert len(str(e).split()) > 4 and '\n' not in str(e); return
     assert all(v is None or type(v) is int for v in vars(how).values())
-    if how.tile and how.tile - how.tile_overlap < 8 or (how.passes or 0) > 2 or how.overlap > 8: return   # slow, tried elsewhere
+    if how.tile and how.tile - (how.tile_overlap or 0) < 8 or (how.passes or 0) > 2 or how.overlap > 8: return   # slow, tried elsewhere
     x = torch.zeros(1, 3, 19, 20, 20)
     with torch.no_grad(): assert decode(SMALL, encode(SMALL, x, how), 19, how).shape == x.shape
 

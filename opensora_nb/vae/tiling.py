@@ -50,19 +50,19 @@ class Tiling:
     overlap:int = 0          # frames that neighbouring windows in time share; `encode` and `decode` need the same
     spread:int = 0           # frames on each side of a chunk border that share its jump; for latents made without overlap
     tile:int|None = None     # side of a square tile in pixels; None = whole pictures
-    tile_overlap:int = 0     # pixels that neighbouring tiles share at least
+    tile_overlap:int|None = None # pixels that neighbouring tiles share at least; None = a quarter of a tile
     passes:int = 2           # extra passes over the tiles that gather common statistics; 0 = every tile has its own
     frames:int|None = None   # frames in the 2-D network at once; None = what the autoencoder says (micro_batch_size)
 
     def __post_init__(self):
         for name, least in dict(overlap=0, spread=0, tile=1, tile_overlap=0, passes=0, frames=1).items():
             v = getattr(self, name)
-            if v is None and name in ('tile', 'frames'): continue
+            if v is None and name in ('tile', 'tile_overlap', 'frames'): continue
             if type(v) is not int or v < least: raise ValueError(f"{name} is {v!r}; give a whole number, {least} or more")
         if self.overlap and self.spread:
             raise ValueError(f"overlap {self.overlap} and spread {self.spread} are two cures for one border; set one of them to 0")
         if self.tile is None and self.tile_overlap: raise ValueError(f"tile_overlap is {self.tile_overlap} but there are no tiles; give tile, e.g. tile={max(64, 4*self.tile_overlap)}")
-        if self.tile and self.tile_overlap >= self.tile:
+        if self.tile and (self.tile_overlap or 0) >= self.tile:
             raise ValueError(f"tiles of {self.tile} pixels cannot overlap by {self.tile_overlap}; a quarter, {self.tile//4}, is usual")
 
     def check(self, cfg):
@@ -74,7 +74,7 @@ class Tiling:
         if self.tile is None: return
         if self.tile < d: raise ValueError(f"a tile of {self.tile} pixels is smaller than one latent position, {d} pixels; tiles of 256 are usual")
         for name in ('tile', 'tile_overlap'):
-            if (v := getattr(self, name)) % d: raise ValueError(f"{name} is {v} pixels, not a multiple of {d}; try {round(v/d)*d or d}")
+            if (v := getattr(self, name) or 0) % d: raise ValueError(f"{name} is {v} pixels, not a multiple of {d}; try {round(v/d)*d or d}")
 
 # %% ../../nbs/05_vae/04_tiling.ipynb #4e928e54
 def windows(
@@ -228,7 +228,9 @@ def by_tiles(
     enlarge:bool, # from latent positions to pixels? else the other way
 ) -> Tensor:      # (b, c', …) on the CPU where there is more than one tile
     "Apply `net.outer` tile by tile and blend"
-    rows, cols = (spans(n, (how.tile or n*down)//down, how.tile_overlap//down) for n in size)
+    tile = (how.tile or max(size)*down)//down
+    overlap = tile//4 if how.tile_overlap is None else how.tile_overlap//down
+    rows, cols = (spans(n, tile, overlap) for n in size)
     if len(rows)*len(cols) == 1: return net.outer(x)
     twin, (i, o) = PooledNorms(net), (1, down) if enlarge else (down, 1)
     end = lambda b, n, full: full if b == n else b*i # pixels that fill no latent position go to the last tile
