@@ -142,10 +142,13 @@ class Encoder(nn.Module):
         self.conv_norm_out = _norm(cfg, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2*cfg.latent_channels, 3, padding=1)
 
-    def forward(self, x): # (b, 3, h, w) -> (b, 2c, h/8, w/8)
+    def outer(self, x): # (b, 3, h, w) -> (b, widest, h/8, w/8); nearly all the memory
         x = self.conv_in(x)
         for level in self.down_blocks: x = level(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return x
+
+    def inner(self, x): return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x)))) # -> (b, 2c, h/8, w/8)
+    def forward(self, x): return self.inner(self.outer(x))
 
 # %% ../../nbs/05_vae/01_image_vae.ipynb #03f943bc
 class Decoder(nn.Module):
@@ -161,10 +164,12 @@ class Decoder(nn.Module):
         self.conv_norm_out = _norm(cfg, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], cfg.in_channels, 3, padding=1)
 
-    def forward(self, z): # (b, c, h, w) -> (b, 3, 8h, 8w)
-        x = self.mid_block(self.conv_in(z))
+    def inner(self, z): return self.mid_block(self.conv_in(z)) # (b, c, h, w) -> (b, widest, h, w)
+    def outer(self, x): # -> (b, 3, 8h, 8w); nearly all the memory
         for level in self.up_blocks: x = level(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def forward(self, z): return self.outer(self.inner(z))
 
 # %% ../../nbs/05_vae/01_image_vae.ipynb #83a5ec8f
 OLD_NAMES = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'} # diffusers before 0.15
