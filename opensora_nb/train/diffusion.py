@@ -16,6 +16,7 @@ from ..config import opt
 from ..core import rng_for, torch_rng
 from ..viz import contact_sheet
 from ..data.dataset import DataConfig, mixture, open_data
+from ..data.retold import retell, retold_words
 from ..flow.guidance import as_velocity
 from ..flow.masks import MASK_RATIOS, draw_mask, mask_ratios, pick_strategy
 from ..flow.rflow import loss as flow_loss
@@ -54,6 +55,7 @@ class T2VTrain(TrainConfig):
     base_pix:int = opt(64*64, "pixels at which a single frame is not shifted")
     caption_drop:float = opt(0.1, "share of samples trained with the null text")
     masks:str = opt('', "frames given in training: v11, v12_stage1, v12_stage3, v12_adapt, or shares such as image_head:0.2,random:0.05; empty: none")
+    retell:float = opt(0., "share of samples described in another true way: scores behind the caption, toy clips also by frame rate")
     cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline")
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline")
     preview_prompts:tuple[str, ...] = opt(('a red circle moves left', 'a blue square moves up', 'a yellow star stays still', 'a green triangle moves right'), "what previews show")
@@ -66,6 +68,7 @@ class T2VTrain(TrainConfig):
         super().__post_init__()
         if self.times not in TIMES: raise ValueError(f"unknown times {self.times!r}; use one of {', '.join(TIMES)}")
         mask_shares(self.masks)
+        if not 0 <= self.retell <= 1: raise ValueError(f"retell is a share in [0, 1], not {self.retell}")
         if not 0 <= self.caption_drop < 1: raise ValueError(f"caption_drop is a share in [0, 1), not {self.caption_drop}")
 
     def make_task(self, device): return T2VTask(self, device)
@@ -119,7 +122,7 @@ class T2VTask(Task):
             if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), device, '_held')
         self.shares = mask_shares(cfg.masks)
         self.size = (cfg.data.num_frames, *cfg.data.image_size); self.fps = float(self.source.fps)
-        model, text = self.start_weights([t for i in range(len(self)) for t in self.features.texts(i)])
+        model, text = self.start_weights([t for i in range(len(self)) for t in self.features.texts(i)] + (retold_words(self.source) if cfg.retell else []))
         self.module = TextToVideo(model, text); self.tokens = self.tokenize(self.features)
 
     def stored(self, source, device, suffix=''):
@@ -149,9 +152,13 @@ class T2VTask(Task):
         t = torch.stack(t); f, h, w = self.size
         if self.cfg.shift: t = timestep_shift(t, h*w, x.shape[2], self.cfg.base_pix)
         words, mask = (torch.stack([tokens[i][j][c] for i,c in zip(ids, k)]) for j in (0, 1))
-        row = lambda v: torch.full((len(ids),), float(v))
+        row = lambda v: torch.full((len(ids),), float(v)); fps = row(self.fps)
+        for n, (i, e) in enumerate(zip(ids, epoch) if features is self.features and self.cfg.retell else ()):
+            rng = rng_for(self.cfg.seed, 7, int(e), int(i))
+            if rng.random() < self.cfg.retell:
+                text, fps[n] = retell(self.source, int(i), rng); words[n:n+1], mask[n:n+1] = self.module.text.tokenize([text])
         given = dict(m=torch.stack([draw_frames(self.cfg, self.shares, x.shape[2], int(e), int(i)) for i,e in zip(ids, epoch)])) if self.shares else {}
-        return dict(x=x, eps=torch.stack(eps), t=t, **given, ids=words, mask=mask, drop=torch.tensor(drop), fps=row(self.fps), height=row(h), width=row(w))
+        return dict(x=x, eps=torch.stack(eps), t=t, **given, ids=words, mask=mask, drop=torch.tensor(drop), fps=fps, height=row(h), width=row(w))
 
     def loss(self, module, batch):
         cond = {k: batch[k] for k in ('ids', 'mask', 'drop', 'fps', 'height', 'width')}
