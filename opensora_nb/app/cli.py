@@ -19,10 +19,11 @@ def sample_options(p):
 
 def sample(args):
     "Write a clip per prompt, numbered in order; each is on disk before the next begins, and what is there is skipped"
-    from opensora_nb.app.sampling import plan_sample, run_sample
+    from opensora_nb.app.sampling import plan_cost, plan_sample, run_sample
     plan = plan_sample(args)
     if args.verbose: print(plan)
-    if args.plan: return print(*(f"  {j.path}  seed {j.seed}  {j.spec}" for j in plan.todo), sep='\n')
+    if args.plan: print(*(f"  {j.path}  seed {j.seed}  {j.spec}" for j in plan.todo), 'one batch of one round:', plan_cost(plan), sep='\n'); return
+    if args.verbose and plan.preset == 'opensora-1.2' and plan.todo: print(plan_cost(plan))
     for job, film in run_sample(plan):
         if args.verbose: print(job.path, f"({len(film)} frames, {job.line})")
 

@@ -6,25 +6,29 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/sampling.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'PRESETS', 'truth', 'sample_options', 'preset_of', 'SamplePlan', 'read_lines', 'clip_size', 'plan_sample',
-           'load_for', 'run_sample']
+           'plan_cost', 'load_for', 'run_sample']
 
-# %% ../../nbs/11_app/03_sampling.ipynb #0eeab28c
+# %% ../../nbs/11_app/03_sampling.ipynb #c9cd23d3
 import argparse, re, warnings
 from dataclasses import dataclass, replace
 from ..config import add_options, from_options, load_config
+from ..core import pick_device
 from ..data.sizes import check_size, decoded_size, image_size, num_frames
 from ..data.worlds import prompt_warnings
 from ..sample.jobs import TextConfig, left, plan_jobs, run_jobs
+from ..models.stdit3 import STDiT3Config, stdit3_xl2
 from ..sample.condition import latent_spans
+from ..sample.forecast import forecast
 from ..sample.long import LongConfig, default_length, head_frames
 from ..sample.pipeline import Natural, SampleConfig, find_weights, load_pipeline
 from ..sample.released import OPENSORA_12, load_released
 from ..text.encoders import T5_NAME
 from ..text.prompts import read_prompt_file
 from ..vae.released import VAE_REPO
-from ..vae.video import VideoVAEConfig
+from ..vae.tiling import Tiling
+from ..vae.video import VideoVAEConfig, video_vae_v12
 
-# %% ../../nbs/11_app/03_sampling.ipynb #9707517a
+# %% ../../nbs/11_app/03_sampling.ipynb #6c84f7d2
 FORMATS = ('mp4', 'webm', 'gif', 'png')
 PRESETS = ('tiny', 'opensora-1.2')
 
@@ -62,6 +66,8 @@ def sample_options(p):
     add('--linears', choices=('plain', 'onednn', 'int8'), default='onednn', help="how linear layers are computed on a CPU; int8 is quicker and about as exact as bf16 (default: onednn)")
     add('--compile', help="compile the blocks of the transformer", **yes)
     add('--offload', help="hold only the part at work on the GPU", **yes)
+    add('--vae-tile', type=int, metavar='N', help="decode pictures in square tiles of N pixels, for large sizes in little memory (default: whole)")
+    add('--vae-spread', type=int, default=0, metavar='N', help="smooth the border between chunks of 17 frames over N frames on each side (default: 0, as Open-Sora)")
     add = p.add_argument_group('the clip').add_argument
     add('--num-frames', metavar='N', help="frames, or 2s, 4s, 8s, 16s; 1 makes a picture (default: the weights' own)")
     add('--resolution', metavar='R', help="144p, 240p, 360p, 480p, 720p, 1080p, 2k, 4k, or 256 to 2880; goes with --aspect-ratio")
@@ -86,7 +92,7 @@ def sample_options(p):
     add('--plan', help="say what would be made, and stop", **yes)
     for name in ('--layernorm-kernel', '--flash-attn'): add(name, metavar='True|False', help="accepted for Open-Sora's sake, without effect: torch picks the kernel")
 
-# %% ../../nbs/11_app/03_sampling.ipynb #ccd39743
+# %% ../../nbs/11_app/03_sampling.ipynb #282a498e
 def preset_of(
     config:str|None,      # what stands in front
     preset:str|None=None, # what --preset says
@@ -109,6 +115,7 @@ class SamplePlan:
     cfg:SampleConfig  # filled
     long:LongConfig
     save_fps:float
+    tiling:Tiling|None
     args:argparse.Namespace
 
     @property
@@ -140,7 +147,7 @@ class SamplePlan:
         notes = [f'{skipped} there already']*bool(skipped) + [f'{over} made from something else will be written over']*bool(over)
         return f"{len(self.todo)} to make{' (' + ', '.join(notes) + ')' if notes else ''}: {what}, {size}, {c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, {self.preset}"
 
-# %% ../../nbs/11_app/03_sampling.ipynb #d5afa2f2
+# %% ../../nbs/11_app/03_sampling.ipynb #39080bdc
 def read_lines(
     args, # what the parser read
 ) -> list: # of (number, line)
@@ -199,14 +206,27 @@ def plan_sample(
     if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"--condition-frame-edit is {long.condition_frame_edit:g}; 0 keeps given frames, 1 makes them anew")
     text = TextConfig(natural.aes if args.aes is None else args.aes, args.flow, args.camera_motion, natural.clean, args.llm_refine)
     jobs = plan_jobs(lines, args.save_dir, 'png' if cfg.num_frames == 1 else args.format, args.sample_name, args.num_sample, cfg.seed, args.prompt_as_path, args.reference_path, args.mask_strategy, text,
-                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.save_fps, args.watermark))
-    plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, args.save_fps or max(1, cfg.fps//args.frame_interval), args)
+                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.save_fps, args.watermark, args.vae_tile, args.vae_spread))
+    tiling = Tiling(spread=args.vae_spread, tile=args.vae_tile) if args.vae_tile or args.vae_spread else None
+    if tiling: tiling.check(VideoVAEConfig())
+    plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, args.save_fps or max(1, cfg.fps//args.frame_interval), tiling, args)
     plan.shared # says at once where rounds cannot be joined
     empty = [j.index for j in plan.todo if not j.spec.text_at(0).strip()]
     if empty and not natural.clean: raise ValueError(f"prompt {empty[0]} is empty")
     return plan
 
-# %% ../../nbs/11_app/03_sampling.ipynb #a3e0f198
+# %% ../../nbs/11_app/03_sampling.ipynb #7d83fabc
+def plan_cost(
+    plan:SamplePlan, # from `plan_sample`
+):                   # a `Forecast` of one batch of one round
+    "What a plan will cost on this machine; no weights are loaded"
+    a, folder = plan.args, None if plan.preset == 'opensora-1.2' else find_weights(plan.weights)
+    parts = (load_config(STDiT3Config, folder/'stdit3'/'config.json'), load_config(VideoVAEConfig, folder/'vae'/'config.json')) if folder else (stdit3_xl2(), video_vae_v12())
+    dtype = a.dtype or ('auto' if folder else 'bf16'); device = str(pick_device(a.device))
+    return forecast(parts, plan.cfg.num_frames, plan.cfg.image_size, plan.cfg.num_sampling_steps, min(a.batch_size, max(1, len(plan.todo))), plan.cfg.cfg_scale != 1,
+                    'fp32' if dtype == 'auto' and device == 'cpu' else 'bf16' if dtype == 'auto' else dtype, device)
+
+# %% ../../nbs/11_app/03_sampling.ipynb #a8b17db4
 def load_for(
     plan:SamplePlan, # its texts are encoded where the encoder leaves again
     progress=None,   # wraps texts, e.g. tqdm
@@ -216,7 +236,7 @@ def load_for(
     if plan.preset == 'opensora-1.2':
         pipe = load_released(plan.texts, a.ckpt_path or 'STDiT3-XL/2', a.vae or VAE_REPO, a.text_encoder or T5_NAME, a.device, a.dtype or 'bf16', progress=progress, offload=a.offload)
     else: pipe = load_pipeline(plan.weights, a.device, a.dtype or 'auto', offload=a.offload)
-    pipe.natural, pipe.speed = plan.natural, dict(linears=a.linears, compiled=a.compile)
+    pipe.natural, pipe.tiling, pipe.speed = plan.natural, plan.tiling, dict(linears=a.linears, compiled=a.compile)
     return pipe
 
 def run_sample(

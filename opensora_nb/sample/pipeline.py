@@ -28,6 +28,7 @@ from ..flow.timesteps import sampling_times
 from ..models.stdit3 import STDiT3, STDiT3Config
 from ..models.faster import faster
 from ..text.encoders import TinyText
+from ..vae import tiling
 from ..vae.video import VideoVAE, VideoVAEConfig
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #cd3644aa
@@ -108,6 +109,7 @@ class Pipeline:
     natural:Natural
     name:str = ''   # where the weights came from
     speed:dict = field(default_factory=dict) # how `faster` treats the transformer
+    tiling:object = None                     # a `vae.tiling.Tiling`: decode in pieces; None = as the autoencoder does
     offload:str = ''                         # a device: parts wait on the CPU, and only the one at work is there; '' = all stay where they are
 
     @property
@@ -197,7 +199,8 @@ def decode(
 ) -> list:           # uint8 (f, h, w, 3) each
     "Latents to clips, one clip at a time"
     dtype = next(pipe.vae.parameters()).dtype
-    with pipe.at_work(pipe.vae): return [to_pixels(pipe.vae.decode(one[None].to(dtype), num_frames)[0]) for one in z]
+    read = (lambda one: tiling.decode(pipe.vae, one, num_frames, pipe.tiling)) if pipe.tiling else lambda one: pipe.vae.decode(one, num_frames)
+    with pipe.at_work(pipe.vae): return [to_pixels(read(one[None].to(dtype))[0]) for one in z]
 
 def to_pixels(
     x:Tensor, # (3, f, h, w) in [-1, 1]
