@@ -91,3 +91,46 @@ def test_levels_are_those_of_the_toy_world():
     from opensora_nb.app.cli import LEVELS
     from opensora_nb.data.worlds import WORLDS
     assert LEVELS == WORLDS
+
+def test_a_photo_becomes_the_first_frame(tmp_path):
+    from opensora_nb.data.toy import Scene, render
+    from opensora_nb.data.video_io import read_frames, write_image
+    from opensora_nb.metrics.recon import psnr
+    photo = render(Scene('star', 'blue', 'moves up'))[0]; write_image(tmp_path/'photo.png', photo)
+    line = 'a blue star moves up{"reference_path": "photo.png", "mask_strategy": "0"}'
+    out = osnb('sample', '--prompt', line, '--format', 'gif', '--num-sampling-steps', '8', cwd=tmp_path); assert out.returncode == 0, out.stderr
+    first = read_frames(tmp_path/'samples'/'sample_0000.gif')[0]
+    assert psnr(first, photo) > 25 and psnr(first, photo[::-1]) < 20
+
+def test_rounds_skip_and_change(tmp_path):
+    from opensora_nb.data.video_io import probe
+    args = ('sample', '--prompt', '|0|a red circle moves left|1|a red circle moves up', '--loop', '2', '--condition-frame-length', '2', '--num-sampling-steps', '2', '--save-fps', '4')
+    out = osnb(*args, cwd=tmp_path); assert out.returncode == 0, out.stderr
+    path = tmp_path/'samples'/'sample_0000.mp4'; info = probe(path); assert (info.num_frames, info.fps) == (29, 4)
+    stamp = path.stat().st_mtime_ns
+    again = osnb(*args, cwd=tmp_path); assert '1 there already' in again.stdout and path.stat().st_mtime_ns == stamp
+    other = osnb(*args, '--seed', '1', cwd=tmp_path); assert 'written over' in other.stdout and path.stat().st_mtime_ns != stamp
+
+def test_ctrl_c_keeps_finished_rounds(tmp_path):
+    import signal, time
+    code = 'import sys; from opensora_nb.app.cli import main; sys.exit(main())'
+    run = subprocess.Popen([sys.executable, '-c', code, 'sample', '--prompt', 'a red circle moves left', '--loop', '200', '--num-sampling-steps', '4', '--verbose', '2'],
+                           cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    seen, start = b'', time.time()
+    while b' 12/800' not in seen and time.time() - start < 100: seen += run.stderr.read1(200) # three rounds are done
+    run.send_signal(signal.SIGINT); out, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err[-800:]
+    assert [p.name for p in (tmp_path/'samples').iterdir()] == ['sample_0000_part.mp4']
+
+def test_plan_makes_nothing(tmp_path):
+    out = osnb('sample', 'opensora-1.2', '--prompt', 'a calm sea', '--num-frames', '2s', '--resolution', '144p', '--plan', cwd=tmp_path)
+    assert out.returncode == 0 and '51 frames, 144x256' in out.stdout and 'a calm sea aesthetic score: 6.5.' in out.stdout and 'one step' in out.stdout, out.stderr
+    assert not (tmp_path/'samples').exists()
+
+@pytest.mark.parametrize('args,said', [
+    (['opensora-1.2', '--weights', 'tiny'], 'transformer of opensora-1.2 is --ckpt-path'), (['--reference-path', 'gone.png', '--mask-strategy', '0'], 'gone.png'),
+    (['--reference-path', 'https://example.org/a.png', '--mask-strategy', '0'], 'only files on this disk'), (['--loop', '2', '--num-frames', '1'], 'has one latent frame'),
+    (['--aes', '11'], 'aes'), (['--flow', 'nan'], 'flow'), (['--vae-tile', '60'], 'not a multiple of 8'), (['--resolution', '145p'], "'145p'"), (['--llm-refine', 'maybe'], 'neither yes nor no')])
+def test_bad_conditions_are_one_sentence(tmp_path, args, said):
+    out = osnb('sample', *args, '--prompt', 'a red circle moves left', cwd=tmp_path)
+    assert out.returncode in (1, 2) and said in out.stderr and 'Traceback' not in out.stderr, out.stderr
