@@ -37,6 +37,7 @@ def parse_value(
     origin = typing.get_origin(typ) or typ
     if origin in (tuple, list):
         args = [a for a in typing.get_args(typ) if a is not Ellipsis] or [str]
+        if not isinstance(text, (str, tuple, list)): raise ValueError(f"{name} needs several values, such as 64 64, not {text!r}")
         parts = [p for p in text.strip('()[] ').replace(' ', ',').split(',') if p] if isinstance(text, str) else list(text)
         if len(args) > 1 and len(parts) != len(args): raise ValueError(f"{name} needs {len(args)} values, got {len(parts)}: {text!r}")
         return origin(parse_value(p, args[i if len(args) > 1 else 0], f'{name}[{i}]') for i, p in enumerate(parts))
