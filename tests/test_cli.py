@@ -134,3 +134,18 @@ def test_plan_makes_nothing(tmp_path):
 def test_bad_conditions_are_one_sentence(tmp_path, args, said):
     out = osnb('sample', *args, '--prompt', 'a red circle moves left', cwd=tmp_path)
     assert out.returncode in (1, 2) and said in out.stderr and 'Traceback' not in out.stderr, out.stderr
+
+def test_llm_refine_asks_only_when_told(tmp_path, monkeypatch, capsys):
+    from opensora_nb.app.cli import main
+    from opensora_nb.endpoint import practice_server
+    monkeypatch.chdir(tmp_path); monkeypatch.setenv('OPENAI_API_KEY', 'key-of-a-test')
+    with practice_server('a blue star moves up') as server:
+        monkeypatch.setenv('OPENAI_BASE_URL', server.url)
+        assert main(['sample', '--prompt', 'etwas Rotes', '--plan']) == 0 and not server.requests and 'etwas Rotes' in capsys.readouterr().out
+        assert main(['sample', '--prompt', '|0|etwas Rotes|1|noch etwas', '--loop', '2', '--llm-refine', 'True', '--plan']) == 0
+        assert '|0|a blue star moves up|1|a blue star moves up' in capsys.readouterr().out and len(server.requests) == 2
+        assert main(['sample', '--llm-refine', 'True', '--plan', '--end-index', '2']) == 0 and capsys.readouterr().out.count('a blue star moves up') == 2 # no prompt: one is invented
+    monkeypatch.delenv('OPENAI_API_KEY'); monkeypatch.delenv('OPENAI_BASE_URL')
+    assert main(['sample', '--prompt', 'a red circle moves left', '--llm-refine', 'True', '--plan']) == 0
+    said = capsys.readouterr(); assert 'a red circle moves left' in said.out and 'OPENAI_API_KEY' in said.err
+    assert main(['sample', '--llm-refine', 'True', '--plan']) == 1 and 'is empty' in capsys.readouterr().err
