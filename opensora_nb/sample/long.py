@@ -7,10 +7,11 @@ Docs: https://opensora-nb.github.io/opensora_nb/08_sample/long.html.md"""
 # %% auto #0
 __all__ = ['head_frames', 'default_length', 'LongConfig', 'round_seed', 'rounds']
 
-# %% ../../nbs/08_sample/06_long.ipynb #6fc8750f
+# %% ../../nbs/08_sample/06_long.ipynb #63157be5
 import warnings
 from dataclasses import dataclass
 import torch
+from ..config import opt
 from ..core import rng_for
 from ..flow.masks import Condition
 from .condition import given, latent_spans
@@ -37,13 +38,13 @@ def default_length(
     "Latent frames given where nobody says: a third of a round, in whole chunks where the weights need them (Open-Sora 1.2's app)"
     return max(1, latents//3//align)*align if align else max(1, latents//3)
 
-# %% ../../nbs/08_sample/06_long.ipynb #919d3379
+# %% ../../nbs/08_sample/06_long.ipynb #223d2177
 @dataclass(frozen=True)
 class LongConfig:
     "How rounds are joined"
-    loop:int = 1                                # rounds
-    condition_frame_length:int|None = None      # latent frames given to a round by the one before; None: about a third
-    condition_frame_edit:float = 0.             # 0 keeps them, 1 makes them anew
+    loop:int = opt(1, "rounds of a film, each going on from the one before")
+    condition_frame_length:int|None = opt(None, "latent frames that a round is given by the one before; None: about a third")
+    condition_frame_edit:float = opt(0., "0 keeps the given frames, 1 makes them anew")
 
 def round_seed(seed, loop): return seed if loop == 0 else int(rng_for(seed, loop).integers(2**31)) # other noise in every round
 
