@@ -155,7 +155,7 @@ def add_options(
         typ = types_[f.name]; base = (_union(typ) or [typ])[0]; many = typing.get_origin(base) in (tuple, list)
         names = list(dict.fromkeys(['--' + f.name.replace('_', '-'), '--' + f.name]))
         parser.add_argument(*names, dest=f.name, default=argparse.SUPPRESS, nargs='+' if many else None,
-                            metavar=f.name.upper(), help=f"{f.metadata.get('help', '')} (default: {f.default})")
+                            metavar=f.name.upper(), help=f.metadata.get('help', '') + ('' if f.default in (None, '') else f' (default: {f.default})'))
 
 def from_options(
     cls,                     # a flat dataclass

@@ -1,6 +1,7 @@
 "Documented command lines of Open-Sora 1.2, with `osnb` in front: each is read, and planned as the original would have run it."
 import argparse, shlex
-import pytest
+import numpy as np, pytest
+from opensora_nb.data.video_io import write_image, write_video
 from opensora_nb.app.original import from_original
 from opensora_nb.app.sampling import plan_sample, sample_options
 
@@ -30,11 +31,13 @@ LINES = [ # command, and what must come of it: prompts, frames of a round, size,
 def plan(line, tmp_path):
     argv, _ = from_original(shlex.split(line)); assert argv[0] == 'sample'
     p = argparse.ArgumentParser(); sample_options(p); args = p.parse_args(argv[1:])
-    args.save_dir = str(tmp_path); return plan_sample(args)
+    args.save_dir = str(tmp_path/'out'); return plan_sample(args)
 
 @pytest.mark.parametrize('line, prompts, frames, size, more', LINES, ids=range(len(LINES)))
 def test_documented_lines_plan(line, prompts, frames, size, more, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path); (tmp_path/'prompts.txt').write_text('zero\none\ntwo\nthree\n')
+    for name in ('assets/images/condition/wave.png', 'a.png', 'b.png'): write_image(tmp_path/name, np.zeros((16, 24, 3), np.uint8))
+    write_video(tmp_path/'video.mp4', np.zeros((40, 16, 24, 3), np.uint8))
     p = plan(line, tmp_path)
     assert (p.preset, p.cfg.num_frames, p.cfg.image_size, len({j.index for j in p.jobs})) == ('opensora-1.2', frames, size, prompts)
     seen = dict(texts=p.texts, names=[j.path.name for j in p.jobs], suffix=p.jobs[0].path.suffix, references=p.jobs[0].spec.references, frames=p.frames, fps=p.save_fps, steps=p.cfg.num_sampling_steps)

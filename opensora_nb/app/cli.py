@@ -22,7 +22,11 @@ def sample(args):
     from opensora_nb.app.sampling import plan_cost, plan_sample, run_sample
     plan = plan_sample(args)
     if args.verbose: print(plan)
-    if args.plan: print(*(f"  {j.path}  seed {j.seed}  {j.spec}" for j in plan.todo), 'one batch of one round:', plan_cost(plan), sep='\n'); return
+    if args.plan:
+        cost = plan_cost(plan); many = -(-len(plan.todo)//args.batch_size)*plan.long.loop
+        print(*(f"  {j.path}  seed {j.seed}  {j.spec}" for j in plan.todo), 'one batch of one round:', cost, sep='\n')
+        if many != 1: print(f"all {many} of them: about {cost.time*many/60:.1f} minutes")
+        return
     if args.verbose and plan.preset == 'opensora-1.2' and plan.todo: print(plan_cost(plan))
     for job, film in run_sample(plan):
         if args.verbose: print(job.path, f"({len(film)} frames, {job.line})")
@@ -224,9 +228,11 @@ def main(argv=None):
     if processes > 1: print(f"osnb: warning: {processes} processes were asked for to share one video; one makes it", file=sys.stderr)
     top = argparse.ArgumentParser(prog='osnb', description="Open-Sora in notebooks: sample, train and score small text-to-video models")
     subs = top.add_subparsers(dest='command', metavar='COMMAND')
-    for name, (options, _, text) in COMMANDS.items():
-        p = subs.add_parser(name, help=text, description=text)
-        if argv[:1] == [name]: options(p)
+    try:
+        for name, (options, _, text) in COMMANDS.items():
+            p = subs.add_parser(name, help=text, description=text)
+            if argv[:1] == [name]: options(p)
+    except KeyboardInterrupt: print("stopped", file=sys.stderr); return 130
     args = top.parse_args(argv)
     if not args.command: top.print_help(); return 0
     warnings.showwarning = lambda message, *_, **__: print(f"osnb: warning: {message}", file=sys.stderr)

@@ -51,9 +51,9 @@ class SampleConfig:
     "How to sample; None takes what the weights were trained for"
     num_frames:int|None = opt(None, "frames of the clip; 1 makes a picture")
     image_size:tuple[int, int]|None = opt(None, "height and width in pixels")
-    fps:int|None = opt(None, "frames a second")
-    num_sampling_steps:int|None = opt(None, "Euler steps; fewer is faster")
-    cfg_scale:float|None = opt(None, "guidance: 1 follows the prompt loosely, larger more strictly")
+    fps:int|None = opt(None, "frames a second; without it the weights' own")
+    num_sampling_steps:int|None = opt(None, "Euler steps; fewer is faster; without it the weights' own")
+    cfg_scale:float|None = opt(None, "guidance: 1 follows the prompt loosely, larger more strictly; without it the weights' own")
     negative_prompt:str = opt('', "text to move away from, in place of the null text; an addition to Open-Sora")
     seed:int = opt(42, "same seed, same prompt, same video")
 
