@@ -59,6 +59,7 @@ def sample_options(p):
     add('--text-encoder', metavar='W', help=f"the T5 encoder of opensora-1.2 (default: {T5_NAME})")
     add('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
     add('--dtype', help="fp32, bf16, fp16 or auto, which is bf16 on a GPU and fp32 elsewhere (default: auto; opensora-1.2: bf16)")
+    add('--text-dtype', choices=('auto', 'fp32', 'bf16'), default='auto', help="of the T5 encoder of opensora-1.2, as --dtype; bf16 halves its 19 GB (default: auto)")
     add('--linears', choices=('plain', 'onednn', 'int8'), default='onednn', help="how linear layers are computed on a CPU; int8 is quicker and about as exact as bf16 (default: onednn)")
     add('--compile', help="compile the blocks of the transformer", **yes)
     add('--offload', help="hold only the part at work on the GPU", **yes)
@@ -179,6 +180,7 @@ def plan_sample(
         if args.weights: raise ValueError("--weights are a small model's; the transformer of opensora-1.2 is --ckpt-path, and there are --vae and --text-encoder")
         natural, weights, stamp = OPENSORA_12, '', ()
     else:
+        if args.text_dtype != 'auto': raise ValueError(f"--text-dtype {args.text_dtype} belongs to --preset opensora-1.2; the text encoder of a small model is always fp32")
         if args.vae or args.text_encoder: raise ValueError(f"--{'vae' if args.vae else 'text-encoder'} belongs to --preset opensora-1.2; the parts of a small model are one folder, --weights")
         if args.weights and args.ckpt_path: raise ValueError(f"--weights {args.weights} and --ckpt-path {args.ckpt_path} are the same option here; give one")
         weights = args.weights or args.ckpt_path or 'tiny'
@@ -199,7 +201,7 @@ def plan_sample(
     if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"--condition-frame-edit is {long.condition_frame_edit:g}; 0 keeps given frames, 1 makes them anew")
     text = TextConfig(natural.aes if args.aes is None else args.aes, args.flow, args.camera_motion, natural.clean, args.llm_refine)
     jobs = plan_jobs(lines, args.save_dir, 'png' if cfg.num_frames == 1 else args.format, args.sample_name, args.num_sample, cfg.seed, args.prompt_as_path, args.reference_path, args.mask_strategy, text,
-                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.save_fps, args.watermark))
+                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.watermark))
     plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, args.save_fps or max(1, cfg.fps//args.frame_interval), args)
     plan.shared # says at once where rounds cannot be joined
     empty = [j.index for j in plan.todo if not j.spec.text_at(0).strip()]
@@ -214,7 +216,7 @@ def load_for(
     "The weights of a plan, with the ways to make them faster that were asked for"
     a = plan.args
     if plan.preset == 'opensora-1.2':
-        pipe = load_released(plan.texts, a.ckpt_path or 'STDiT3-XL/2', a.vae or VAE_REPO, a.text_encoder or T5_NAME, a.device, a.dtype or 'bf16', progress=progress, offload=a.offload)
+        pipe = load_released(plan.texts, a.ckpt_path or 'STDiT3-XL/2', a.vae or VAE_REPO, a.text_encoder or T5_NAME, a.device, a.dtype or 'bf16', a.text_dtype, progress, offload=a.offload)
     else: pipe = load_pipeline(plan.weights, a.device, a.dtype or 'auto', offload=a.offload)
     pipe.natural, pipe.speed = plan.natural, dict(linears=a.linears, compiled=a.compile)
     return pipe
