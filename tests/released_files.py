@@ -2,9 +2,10 @@
 
     python tests/released_files.py make FOLDER [full]    write FOLDER/t5, FOLDER/vae and FOLDER/stdit3
     python tests/released_files.py PART FOLDER DTYPE     run t5, stdit3 or vae alone; print seconds and peak memory as JSON
+    python tests/released_files.py log FOLDER FILE       run all of it, at full width, and write what it took to FILE
     python tests/released_files.py xxl . DTYPE           the same for a T5 v1.1 XXL of full size, built in memory; bf16 takes 10 GB, fp32 twice as much
 """
-import json, os, subprocess, sys, time
+import json, os, platform, subprocess, sys, time
 from pathlib import Path
 import torch
 from opensora_nb.core import pick_dtype
@@ -116,6 +117,32 @@ def measure(part, folder, dtype, frames=17, size=(144, 256)):
     assert out.isfinite().all(), f"{part} returned numbers that are not finite"
     return dict(load_s=round(loaded-start, 1), s=round(done-loaded, 1), peak_gb=peak_gb(), shape=list(out.shape))
 
+def machine():
+    "In words, without its name"
+    info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    cpu = info.split('model name')[1].splitlines()[0].strip('\t: ') if 'model name' in info else platform.machine()
+    return f"{cpu}{' with avx512_bf16' if 'avx512_bf16' in info else ''}, {os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/1e9:.0f} GB of memory"
+
+def write_log(folder, file, steps=3):
+    "One call of each part and of the command, in a process each"
+    folder, file = Path(folder).resolve(), Path(file).resolve(); folder.mkdir(parents=True, exist_ok=True)
+    log = dict(machine=machine(), threads=torch.get_num_threads(), torch=torch.__version__, date=time.strftime('%Y-%m-%d'), clip=f"17 frames of 144x256, {steps} steps", rows=[])
+    def row(what, dtype, **took): log['rows'].append(dict(what=what, dtype=dtype, **took)); print(log['rows'][-1], flush=True)
+    def child(what, *argv):
+        code, said, _, peak = run([sys.executable, __file__, *argv], folder)
+        if code: raise RuntimeError(said)
+        got = json.loads(said.splitlines()[-1]); row(what, argv[2], load_s=got['load_s'], s=got['s'], peak_gb=got['peak_gb'])
+    if not (folder/'vae').is_dir(): run([sys.executable, __file__, 'make', folder, 'full'], folder)
+    for dtype in ('bf16', 'fp32'):
+        for what, part in (('T5, 2 layers of 24, one text', 't5'), ('STDiT3-XL/2, one step', 'stdit3'), ('autoencoder, decode', 'vae')): child(what, part, folder, dtype)
+        code, said, seconds, peak = osnb('sample', *released(folder), '--save-dir', folder/dtype, '--resolution', '144p', '--num-frames', 17, '--num-sampling-steps', steps,
+                                         '--dtype', dtype, '--text-dtype', dtype, '--prompt', TEXTS[0], folder=folder)
+        if code: raise RuntimeError(said)
+        row('whole command', dtype, s=seconds, peak_gb=peak)
+    child('T5 v1.1 XXL, 24 layers, one text', 'xxl', '.', 'bf16')
+    file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(log, indent=1) + '\n')
+
 if __name__ == '__main__':
     what, folder, *rest = sys.argv[1:]
-    print(json.dumps(measure(what, folder, *rest) if what != 'make' else dict(folder=str(write_released(folder, rest == ['full'])), peak_gb=peak_gb())))
+    if what == 'log': write_log(folder, *rest)
+    else: print(json.dumps(measure(what, folder, *rest) if what != 'make' else dict(folder=str(write_released(folder, rest == ['full'])), peak_gb=peak_gb())))
