@@ -196,6 +196,7 @@ def no_download(
     from huggingface_hub.utils import build_hf_headers
     m = _HUB.fullmatch(str(where).removeprefix('https://huggingface.co/'))
     if not m or str(where).startswith('.'): return "it is no address on Hugging Face"
+    if constants.HF_HUB_OFFLINE: return f"{constants.ENDPOINT} cannot be reached: HF_HUB_OFFLINE is set"
     try: status = get_session().head(f'{constants.ENDPOINT}/api/models/{m[1]}', headers=build_hf_headers(), timeout=10).status_code
     except Exception as e: return f"{constants.ENDPOINT} cannot be reached: {(str(e).strip() or type(e).__name__).splitlines()[0]}" # the hub and its clients raise some twenty kinds
     return f"{constants.ENDPOINT} has no {m[1]} for you (it answers {status})" if status in (401, 403, 404) else ''

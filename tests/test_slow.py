@@ -1,6 +1,6 @@
 """Open-Sora 1.2 at full width through the console command, with random weights: `pytest -m slow -s tests/test_slow.py`
 
-Ten minutes on one core, 6 GB of disk and 7 GB of memory; what each call took is printed."""
+Eight to fifteen minutes on one core, 6 GB of disk and 5 GB of memory; what each call took is printed."""
 import os, shutil, sys
 import pytest
 import numpy as np

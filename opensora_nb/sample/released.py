@@ -65,13 +65,14 @@ def need_parts(
     for what, where, option, why, repo, gb in rows:
         if not why: continue
         if not os.path.exists(where):
-            network = network if 'cannot be reached' in network else no_download(where) # one that is gone is not asked again
+            network = network if 'cannot be reached' in network else no_download(where) # a network that is gone is not asked again
             if not network: continue
-            why += f"; {network}"
+            if 'cannot be reached' not in network: why += f"; {network}"
         lines.append(f"  {what:12} {where}{f' ({gb:.1f} GB in float32)' if str(where) == repo else ''}: {why}")
         gets.append(f'`hf download {repo}` ({gb:.1f} GB)'); options.append(f'--{option} FOLDER')
     if lines: raise FileNotFoundError('\n'.join([f"{len(lines)} of the 3 parts of Open-Sora 1.2 {'is' if len(lines) == 1 else 'are'} missing, nothing was loaded:", *lines,
-        f"  what to do: where there is a network, run {' and '.join(gets)}, then copy HF_HOME ({os.environ.get('HF_HOME', '~/.cache/huggingface')}) here, "
+        *[f"  network      {network}"]*('cannot be reached' in network),
+        f"  what to do   where there is a network, run {' and '.join(gets)}, then copy HF_HOME ({os.environ.get('HF_HOME', '~/.cache/huggingface')}) here, "
         f"or pass folders: {' '.join(options)}; behind a firewall set HF_ENDPOINT to a mirror"]))
 
 # %% ../../nbs/08_sample/07_released.ipynb #ef3c4b6b
