@@ -8,8 +8,9 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/sampling.html.md"""
 __all__ = ['FORMATS', 'PRESETS', 'UNKNOWN_VAE', 'truth', 'sample_options', 'preset_of', 'SamplePlan', 'read_lines', 'clip_size',
            'plan_sample', 'plan_cost', 'load_for', 'check_target', 'check_memory', 'run_sample']
 
-# %% ../../nbs/11_app/03_sampling.ipynb #f40c77ee
+# %% ../../nbs/11_app/03_sampling.ipynb #4c7c85da
 import argparse, math, os, re, warnings
+from pathlib import Path
 from dataclasses import dataclass, replace
 from ..config import add_options, from_options, load_config
 from ..core import pick_device, pick_dtype
@@ -28,7 +29,7 @@ from ..vae.released import VAE_REPO
 from ..vae.tiling import Tiling
 from ..vae.video import VideoVAEConfig, video_vae_v12
 
-# %% ../../nbs/11_app/03_sampling.ipynb #231c9a25
+# %% ../../nbs/11_app/03_sampling.ipynb #f32877ae
 FORMATS = ('mp4', 'webm', 'gif', 'png')
 PRESETS = ('tiny', 'opensora-1.2')
 
@@ -63,6 +64,7 @@ def sample_options(p):
     add('--text-encoder', metavar='W', help=f"the T5 encoder of opensora-1.2 (default: {T5_NAME})")
     add('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
     add('--dtype', help="fp32, bf16, fp16 or auto, which is bf16 on a GPU and fp32 elsewhere (default: auto; opensora-1.2: bf16)")
+    add('--text-dtype', choices=('auto', 'fp32', 'bf16'), default='auto', help="of the T5 encoder of opensora-1.2, as --dtype; bf16 halves its 19 GB (default: auto)")
     add('--linears', choices=('plain', 'onednn', 'int8'), default='onednn', help="how linear layers are computed on a CPU; int8 is quicker and about as exact as bf16 (default: onednn)")
     add('--compile', help="compile the blocks of the transformer", **yes)
     add('--offload', help="hold only the part at work on the GPU", **yes)
@@ -153,7 +155,7 @@ class SamplePlan:
         notes = [f'{skipped} there already']*bool(skipped) + [f'{over} made from something else will be written over']*bool(over)
         return f"{len(self.todo)} to make{' (' + ', '.join(notes) + ')' if notes else ''}: {what}, {size}, {c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, {self.preset}"
 
-# %% ../../nbs/11_app/03_sampling.ipynb #7d434a27
+# %% ../../nbs/11_app/03_sampling.ipynb #bbc895e6
 def read_lines(
     args, # what the parser read
 ) -> list: # of (number, line)
@@ -195,8 +197,10 @@ def plan_sample(
     preset = preset_of(args.config, args.preset)
     if preset == 'opensora-1.2':
         if args.weights: raise ValueError("--weights are a small model's; the transformer of opensora-1.2 is --ckpt-path, and there are --vae and --text-encoder")
-        natural, weights, stamp = OPENSORA_12, '', ()
+        natural, weights = OPENSORA_12, ''
+        stamp = [(p.stat().st_size, p.stat().st_mtime_ns) for w in (args.ckpt_path, args.vae, args.text_encoder) if w and Path(w).exists() for p in ([Path(w)] if Path(w).is_file() else sorted(Path(w).glob('*.safetensors')))]
     else:
+        if args.text_dtype != 'auto': raise ValueError(f"--text-dtype {args.text_dtype} belongs to --preset opensora-1.2; the text encoder of a small model is always fp32")
         if args.vae or args.text_encoder: raise ValueError(f"--{'vae' if args.vae else 'text-encoder'} belongs to --preset opensora-1.2; the parts of a small model are one folder, --weights")
         if args.weights and args.ckpt_path: raise ValueError(f"--weights {args.weights} and --ckpt-path {args.ckpt_path} are the same option here; give one")
         weights = args.weights or args.ckpt_path or 'tiny'
@@ -221,7 +225,7 @@ def plan_sample(
     if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"--condition-frame-edit is {long.condition_frame_edit:g}; 0 keeps given frames, 1 makes them anew")
     text = TextConfig(natural.aes if args.aes is None else args.aes, args.flow, args.camera_motion, natural.clean, args.llm_refine)
     jobs = plan_jobs(lines, args.save_dir, 'png' if cfg.num_frames == 1 else args.format, args.sample_name, args.num_sample, cfg.seed, args.prompt_as_path, args.reference_path, args.mask_strategy, text,
-                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread))
+                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread))
     tiling = Tiling(spread=args.vae_spread, tile=args.vae_tile) if args.vae_tile or args.vae_spread else None
     if tiling: tiling.check(VideoVAEConfig())
     plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, args.save_fps or cfg.fps/args.frame_interval, tiling, args)
@@ -247,7 +251,7 @@ def plan_cost(
     return forecast(parts, plan.cfg.num_frames, plan.cfg.image_size, plan.cfg.num_sampling_steps, min(a.batch_size, max(1, len(plan.todo))), plan.cfg.cfg_scale != 1,
                     'fp32' if dtype == 'auto' and device == 'cpu' else 'bf16' if dtype == 'auto' else dtype, device if timed else None)
 
-# %% ../../nbs/11_app/03_sampling.ipynb #70478713
+# %% ../../nbs/11_app/03_sampling.ipynb #0560a86c
 def load_for(
     plan:SamplePlan, # its texts are encoded where the encoder leaves again
     progress=None,   # wraps texts, e.g. tqdm
@@ -255,7 +259,7 @@ def load_for(
     "The weights of a plan, with the ways to make them faster that were asked for"
     a = plan.args
     if plan.preset == 'opensora-1.2':
-        pipe = load_released(plan.texts, a.ckpt_path or 'STDiT3-XL/2', a.vae or VAE_REPO, a.text_encoder or T5_NAME, a.device, a.dtype or 'bf16', progress=progress, offload=a.offload)
+        pipe = load_released(plan.texts, a.ckpt_path or 'STDiT3-XL/2', a.vae or VAE_REPO, a.text_encoder or T5_NAME, a.device, a.dtype or 'bf16', a.text_dtype, progress, offload=a.offload)
     else: pipe = load_pipeline(plan.weights, a.device, a.dtype or 'auto', offload=a.offload)
     pipe.natural, pipe.tiling, pipe.speed = plan.natural, plan.tiling, dict(linears=a.linears, compiled=a.compile)
     return pipe

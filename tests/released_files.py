@@ -1,0 +1,148 @@
+"""The three parts of Open-Sora 1.2 with random weights, in the released layout, at toy or full width; and each part run alone.
+
+    python tests/released_files.py make FOLDER [full]    write FOLDER/t5, FOLDER/vae and FOLDER/stdit3
+    python tests/released_files.py PART FOLDER DTYPE     run t5, stdit3 or vae alone; print seconds and peak memory as JSON
+    python tests/released_files.py log FOLDER FILE       run all of it, at full width, and write what it took to FILE
+    python tests/released_files.py xxl . DTYPE           the same for a T5 v1.1 XXL of full size, built in memory; bf16 takes 10 GB, fp32 twice as much
+"""
+import json, os, platform, subprocess, sys, time
+from pathlib import Path
+import torch
+from opensora_nb.core import pick_dtype
+from opensora_nb.models.stdit3 import STDiT3, STDiT3Config, stdit3_xl2
+from opensora_nb.vae.image import AutoencoderKLConfig
+from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig, video_vae_v12
+from opensora_nb.weights import save_pretrained
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = ("a calm sea at dawn, with small waves and a boat", "two birds fly over the snow of a mountain", "a red car drives along a road by the sea",
+         "the camera pans right over a city in the rain", "a cat sleeps in the sun", "aesthetic score: 6.5. motion score: 5. camera motion: pan right.")
+XXL = dict(d_model=4096, d_kv=64, d_ff=10240, num_heads=64, feed_forward_proj='gated-gelu')
+
+def small_numbers(model, dtype=torch.bfloat16, std=.02, seed=0):
+    "Fill a model that is on the meta device: small random weights, norms near 1"
+    g = torch.Generator().manual_seed(seed); model = model.to(dtype).to_empty(device='cpu')
+    with torch.no_grad():
+        for k, v in model.state_dict().items():
+            if k == 'rope.freqs': v.copy_(10000**(-torch.arange(0, 2*len(v), 2).float()/(2*len(v))))
+            elif k in ('scale', 'shift'): v.copy_(torch.tensor(getattr(model.cfg, k))[None, :, None, None, None])
+            else: v.normal_(1. if v.ndim == 1 and k.endswith('weight') else 0., std, generator=g)
+    return model.eval()
+
+def tokenizer(texts=TEXTS, pieces=120):
+    "A Unigram tokenizer, learned from some texts, with the marks of T5"
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    tok = Tokenizer(models.Unigram())
+    tok.normalizer, tok.pre_tokenizer, tok.decoder = normalizers.NFKC(), pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tok.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=pieces, special_tokens=['<pad>', '</s>', '<unk>'], unk_token='<unk>', show_progress=False))
+    tok.post_processor = processors.TemplateProcessing(single='$A </s>', special_tokens=[('</s>', tok.token_to_id('</s>'))])
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='<pad>', eos_token='</s>', unk_token='<unk>')
+
+def t5_model(layers, vocab, dtype, **sizes):
+    from transformers import T5Config, T5EncoderModel
+    with torch.device('meta'): model = T5EncoderModel(T5Config(num_layers=layers, vocab_size=vocab, **sizes))
+    model = small_numbers(model, dtype); model.tie_weights()
+    return model
+
+def write_released(folder, full=False):
+    "Three folders, each as its repository on Hugging Face is cloned"
+    folder = Path(folder); tok = tokenizer(); tok.save_pretrained(folder/'t5')
+    t5_model(2, len(tok), torch.float32, **(XXL if full else dict(d_model=32, d_kv=8, d_ff=64, num_heads=4, feed_forward_proj='gated-gelu'))).save_pretrained(folder/'t5')
+    thin = VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(32, 32, 32, 32), layers_per_block=1), vae_temporal=TemporalVAEConfig(filters=32, num_res_blocks=1))
+    with torch.device('meta'):
+        model = STDiT3(stdit3_xl2() if full else STDiT3Config(hidden_size=64, depth=2, num_heads=4, caption_channels=32, model_max_length=300))
+        vae = VideoVAE(video_vae_v12() if full else thin)
+    save_pretrained(small_numbers(model, torch.bfloat16), folder/'stdit3'); del model
+    save_pretrained(small_numbers(vae, torch.float32), folder/'vae')
+    return folder
+
+def photo(path, size=(144, 256)):
+    "A picture with a gradient and a square"
+    from PIL import Image
+    h, w = size; y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing='ij')
+    rgb = torch.stack([x, y, 1-x], -1); rgb[h//3:h//2, w//3:w//2] = torch.tensor([1., .9, .1])
+    Image.fromarray((rgb*255).to(torch.uint8).numpy()).save(path); return path
+
+def peak_gb(pid='self'):
+    "The most memory a process has held so far; unlike ru_maxrss, without what its parent held (Linux)"
+    text = Path(f'/proc/{pid}/status').read_text()
+    return round(int(text.split('VmHWM:')[1].split()[0])*1024/1e9, 2) if 'VmHWM:' in text else 0.
+
+def run(argv, folder, limit=900, **env):
+    "A process of its own, without a network and with an empty cache; returns (exit code, what it wrote, seconds, peak GB)"
+    start, peak, out = time.perf_counter(), 0., Path(folder)/'output.txt'
+    env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HF_HOME=str(Path(folder)/'hf'), PYTHONIOENCODING='utf-8') | env
+    with open(out, 'w') as f: p = subprocess.Popen([str(a) for a in argv], cwd=folder, env=env, stdout=f, stderr=subprocess.STDOUT)
+    try:
+        while p.poll() is None:
+            if time.perf_counter() - start > limit: raise TimeoutError(f"still running after {limit} s: {' '.join(map(str, argv))}")
+            peak = max(peak, peak_gb(p.pid)); time.sleep(.05)
+    finally: p.kill(); p.wait()
+    return p.returncode, out.read_text(encoding='utf-8'), round(time.perf_counter()-start, 1), peak
+
+def osnb(*argv, folder, **how):
+    "The console command, as it is installed beside this python"
+    command = Path(sys.executable).with_name('osnb')
+    return run([command, *argv] if command.exists() else [sys.executable, '-c', 'from opensora_nb.app.cli import main; raise SystemExit(main())', *argv], folder, **how)
+
+def released(folder):
+    "The options that name the three parts"
+    return '--preset', 'opensora-1.2', '--ckpt-path', Path(folder)/'stdit3', '--vae', Path(folder)/'vae', '--text-encoder', Path(folder)/'t5'
+
+@torch.inference_mode()
+def measure(part, folder, dtype, frames=17, size=(144, 256)):
+    "Load one part, use it once as `osnb sample` does, and say what it took"
+    start, dtype, latent = time.perf_counter(), pick_dtype(dtype), (-(-frames*5//17), size[0]//8, size[1]//8)
+    g = torch.Generator().manual_seed(1)
+    if part == 't5':
+        from opensora_nb.text.encoders import T5Text
+        text = T5Text(str(Path(folder)/'t5'), dtype=dtype)
+        def use(): return text.encode([TEXTS[0]])[0]
+    elif part == 'xxl':
+        model = t5_model(24, 32128, dtype, **XXL); ids = torch.randint(3, 32128, (1, 300), generator=g)
+        def use(): return model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    elif part == 'stdit3':
+        from opensora_nb.models.faster import faster
+        from opensora_nb.models.zoo import load_stdit3
+        model = load_stdit3(Path(folder)/'stdit3', dtype)
+        z, y = torch.randn(2, 4, *latent, generator=g).to(dtype), torch.randn(2, 1, 300, 4096, generator=g).to(dtype) # two rows: with and without the prompt
+        def use():
+            with faster(model): return model(z, torch.tensor([500., 500.]), y, fps=24, height=size[0], width=size[1])
+    else:
+        from opensora_nb.vae.released import load_released_vae
+        vae = load_released_vae(Path(folder)/'vae', dtype); z = torch.randn(1, 4, *latent, generator=g).to(dtype)
+        def use(): return vae.decode(z, frames)
+    loaded = time.perf_counter(); out = use(); done = time.perf_counter()
+    assert out.isfinite().all(), f"{part} returned numbers that are not finite"
+    return dict(load_s=round(loaded-start, 1), s=round(done-loaded, 1), peak_gb=peak_gb(), shape=list(out.shape))
+
+def machine():
+    "In words, without its name"
+    info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    cpu = info.split('model name')[1].splitlines()[0].strip('\t: ') if 'model name' in info else platform.machine()
+    return f"{cpu}{' with avx512_bf16' if 'avx512_bf16' in info else ''}, {os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/1e9:.0f} GB of memory"
+
+def write_log(folder, file, steps=3):
+    "One call of each part and of the command, in a process each"
+    folder, file = Path(folder).resolve(), Path(file).resolve(); folder.mkdir(parents=True, exist_ok=True)
+    log = dict(machine=machine(), threads=torch.get_num_threads(), torch=torch.__version__, date=time.strftime('%Y-%m-%d'), clip=f"17 frames of 144x256, {steps} steps", rows=[])
+    def row(what, dtype, **took): log['rows'].append(dict(what=what, dtype=dtype, **took)); print(log['rows'][-1], flush=True)
+    def child(what, *argv):
+        code, said, _, peak = run([sys.executable, __file__, *argv], folder)
+        if code: raise RuntimeError(said)
+        got = json.loads(said.splitlines()[-1]); row(what, argv[2], load_s=got['load_s'], s=got['s'], peak_gb=got['peak_gb'])
+    if not (folder/'vae').is_dir(): run([sys.executable, __file__, 'make', folder, 'full'], folder)
+    for dtype in ('bf16', 'fp32'):
+        for what, part in (('T5, 2 layers of 24, one text', 't5'), ('STDiT3-XL/2, one step', 'stdit3'), ('autoencoder, decode', 'vae')): child(what, part, folder, dtype)
+        code, said, seconds, peak = osnb('sample', *released(folder), '--save-dir', folder/dtype, '--resolution', '144p', '--num-frames', 17, '--num-sampling-steps', steps,
+                                         '--dtype', dtype, '--text-dtype', dtype, '--prompt', TEXTS[0], folder=folder)
+        if code: raise RuntimeError(said)
+        row('whole command', dtype, s=seconds, peak_gb=peak)
+    child('T5 v1.1 XXL, 24 layers, one text', 'xxl', '.', 'bf16')
+    file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(log, indent=1) + '\n')
+
+if __name__ == '__main__':
+    what, folder, *rest = sys.argv[1:]
+    if what == 'log': write_log(folder, *rest)
+    else: print(json.dumps(measure(what, folder, *rest) if what != 'make' else dict(folder=str(write_released(folder, rest == ['full'])), peak_gb=peak_gb())))
