@@ -106,7 +106,7 @@ def _once(pairs): # of a JSON object, each key at most once
 def _json_part(text):
     if text.count('{') > 1: raise ValueError(f"a prompt has at most one '{{', which begins its JSON part; here are {text.count('{')}: {_start(text)}. {HOW}")
     try: said = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as e: raise ValueError(f"what follows '{{' is no JSON ({str(e)[:120]}): {_start(text)}. {HOW}") from None
+    except (ValueError, RecursionError) as e: raise ValueError(f"what follows '{{' is not valid JSON ({str(e)[:120]}): {_start(text)}. {HOW}") from None
     for k in said:
         if k not in KEYS: raise ValueError(f"the JSON part of a prompt may hold {' and '.join(KEYS)}, not {_start(k)}")
     return said
