@@ -42,7 +42,10 @@ def remember_captions(
         for m, name in places: delattr(m, name) # the method of the class shows again
 
 # %% ../../nbs/04_models/08_faster.ipynb #05564705
-def _onednn(x, w, b): return torch.ops.mkldnn._linear_pointwise(x, w, b, 'none', [], '')
+@torch.library.custom_op('opensora_nb::onednn_linear', mutates_args=()) # an operation of its own, so that the compiler leaves it as it is
+def _onednn(x:Tensor, w:Tensor, b:Tensor|None) -> Tensor: return torch.ops.mkldnn._linear_pointwise(x, w, b, 'none', [], '')
+@_onednn.register_fake
+def _(x, w, b): return x.new_empty(*x.shape[:-1], w.shape[0])
 
 def linear_speed(
     fn:Callable, # fn(x, w, b)
