@@ -19,6 +19,7 @@ def sample_options(p):
 
 def sample(args):
     "Write a clip per prompt, numbered in order; each is on disk before the next begins, and what is there is skipped"
+    from tqdm import tqdm
     from opensora_nb.app.sampling import plan_cost, plan_sample, run_sample
     plan = plan_sample(args)
     if args.verbose: print(plan)
@@ -29,7 +30,7 @@ def sample(args):
         return
     if args.verbose and plan.preset == 'opensora-1.2' and plan.todo: print(plan_cost(plan))
     for job, film in run_sample(plan):
-        if args.verbose: print(job.path, f"({len(film)} frames, {job.line})")
+        if args.verbose: tqdm.write(f"{job.path} ({len(film)} frame{'s' if len(film) > 1 else ''}, {job.line})") # above the bar
 
 # %% ../../nbs/11_app/05_cli.ipynb #0fd71006
 def train_options(p):
