@@ -115,7 +115,8 @@ def test_ctrl_c_keeps_finished_rounds(tmp_path):
     import signal, time
     code = 'import sys; from opensora_nb.app.cli import main; sys.exit(main())'
     run = subprocess.Popen([sys.executable, '-c', code, 'sample', '--prompt', 'a red circle moves left', '--loop', '200', '--num-sampling-steps', '4'],
-                           cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                           cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job ignores it, and so would its children
     seen, start = b'', time.time()
     while time.time() - start < 100 and not any(8 < int(n) < 700 for n in re.findall(rb'(\d+)/800', seen)): seen += run.stderr.read1(200) # two rounds are done
     run.send_signal(signal.SIGINT); out, err = run.communicate(timeout=60)
