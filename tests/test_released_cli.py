@@ -96,7 +96,7 @@ class Answer:
 def test_with_a_network(monkeypatch, toy, status, refused):
     "Where the hub answers, what is not here is left to be downloaded, unless it has no such thing"
     import huggingface_hub
-    monkeypatch.setattr(huggingface_hub, 'get_session', lambda: Answer(status))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False); monkeypatch.setattr(huggingface_hub, 'get_session', lambda: Answer(status))
     assert bool(no_download('toy/none')) == refused
     if not refused: need_parts('toy/none', toy/'vae', 'toy/none')
     else:
