@@ -236,7 +236,10 @@ def main(argv=None):
     except KeyboardInterrupt: print("stopped", file=sys.stderr); return 130
     args = top.parse_args(argv)
     if not args.command: top.print_help(); return 0
-    warnings.showwarning = lambda message, *_, **__: print(f"osnb: warning: {message}", file=sys.stderr)
+    told = set()
+    def warn(message, *_, **__): # each sentence once: what a plan says, the run need not say again
+        if str(message) not in told: told.add(str(message)); print(f"osnb: warning: {message}", file=sys.stderr)
+    warnings.showwarning = warn
     try: code = COMMANDS[args.command][1](args)
     except KeyboardInterrupt: print("stopped", file=sys.stderr); code = 130
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as e: print(f"osnb: error: {e}", file=sys.stderr); code = 1

@@ -8,7 +8,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/sampling.html.md"""
 __all__ = ['FORMATS', 'PRESETS', 'UNKNOWN_VAE', 'truth', 'sample_options', 'preset_of', 'SamplePlan', 'read_lines', 'clip_size',
            'plan_sample', 'plan_cost', 'load_for', 'check_target', 'check_memory', 'run_sample']
 
-# %% ../../nbs/11_app/03_sampling.ipynb #4c7c85da
+# %% ../../nbs/11_app/03_sampling.ipynb #043f5bf3
 import argparse, math, os, re, warnings
 from pathlib import Path
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from ..config import add_options, from_options, load_config
 from ..core import pick_device, pick_dtype
 from ..data.sizes import check_size, decoded_size, image_size, num_frames
 from ..data.worlds import prompt_warnings
-from ..sample.jobs import TextConfig, left, plan_jobs, run_jobs
+from ..sample.jobs import TextConfig, file_stamp, left, plan_jobs, run_jobs
 from ..models.stdit3 import STDiT3Config, stdit3_xl2
 from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
@@ -155,7 +155,7 @@ class SamplePlan:
         notes = [f'{skipped} there already']*bool(skipped) + [f'{over} made from something else will be written over']*bool(over)
         return f"{len(self.todo)} to make{' (' + ', '.join(notes) + ')' if notes else ''}: {what}, {size}, {c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, {self.preset}"
 
-# %% ../../nbs/11_app/03_sampling.ipynb #bbc895e6
+# %% ../../nbs/11_app/03_sampling.ipynb #615f28bd
 def read_lines(
     args, # what the parser read
 ) -> list: # of (number, line)
@@ -198,13 +198,13 @@ def plan_sample(
     if preset == 'opensora-1.2':
         if args.weights: raise ValueError("--weights are a small model's; the transformer of opensora-1.2 is --ckpt-path, and there are --vae and --text-encoder")
         natural, weights = OPENSORA_12, ''
-        stamp = [(p.stat().st_size, p.stat().st_mtime_ns) for w in (args.ckpt_path, args.vae, args.text_encoder) if w and Path(w).exists() for p in ([Path(w)] if Path(w).is_file() else sorted(Path(w).glob('*.safetensors')))]
+        stamp = [file_stamp(p) for w in (args.ckpt_path, args.vae, args.text_encoder) if w and Path(w).exists() for p in ([Path(w)] if Path(w).is_file() else sorted(Path(w).glob('*.safetensors')))]
     else:
         if args.text_dtype != 'auto': raise ValueError(f"--text-dtype {args.text_dtype} belongs to --preset opensora-1.2; the text encoder of a small model is always fp32")
         if args.vae or args.text_encoder: raise ValueError(f"--{'vae' if args.vae else 'text-encoder'} belongs to --preset opensora-1.2; the parts of a small model are one folder, --weights")
         if args.weights and args.ckpt_path: raise ValueError(f"--weights {args.weights} and --ckpt-path {args.ckpt_path} are the same option here; give one")
         weights = args.weights or args.ckpt_path or 'tiny'
-        folder = find_weights(weights); stamp = [(p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob('*/model.safetensors'))] # a run that went on is other weights
+        folder = find_weights(weights); stamp = [file_stamp(p) for p in sorted(folder.glob('*/model.safetensors'))] # a run that went on is other weights
         natural = load_config(Natural, folder/'pipeline.json') if (folder/'pipeline.json').is_file() else Natural()
     if args.align is not None:
         if args.align < 0: raise ValueError(f"--align is {args.align}; use 0 for any place, or the latent frames of a chunk (5)")

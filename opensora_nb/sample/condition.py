@@ -103,13 +103,13 @@ def given(
     x_ref, mask = apply_conditions(z, latents, placed, loop, align or None)
     return dict(mask=mask, x_ref=x_ref)
 
-# %% ../../nbs/08_sample/05_condition.ipynb #f0a7f69d
+# %% ../../nbs/08_sample/05_condition.ipynb #292e2d02
 def read_reference(
     path:str|Path,    # a picture or a video on this disk
     image_size:tuple, # height and width of the clip to be made
 ) -> np.ndarray:      # uint8 (f, h, w, 3)
     "Read a reference at the size of the clip, frame by frame; `ValueError` or `FileNotFoundError` in one sentence"
-    count_frames(path)
+    _local(path)
     parts = [read_frames(path)] if is_image(path) else (f[None] for f in iter_video(path))
     out, (gh, gw) = [], image_size
     for part in parts: h, w = part.shape[1:3]; out.append(resize_crop_to_fill(part, image_size))
@@ -118,13 +118,16 @@ def read_reference(
     if lost > .1: warnings.warn(f"reference {Path(path).name} is {h}x{w}, the clip {gh}x{gw}: {lost:.0%} of it is cropped away", stacklevel=2)
     return np.concatenate(out)
 
-# %% ../../nbs/08_sample/05_condition.ipynb #86b8b4ce
+# %% ../../nbs/08_sample/05_condition.ipynb #8d77078c
+def _local(path): # one sentence for what is no file of this disk
+    if str(path).startswith(('http://', 'https://', 'ftp://')): raise ValueError(f"reference {path}: only files on this disk are read; download it and give its path")
+    if Path(path).is_dir(): raise ValueError(f"reference {str(path)!r} is a folder; give a picture or a video")
+
 def count_frames(
     path:str|Path, # a picture or a video on this disk
 ) -> int:
-    "Frames of a reference, without reading them all; `ValueError` or `FileNotFoundError` in one sentence"
-    if str(path).startswith(('http://', 'https://', 'ftp://')): raise ValueError(f"reference {path}: only files on this disk are read; download it and give its path")
-    if Path(path).is_dir(): raise ValueError(f"reference {str(path)!r} is a folder; give a picture or a video")
+    "Frames of a reference; a video is not decoded for it. `ValueError` or `FileNotFoundError` in one sentence"
+    _local(path)
     return len(read_frames(path)) if is_image(path) else probe(path).num_frames
 
 def check_references(
