@@ -2,6 +2,7 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
+from opensora_nb.train.optim import OPTIMISERS
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = '''
@@ -44,8 +45,10 @@ def losses(folder, name='r'): return {r['step']: r['loss'] for r in map(json.loa
 def done(p):
     out, err = p.communicate(timeout=240); assert p.returncode == 0, err[-2000:]; return out + err
 
-def test_two_processes_really_run_and_learn_the_same(folder):
-    done(launch(folder, 'name=one')); done(launch(folder, 'name=two', 'processes=2', processes=2))
+@pytest.mark.parametrize('optimiser', OPTIMISERS)
+def test_two_processes_really_run_and_learn_the_same(folder, optimiser):
+    how = f'optim.name={optimiser}', 'optim.lr=0.1'
+    done(launch(folder, *how, 'name=one')); done(launch(folder, *how, 'name=two', 'processes=2', processes=2))
     one, two = losses(folder, 'one'), losses(folder, 'two')
     assert set(one) == set(two) == set(range(1, 31)) and one[30] < one[1]/2
     assert max(abs(one[k]-two[k]) for k in one) < 1e-5

@@ -72,7 +72,9 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        for p, view in self.pairs: view.grad = None if p.grad is None else p.grad.reshape(view.shape)
+        for p, view in self.pairs:
+            view.data = p.data.view(view.shape) # again at every step: whoever wraps the model may have given it new memory
+            view.grad = None if p.grad is None else p.grad.reshape(view.shape)
         self.muon.step(); self.adamw.step()
 
     def zero_grad(self, set_to_none=True):
