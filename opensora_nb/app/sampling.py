@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 from ..config import add_options, from_options, load_config
 from ..core import pick_device, pick_dtype
 from ..data.sizes import check_size, decoded_size, image_size, num_frames
-from ..data.worlds import prompt_warnings
 from ..sample.jobs import TextConfig, file_stamp, left, plan_jobs, run_jobs
 from ..models.stdit3 import STDiT3Config, stdit3_xl2
 from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import LongConfig, check_rounds, default_length, head_frames
-from ..sample.pipeline import Natural, SampleConfig, find_weights, load_pipeline
+from ..sample.pipeline import Natural, SampleConfig, find_weights, load_pipeline, warnings_for
 from ..sample.released import OPENSORA_12, load_released
 from ..text.encoders import T5_NAME
 from ..text.prompts import read_prompt_file
@@ -31,7 +30,7 @@ from ..vae.video import VideoVAEConfig, video_vae_v12
 
 # %% ../../nbs/11_app/03_sampling.ipynb #f32877ae
 FORMATS = ('mp4', 'webm', 'gif', 'png')
-PRESETS = ('tiny', 'opensora-1.2')
+PRESETS = ('tiny', 'worlds', 'opensora-1.2')
 
 def truth(
     text:str, # yes, true, t, y, 1 or no, false, f, n, 0
@@ -203,7 +202,7 @@ def plan_sample(
         if args.text_dtype != 'auto': raise ValueError(f"--text-dtype {args.text_dtype} belongs to --preset opensora-1.2; the text encoder of a small model is always fp32")
         if args.vae or args.text_encoder: raise ValueError(f"--{'vae' if args.vae else 'text-encoder'} belongs to --preset opensora-1.2; the parts of a small model are one folder, --weights")
         if args.weights and args.ckpt_path: raise ValueError(f"--weights {args.weights} and --ckpt-path {args.ckpt_path} are the same option here; give one")
-        weights = args.weights or args.ckpt_path or 'tiny'
+        weights = args.weights or args.ckpt_path or preset
         folder = find_weights(weights); stamp = [file_stamp(p) for p in sorted(folder.glob('*/model.safetensors'))] # a run that went on is other weights
         natural = load_config(Natural, folder/'pipeline.json') if (folder/'pipeline.json').is_file() else Natural()
     if args.align is not None:
@@ -295,10 +294,9 @@ def run_sample(
     check_target(todo); check_memory(plan)
     for name in ('layernorm_kernel', 'flash_attn'):
         if getattr(a, name) is not None: warnings.warn(f"--{name.replace('_', '-')} has no effect here: torch picks the kernel")
-    if plan.natural.levels:
-        for j in todo:
-            for _, t in j.spec.segments:
-                for sentence in prompt_warnings(t, plan.natural.levels, unknown=False): warnings.warn(sentence)
+    for j in todo:
+        for _, t in j.spec.segments:
+            for sentence in warnings_for(t, plan.natural): warnings.warn(sentence)
     pipe = load_for(plan, (lambda texts: tqdm(texts, desc='texts', unit='text')) if a.verbose and plan.preset == 'opensora-1.2' else None)
     total = -(-len(todo)//a.batch_size)*plan.long.loop*plan.cfg.num_sampling_steps
     with tqdm(total=total, desc='sampling', unit='step', disable=not a.verbose) as bar:

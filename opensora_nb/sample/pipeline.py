@@ -6,7 +6,8 @@ Docs: https://opensora-nb.github.io/opensora_nb/08_sample/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['IMG_FPS', 'Natural', 'SampleConfig', 'save_vae', 'load_vae', 'embedded', 'find_weights', 'Pipeline', 'load_pipeline',
-           'generate', 'times_of', 'fps_of', 'decode', 'to_pixels', 'Video', 'text_to_video', 'cached_pipeline']
+           'generate', 'times_of', 'fps_of', 'decode', 'to_pixels', 'Video', 'warnings_for', 'text_to_video',
+           'cached_pipeline']
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
 import warnings
@@ -227,6 +228,15 @@ class Video:
         f, h, w, _ = self.frames.shape
         return f"Video({self.prompt!r}, {f} frames of {h}x{w}, seed {self.config.seed}, {self.config.num_sampling_steps} steps, guidance {self.config.cfg_scale}, weights {self.weights})"
 
+def warnings_for(
+    prompt:str,      # e.g. "a red circle moves left"
+    natural:Natural, # what the weights were taught
+) -> list[str]:      # sentences; none where the weights were not trained on the toy world
+    "What a prompt asks of the toy world that these weights, or no weights, can show; and which embedded weights can"
+    said = prompt_warnings(prompt, natural.levels, unknown=False) if natural.levels else []
+    able = [n for n in embedded() if not prompt_warnings(prompt, load_config(Natural, assets(n)/'pipeline.json').levels, unknown=False)] if said else []
+    return said[:-1] + [f"{said[-1]}. The weights {able[0]!r} were taught it"] if able else said
+
 _loaded = {}
 def text_to_video(
     prompt:str,              # e.g. "a red circle moves left"
@@ -242,7 +252,7 @@ def text_to_video(
     if bad := [k for k in settings if k not in valid]: raise ValueError(f"text_to_video has no setting {bad[0]!r}; valid: {', '.join(valid)}")
     pipe = weights if isinstance(weights, Pipeline) else cached_pipeline(weights, device)
     cfg = SampleConfig(**settings).filled(pipe.natural)
-    for sentence in prompt_warnings(prompt, pipe.natural.levels, unknown=False) if pipe.natural.levels else (): warnings.warn(sentence, stacklevel=2)
+    for sentence in warnings_for(prompt, pipe.natural): warnings.warn(sentence, stacklevel=2)
     clips, path = generate(pipe, [prompt], cfg, progress=progress, return_trajectory=True)
     video = Video(clips[0], prompt, cfg, pipe.name)
     return (video, path) if return_trajectory else video
