@@ -142,11 +142,15 @@ def demo(args):
 
 # %% ../../nbs/11_app/05_cli.ipynb #d9dc9c0f
 def data_options(p):
-    p.add_argument('what', choices=('shapes', 'sprites', 'probe'), help="shapes: write toy clips with a metadata.csv; sprites: unpack an .npz of labelled sprites; probe: say what files hold")
-    p.add_argument('paths', nargs='+', metavar='PATH', help="the folder to write (shapes), the .npz and the folder to write (sprites), or the files to look at (probe)")
+    p.add_argument('what', choices=('shapes', 'sprites', 'probe', 'plan'), help="shapes: write toy clips with a metadata.csv; sprites: unpack an .npz of labelled sprites; probe: say what files hold; plan: which bucket each clip goes to")
+    p.add_argument('paths', nargs='+', metavar='PATH', help="the folder to write (shapes), the .npz and the folder to write (sprites), the files to look at (probe), or a table or folder of clips (plan)")
     p.add_argument('--num', type=int, default=32, metavar='N', help="clips to write (default: 32)")
     p.add_argument('--level', default='core', choices=LEVELS[:2], help="toy world level (default: core)")
-    p.add_argument('--seed', type=int, default=0, help="seed of the clips (default: 0)")
+    p.add_argument('--seed', type=int, default=0, help="seed of the clips, or of a plan's draws (default: 0)")
+    p.add_argument('--buckets', default='v12_stage1', metavar='NAME', help="plan: v12_stage1, v12_stage2, v12_stage3, or a .json file (default: v12_stage1)")
+    p.add_argument('--frame-interval', type=int, default=1, metavar='N', help="plan: take every n-th frame (default: 1)")
+    p.add_argument('--epoch', type=int, default=0, help="plan: which pass; each draws anew (default: 0)")
+    p.add_argument('--world', type=int, default=1, metavar='N', help="plan: processes that share the batches (default: 1)")
 
 def data(args):
     "Make toy data, or look at files"
@@ -157,6 +161,16 @@ def data(args):
         from opensora_nb.data.sprites import load_sprites, write_sprites
         if len(args.paths) != 2: raise ValueError(f"osnb data sprites FILE.npz FOLDER takes two paths, not {len(args.paths)}")
         print(*write_sprites(load_sprites(args.paths[0]), args.paths[1]), sep='\n'); return
+    if args.what == 'plan':
+        from tqdm import tqdm
+        from opensora_nb.data.bucket import Buckets, clip_sizes, plan_buckets
+        if len(args.paths) != 1: raise ValueError(f"osnb data plan takes one table or folder, not {len(args.paths)}")
+        for name in ('frame_interval', 'world'):
+            if getattr(args, name) < 1: raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; use 1 or more")
+        buckets = Buckets.named(args.buckets)
+        sizes, skipped = clip_sizes(args.paths[0], lambda files: tqdm(files, desc='sizes', unit='file'))
+        if skipped: print('skipped:', ', '.join(f'{n} ({why})' for why, n in skipped.items()))
+        print(plan_buckets(sizes, buckets, args.frame_interval, args.seed, args.epoch, args.world)._repr_markdown_()); return
     from opensora_nb.data.video_io import probe
     bad = 0
     for path in args.paths:
