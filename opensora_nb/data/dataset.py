@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_data/dataset.html.md"""
 
 # %% auto #0
 __all__ = ['IMG_FPS', 'ClipSource', 'mixture', 'ToySource', 'read_table', 'read_scores', 'ClipFiles', 'ClipTable',
-           'folder_source', 'DataConfig', 'open_data', 'open_source']
+           'folder_source', 'DataConfig', 'find_data', 'open_data', 'open_source']
 
 # %% ../../nbs/01_data/06_dataset.ipynb #ad46cb80
 import copy, csv, hashlib, io, zlib
@@ -46,6 +46,8 @@ def mixture(level): # 'core' or 'core:0.7,full:0.3' -> names and cumulative shar
     if not (share > 0).all(): raise ValueError(f"level {level!r}: every share must be above 0")
     return [p[0] for p in parts], np.cumsum(share)/share.sum()
 
+IMG_FPS = 120. # the rate Open-Sora 1.2 gives to single frames
+
 @dataclass(frozen=True)
 class ToySource:
     "Clips of the toy world, drawn when asked for"
@@ -65,7 +67,8 @@ class ToySource:
         return draw_world(self.seed, i, level, self.split)
     def clip(self, i, epoch=0): return render_world(self.scene(i), self.num_frames, self.image_size)
     def texts(self, i): return captions_of(self.scene(i))
-    def fps_of(self, i): return self.fps
+    def fps_of(self, i): return self.fps if self.num_frames > 1 else IMG_FPS
+    def at(self, num_frames, image_size): return replace(self, num_frames=num_frames, image_size=tuple(image_size)) # the same clips in another size
     def test_prompts(self, n):
         held = replace(self, split='test')
         return [str(rng_for(self.seed, i, 2).choice(held.texts(i))) for i in range(n)]
@@ -111,8 +114,6 @@ def read_scores(
     return out
 
 # %% ../../nbs/01_data/06_dataset.ipynb #224f73c3
-IMG_FPS = 120. # the rate Open-Sora 1.2 gives to single frames
-
 class ClipFiles:
     "Video and picture files with captions as a source of clips of one size"
     KEEP = 1<<29 # bytes of memory for files longer than a clip, kept whole at clip size
@@ -125,6 +126,11 @@ class ClipFiles:
     ):
         self.files, self.num_frames, self.image_size, self.frame_interval, self.seed = files, num_frames, tuple(image_size), frame_interval, seed
         self.infos, self.kept, self.left = {}, {}, self.KEEP # path -> VideoInfo; path -> frames; bytes still free
+
+    def at(self, num_frames, image_size): # the same clips in another size, read anew each time
+        out = copy.copy(self); out.num_frames, out.image_size, out.kept, out.left = num_frames, tuple(image_size), {}, 0
+        for k in ('fps', 'repeatable'): out.__dict__.pop(k, None)
+        return out
 
     def __len__(self): return len(self.files)
     def path(self, i): return self.files[i][0]
@@ -243,17 +249,25 @@ class DataConfig:
     level:str = opt('core', "toy only: core, full, many, physics, hidden or a mixture such as core:0.7,full:0.3")
     split:str = opt('train', "toy only: train, test (held-out combinations) or all")
     fps:float = opt(8., "toy only: frames a second")
+    native:tuple[str, ...] = opt((), "toy only, with buckets: sizes in which clips come, FRAMESxHEIGHTxWIDTH; each clip draws one")
+
+def find_data(
+    cfg:DataConfig=DataConfig(), # which clips, and in what size
+) -> ClipSource:                 # files are not yet looked into
+    "Find whatever holds the clips; errors of `read_table` and `folder_source`"
+    if cfg.path is None: return ToySource(cfg.n, cfg.seed, cfg.level, cfg.split, cfg.num_frames, cfg.image_size, cfg.fps)
+    path, settings = Path(cfg.path), {k: getattr(cfg, k) for k in ('num_frames', 'image_size', 'frame_interval', 'seed')}
+    if path.is_dir() and (path/'metadata.csv').exists(): path = path/'metadata.csv'
+    if is_video(path) or is_image(path): raise ValueError(f"{path} is a single clip; give the folder it lies in, or a CSV")
+    return (folder_source if path.is_dir() else ClipTable)(path, **settings)
 
 def open_data(
     cfg:DataConfig=DataConfig(), # which clips, and in what size
     progress:bool=True,          # show a bar while files are checked
 ) -> ClipSource:                 # ready to train on: bad files are left out
-    "Open whatever holds the clips; errors of `read_table`, `folder_source` and `usable`"
-    if cfg.path is None: return ToySource(cfg.n, cfg.seed, cfg.level, cfg.split, cfg.num_frames, cfg.image_size, cfg.fps)
-    path, settings = Path(cfg.path), {k: getattr(cfg, k) for k in ('num_frames', 'image_size', 'frame_interval', 'seed')}
-    if path.is_dir() and (path/'metadata.csv').exists(): path = path/'metadata.csv'
-    if is_video(path) or is_image(path): raise ValueError(f"{path} is a single clip; give the folder it lies in, or a CSV")
-    return (folder_source if path.is_dir() else ClipTable)(path, **settings).usable(progress)
+    "Open whatever holds the clips; errors of `find_data` and `usable`"
+    source = find_data(cfg)
+    return source if cfg.path is None else source.usable(progress)
 
 def open_source(
     path:str|Path|None=None, # a CSV, a folder, or None for the toy world
