@@ -7,7 +7,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_data/mixed.html.md"""
 # %% auto #0
 __all__ = ['read_size', 'file_size', 'native_sizes', 'Part', 'Mixed', 'open_mixed']
 
-# %% ../../nbs/01_data/09_mixed.ipynb #d3f4fdba
+# %% ../../nbs/01_data/09_mixed.ipynb #e42ef0e5
 import re, zlib
 from collections import defaultdict
 from dataclasses import replace
@@ -17,6 +17,7 @@ from ..core import rng_for
 from .bucket import Buckets
 from .dataset import ClipSource, DataConfig, ToySource, find_data
 from .sampler import BucketSampler
+from .sizes import shapes_of
 from .video_io import ReadReport, is_image, iter_video, read_image
 
 # %% ../../nbs/01_data/09_mixed.ipynb #c819eb24
@@ -52,7 +53,7 @@ def native_sizes(
     source = source.at(source.num_frames, source.image_size); source.files = good
     return source, sizes
 
-# %% ../../nbs/01_data/09_mixed.ipynb #e17b0e12
+# %% ../../nbs/01_data/09_mixed.ipynb #4cc6306c
 class Part:
     "Some clips of a source, as a source"
     def __init__(self,
@@ -83,6 +84,9 @@ class Mixed:
         "All clips in one size"
         if size not in self.views: self.views[size] = self.source.at(size[0], size[1:])
         return self.views[size]
+
+    def name(self, size): # RESOLUTION/FRAMES of the bucket that has this size
+        return next(f'{name}/{size[0]}' for name, pairs in self.buckets.table.items() if size[0] in {p.frames for p in pairs} and size[1:] in shapes_of(name).values())
 
     def needed(self,
         batches:int,   # batches that will be used, over all processes together

@@ -1,0 +1,62 @@
+"Training on many sizes as a user starts it: one process, two, and one again after a stop."
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest
+from opensora_nb.data.bucket import Buckets
+from opensora_nb.data.dataset import DataConfig
+from opensora_nb.data.mixed import open_mixed
+from opensora_nb.data.video_io import write_image, write_video
+from opensora_nb.data.worlds import draw_world, render_world
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = '''
+from dataclasses import replace
+from opensora_nb.data.dataset import DataConfig
+from opensora_nb.models.stdit3 import stdit3_tiny
+from opensora_nb.train.diffusion import T2VTrain
+from opensora_nb.train.optim import OptimConfig
+
+def recipe(quick=False):
+    return T2VTrain(name='one', model=replace(stdit3_tiny(), hidden_size=32, depth=1, num_heads=2), data=DataConfig(n=48, native=('35x64x64', '18x48x80', '1x64x64')), buckets='buckets.json', batches=2,
+                    steps=8, log_every=1, save_every=4, preview_every=0, validate_on=0, masks='random:0.5', device='cpu', precision='no', optim=OptimConfig(lr=1e-2, warmup=2))
+'''
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp('mixed'); (out/'my_recipe.py').write_text(RECIPE)
+    (out/'buckets.json').write_text(json.dumps({'64': {1: [1., 4], 9: [1., 3], 17: [[1., .5], 2], 34: [[1., .4], 1]}})); return out
+
+def launch(folder, *overrides, processes=1):
+    env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
+    pre = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
+    p = subprocess.run([sys.executable, *pre, '-m', 'opensora_nb.train.launch', 'my_recipe:recipe', f'processes={processes}', *overrides], cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+    return p.returncode, p.stdout + p.stderr
+
+def losses(folder, name):
+    rows = map(json.loads, (folder/'runs'/name/'log.jsonl').read_text().splitlines())
+    return {r['step']: {k: v for k, v in r.items() if k.startswith('loss')} for r in rows if 'loss' in r}
+
+def test_one_and_two_processes_and_a_change_in_between_take_the_same_steps(folder):
+    for name, how in dict(one=[(1, 8)], two=[(2, 8)], change=[(2, 4), (1, 8)]).items():
+        for processes, steps in how:
+            rc, said = launch(folder, f'name={name}', f'steps={steps}', 'optim.decay=constant', processes=processes); assert rc == 0, said[-2000:]
+    one = losses(folder, 'one'); assert set(one) == set(range(1, 9)) and len({k for r in one.values() for k in r if '/' in k}) >= 3
+    for other in (losses(folder, 'two'), losses(folder, 'change')):
+        assert {s: set(r) for s, r in one.items()} == {s: set(r) for s, r in other.items()}          # the same buckets in every step
+        assert max(abs(other[s]['loss'] - r['loss']) for s, r in one.items()) < 1e-5
+        assert max(abs(other[s][k] - r[k]) for s, r in one.items() for k in r if '/' in k) < 1e-5
+
+@pytest.mark.parametrize('change, processes, message', [
+    ('batches=3', 2, '3 batches a step do not divide over 2 processes; try batches=2'), ('buckets=v12_stage1', 1, 'no step in an epoch of 48 clips'),
+    ('buckets=no', 1, "unknown buckets 'no'; use one of v12_stage1"), ('data.native=64x64', 1, 'write FRAMESxHEIGHTxWIDTH'), ('data.native=', 1, 'data.native')])
+def test_what_does_not_fit_is_one_line(folder, change, processes, message):
+    rc, said = launch(folder, 'name=bad', change, processes=processes)
+    assert rc != 0 and message in said and (processes > 1 or 'Traceback' not in said), said[-2000:]
+
+def test_lengths_are_counted_not_believed_and_bad_files_are_named(tmp_path):
+    clip = render_world(draw_world(0, 0, 'core'), 40, (64, 64)); write_video(tmp_path/'a.mp4', clip, fps=8); write_image(tmp_path/'b.png', clip[0])
+    data = (tmp_path/'a.mp4').read_bytes(); (tmp_path/'c.mp4').write_bytes(data[:len(data)*2//3]); (tmp_path/'d.mp4').write_bytes(b'')
+    with pytest.warns(UserWarning) as said: mixed = open_mixed(DataConfig(path=str(tmp_path)), Buckets({'64': {1: (1., 1), 34: (1., 1)}}), progress=False)
+    assert mixed.sizes == [(40, 64, 64), (1, 64, 64)] and all(any(n in str(w.message) for w in said) for n in ('c.mp4', 'd.mp4', '2 of 4'))
+    for p in tmp_path.glob('[ab].*'): p.unlink()
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match='none|no '): open_mixed(DataConfig(path=str(tmp_path)), Buckets({'64': {1: (1., 1)}}), progress=False)
