@@ -7,18 +7,19 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_data/bucket.html.md"""
 # %% auto #0
 __all__ = ['V12_STAGE1', 'V12_STAGE2', 'V12_STAGE3', 'TOY_MIX', 'BUCKETS', 'TOO_SMALL', 'TOO_SHORT', 'NO_PICTURES', 'UNLUCKY',
            'BLOCKED', 'AREA', 'SIZE_COLUMNS', 'Pair', 'Buckets', 'Place', 'assign', 'clip_seed', 'BucketPlan',
-           'plan_buckets', 'clip_sizes']
+           'plan_buckets', 'file_size', 'clip_sizes']
 
 # %% ../../nbs/01_data/07_bucket.ipynb #a8405da1
-import csv, json, re
+import json, re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 import numpy as np
+from .dataset import table_rows
 from .sizes import closest_ratio, num_pixels, num_tokens, shapes_of
-from .video_io import is_image, is_video, probe, read_image
+from .video_io import is_image, is_video, iter_video, probe, read_image
 
 # %% ../../nbs/01_data/07_bucket.ipynb #804a2537
 V12_STAGE1 = { # Open-Sora 1.2, first stage: resolution -> frames -> (keep or (keep, try), clips in a batch)
@@ -152,7 +153,7 @@ def clip_seed(
     seed:int=0,  # of the run
     epoch:int=0, # which pass over the data
 ) -> int:
-    "The seed of a clip's draws: far enough apart that no two clips share one"
+    "The seed of a clip's draws: in one epoch no two draws share one; a later epoch meets seeds of its neighbours again, as in Open-Sora"
     return seed + epoch + clip*buckets.number
 
 # %% ../../nbs/01_data/07_bucket.ipynb #7e9d29c2
@@ -212,9 +213,16 @@ def plan_buckets(
 # %% ../../nbs/01_data/07_bucket.ipynb #e5447cc0
 SIZE_COLUMNS = 'num_frames', 'height', 'width'
 
-def _file_size(f):
-    if is_image(f): return 1, *read_image(f).shape[:2]
-    i = probe(f); return i.num_frames, i.height, i.width
+def file_size(
+    path:str|Path,    # a video or a picture
+    count:bool=False, # decode all frames: true also where the header lies, and an error where a frame is broken
+) -> tuple:           # frames, height, width
+    "How large a clip is; `ValueError` for a file that cannot be read"
+    if is_image(path): return 1, *read_image(path).shape[:2]
+    if not count: i = probe(path); return i.num_frames, i.height, i.width
+    n, size = 0, ()
+    for n, frame in enumerate(iter_video(path), 1): size = frame.shape[:2]
+    return n, *size
 
 def clip_sizes(
     path:str|Path,  # a CSV with the columns num_frames, height and width, or path; or a folder of videos and pictures
@@ -225,7 +233,7 @@ def clip_sizes(
     if not path.exists(): raise FileNotFoundError(f"there is no table or folder {path}")
     if path.is_dir(): files = sorted(p for p in path.rglob('*') if is_video(p) or is_image(p))
     else:
-        with open(path, encoding='utf-8-sig', newline='') as f: table = csv.DictReader(f); rows, names = list(table), table.fieldnames or []
+        rows, names = table_rows(path)
         if set(SIZE_COLUMNS) <= set(names):
             for r in rows:
                 try: size = tuple(int(float(r[c])) for c in SIZE_COLUMNS)
@@ -236,6 +244,6 @@ def clip_sizes(
         if 'path' not in names: raise ValueError(f"{path.name} has neither the columns {', '.join(SIZE_COLUMNS)} nor path; its columns are: {', '.join(names) or 'none'}")
         files = [path.parent/(r['path'] or '').strip() for r in rows]
     for f in (progress or iter)(files):
-        try: sizes.append(_file_size(f))
+        try: sizes.append(file_size(f))
         except (ValueError, OSError): skipped['a file cannot be read'] += 1
     return sizes, dict(skipped)
