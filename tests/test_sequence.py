@@ -99,8 +99,8 @@ def ddp_case():
     m = mesh(4, 2); model = parallelize(make(4), m.sequence_group)
     def clip(i): torch.manual_seed(i); return batch(1, (2, 4, 10), (3,), True), torch.randn(1, 8, 2, 4, 10)
     inputs, g = clip(m.data_rank); check_same(m.sequence_group, x=inputs['x'], g=g)
-    model.rope.freqs.requires_grad_(False)   # a weight of the released model that no gradient reaches; DDP would wait for it
-    out = DistributedDataParallel(model)(**inputs); (out*g).sum().backward()
+    ddp = DistributedDataParallel(model) # keep it: without it nobody averages
+    (ddp(**inputs)*g).sum().backward()
     mine = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
     alone = [run(restore(model), *clip(i))[1] for i in range(2)]
     return dist.get_world_size(), (m.data_rank, m.data_size, m.sequence_rank, m.sequence_size), max(far(v, (alone[0][k] + alone[1][k])/2) for k, v in mine.items())
