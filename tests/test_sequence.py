@@ -137,7 +137,7 @@ def fails_in_the_middle():
 def test_a_failing_rank_is_named_first():
     with pytest.raises(RankError, match='rank 1 of 2: ValueError: out of paper'): local_ranks(fails_in_the_middle, 2, timeout=20)
 
-def test_no_warning_from_torch(recwarn):
+def test_no_warning_from_torch():
     def quiet():
         import warnings; warnings.simplefilter('error'); return collectives()
     assert local_ranks(quiet, 2) == [True, True]
