@@ -210,7 +210,7 @@ def gather(
     "Collect the pieces; the backward keeps mine and multiplies by the number of ranks"
     return _Gather.apply(x, axis % x.ndim, n, group) if rank_of(group)[1] > 1 else x
 
-# %% ../../nbs/07_parallel/01_collectives.ipynb #bc4d02c6
+# %% ../../nbs/07_parallel/01_collectives.ipynb #b3b6e7eb
 @contextmanager
 def together(
     device:str='auto', # what this script computes on, see `core.pick_device`
@@ -235,5 +235,5 @@ def from_first(
     try: box = [('told', fn() if rank == 0 else None)]
     except BaseException: dist.broadcast_object_list(['failed'], src=0); raise
     dist.broadcast_object_list(box, src=0)
-    if box[0] == 'failed': raise SystemExit(1)
+    if box[0] == 'failed': time.sleep(1); raise SystemExit(1) # rank 0 speaks first
     return box[0][1]
