@@ -26,6 +26,7 @@ def sample(args):
     from opensora_nb.app.sampling import plan_cost, plan_sample, run_sample
     from opensora_nb.parallel.comm import LostRanks, from_first, together
     with together(args.device) as (rank, world):
+        if args.num_processes < 1: raise ValueError(f"--num-processes must be at least 1, not {args.num_processes}")
         if args.num_processes not in (1, world): raise ValueError(f"--num-processes is {args.num_processes}, but {world} {'was' if world == 1 else 'were'} started; leave it to one of the two")
         if rank: args.verbose = 0; warnings.showwarning = lambda *_, **__: None # rank 0 speaks for all
         plan = replace(from_first(lambda: plan_sample(args)), args=args)
@@ -277,11 +278,13 @@ def main(argv=None):
     def warn(message, *_, **__): # each sentence once: what a plan says, the run need not say again
         if str(message) not in told: told.add(str(message)); print(f"osnb: warning: {message}", file=sys.stderr)
     warnings.showwarning = warn
+    rank = int(os.environ.get('RANK', 0))    # of processes started together
     try: code = COMMANDS[args.command][1](args)
-    except KeyboardInterrupt: print("stopped", file=sys.stderr); code = 130
+    except KeyboardInterrupt:
+        if rank == 0: print("stopped", file=sys.stderr)
+        code = 130
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as e:
-        who = f"rank {os.environ['RANK']}: " if int(os.environ.get('RANK', 0)) else '' # of processes started together
-        print(f"osnb: error: {who}{e}", file=sys.stderr, flush=True); code = 1
+        print(f"osnb: error: {f'rank {rank}: ' if rank else ''}{e}", file=sys.stderr, flush=True); code = 1
     return code or 0
 
 # %% ../../nbs/11_app/05_cli.ipynb #3c4691fd
