@@ -158,3 +158,49 @@ def test_llm_refine_asks_only_when_told(tmp_path, monkeypatch, capsys):
     assert main(['sample', '--prompt', 'a red circle moves left', '--llm-refine', 'True', '--plan']) == 0
     said = capsys.readouterr(); assert 'a red circle moves left' in said.out and 'OPENAI_API_KEY' in said.err
     assert main(['sample', '--llm-refine', 'True', '--plan']) == 1 and 'is empty' in capsys.readouterr().err
+
+def torchrun(folder, *args, script=None, processes=2):
+    (folder/'osnb.py').write_text(script or 'import sys\nfrom opensora_nb.app.cli import main\nsys.exit(main())\n')
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), 'osnb.py', *args], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+
+COUNTS = '''import os, sys
+from opensora_nb.app.cli import main
+from opensora_nb.parallel.comm import Ledger
+with Ledger() as ledger: code = main()
+print('rank', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], 'sent', ledger.by(), file=sys.stderr)
+sys.exit(code)
+'''
+
+def test_two_processes_make_the_clip_of_one(tmp_path):
+    "Two rounds, so that the second begins with frames that both decoded; 64x80 pixels are 20 tokens a frame"
+    import numpy as np
+    from opensora_nb.data.video_io import read_frames
+    args = ('sample', '--prompt', '|0|a red circle moves left|1|a red circle moves up', '--loop', '2', '--num-frames', '34', '--image-size', '64', '80', '--num-sampling-steps', '3', '--format', 'png')
+    one = osnb(*args, '--save-dir', 'one', cwd=tmp_path); assert one.returncode == 0 and 'processes' not in one.stdout, one.stderr
+    two = torchrun(tmp_path, *args, '--save-dir', 'two', script=COUNTS); assert two.returncode == 0, two.stderr
+    for rank in (0, 1): assert re.search(rf"rank {rank} of 2 sent .*'all to all'.*'gather'.*'frames'", two.stderr), two.stderr # they really share
+    assert two.stdout.count('on 2 processes') == 1 and two.stdout.count('two/sample_0000.png (') == 1           # one of them speaks
+    assert sorted(p.name for p in (tmp_path/'two').iterdir()) == ['jobs.jsonl', 'sample_0000.png'] and len((tmp_path/'two'/'jobs.jsonl').read_text().splitlines()) == 1
+    a, b = (read_frames(tmp_path/d/'sample_0000.png').astype(int) for d in ('one', 'two'))
+    assert a.shape == b.shape and len(a) > 34 and abs(a - b).max() <= 1
+    again = torchrun(tmp_path, *args, '--save-dir', 'two'); assert again.returncode == 0 and '1 there already' in again.stdout
+
+def test_the_command_starts_its_own_processes(tmp_path):
+    out = osnb('torchrun', '--nproc_per_node', '2', 'scripts/inference.py', '--prompt', 'a red circle moves left', '--num-frames', '1', '--num-sampling-steps', '2', cwd=tmp_path)
+    assert out.returncode == 0 and 'on 2 processes' in out.stdout and (tmp_path/'samples'/'sample_0000.png').exists(), out.stderr
+    out = osnb('sample', '--num-processes', '0', '--prompt', 'a red circle', cwd=tmp_path); assert out.returncode == 1 and 'must be at least 1, not 0' in out.stderr
+    out = osnb('sample', '--num-processes', '2', '--prompt', ' ', cwd=tmp_path)
+    assert out.returncode == 1 and out.stderr.count('prompt is empty') == 1, out.stderr
+
+DIES = '''import os, sys
+from opensora_nb.models.stdit3 import STDiT3Block
+from opensora_nb.app.cli import main
+if os.environ['RANK'] == '1': STDiT3Block.forward = lambda *_: {0}
+sys.exit(main())
+'''
+@pytest.mark.parametrize('how,said', [("(_ for _ in ()).throw(ValueError('out of paper'))", 'osnb: error: rank 1: out of paper'), ('os._exit(7)', 'exitcode  : 7')])
+def test_a_process_that_dies_takes_the_others_along_and_speaks_first(tmp_path, how, said):
+    start = time.time(); out = torchrun(tmp_path, 'sample', '--prompt', 'a red circle moves left', '--num-sampling-steps', '2', script=DIES.format(how))
+    assert out.returncode != 0 and said in out.stderr and 'lost the others' not in out.stderr and time.time() - start < 60, out.stderr
+    assert not list((tmp_path/'samples').glob('*.mp4'))

@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/sampling.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'PRESETS', 'UNKNOWN_VAE', 'truth', 'sample_options', 'preset_of', 'SamplePlan', 'read_lines', 'clip_size',
-           'plan_sample', 'plan_cost', 'load_for', 'check_target', 'check_memory', 'run_sample']
+           'plan_sample', 'plan_cost', 'load_for', 'check_target', 'check_memory', 'check_todo', 'run_sample']
 
 # %% ../../nbs/11_app/03_sampling.ipynb #043f5bf3
 import argparse, math, os, re, warnings
@@ -17,6 +17,7 @@ from ..core import pick_device, pick_dtype
 from ..data.sizes import check_size, decoded_size, image_size, num_frames
 from ..sample.jobs import TextConfig, file_stamp, left, plan_jobs, run_jobs
 from ..models.stdit3 import STDiT3Config, stdit3_xl2
+from ..parallel.comm import from_first, rank_of
 from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import LongConfig, check_rounds, default_length, head_frames
@@ -66,6 +67,7 @@ def sample_options(p):
     add('--text-dtype', choices=('auto', 'fp32', 'bf16'), default='auto', help="of the T5 encoder of opensora-1.2, as --dtype; bf16 halves its 19 GB (default: auto)")
     add('--linears', choices=('plain', 'onednn', 'int8'), default='onednn', help="how linear layers are computed on a CPU; int8 is quicker and about as exact as bf16 (default: onednn)")
     add('--compile', help="compile the blocks of the transformer", **yes)
+    add('--num-processes', type=int, default=1, metavar='N', help="processes on this machine that make each clip together; torchrun may start them too (default: 1)")
     add('--offload', help="hold only the part at work on the GPU", **yes)
     add('--vae-tile', type=int, metavar='N', help="decode pictures in square tiles of N pixels, for large sizes in little memory (default: whole)")
     add('--vae-spread', type=int, default=0, metavar='N', help="smooth the border between chunks of 17 frames over N frames on each side (default: 0, as Open-Sora)")
@@ -284,24 +286,33 @@ def check_memory(
     if need < have: need = plan_cost(plan, timed=False).memory
     if need > have: raise ValueError(f"{n} frames of {h}x{w} need about {need/1e9:.0f} GB of memory, this machine has {have/1e9:.0f}; make fewer frames or a smaller picture, or see --vae-tile")
 
-def run_sample(
+def check_todo(
     plan:SamplePlan, # from `plan_sample`
-):                   # yields (job, uint8 (f, h, w, 3)) after its file was written
-    "Load and make what is not there yet, with as many bars as --verbose says"
-    from tqdm import tqdm
-    a, todo = plan.args, plan.todo
-    if not todo: return
+) -> list:           # jobs
+    "What is still to be made, after a look at what could be in its way; warns of what has no effect and of prompts beyond the weights"
+    todo = plan.todo
+    if not todo: return []
     check_target(todo); check_memory(plan)
     for name in ('layernorm_kernel', 'flash_attn'):
-        if getattr(a, name) is not None: warnings.warn(f"--{name.replace('_', '-')} has no effect here: torch picks the kernel")
+        if getattr(plan.args, name) is not None: warnings.warn(f"--{name.replace('_', '-')} has no effect here: torch picks the kernel")
     for j in todo:
         for _, t in j.spec.segments:
             for sentence in warnings_for(t, plan.natural): warnings.warn(sentence)
+    return todo
+
+def run_sample(
+    plan:SamplePlan, # from `plan_sample`
+):                   # yields (job, uint8 (f, h, w, 3)) after its file was written
+    "Load and make what is not there yet, with as many bars as --verbose says; processes started together share each clip, and rank 0 writes"
+    from tqdm import tqdm
+    a, (rank, world) = plan.args, rank_of()
+    if not (todo := from_first(lambda: check_todo(plan))): return
     pipe = load_for(plan, (lambda texts: tqdm(texts, desc='texts', unit='text')) if a.verbose and plan.preset == 'opensora-1.2' else None)
+    if world > 1: pipe.share()
     total = -(-len(todo)//a.batch_size)*plan.long.loop*plan.cfg.num_sampling_steps
     with tqdm(total=total, desc='sampling', unit='step', disable=not a.verbose) as bar:
         def counted(steps):
             for s in (tqdm(steps, desc='round', leave=False) if a.verbose > 1 else steps): yield s; bar.update()
-        for job, film in run_jobs(pipe, todo, plan.cfg, plan.long, a.batch_size, plan.save_fps, 'opensora_nb' if a.watermark else '', counted):
+        for job, film in run_jobs(pipe, todo, plan.cfg, plan.long, a.batch_size, plan.save_fps, 'opensora_nb' if a.watermark else '', counted, write=rank == 0):
             if a.verbose > 1: bar.write(f"{job.path.name}: {job.spec}")
             if film is not None: yield job, film

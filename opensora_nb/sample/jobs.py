@@ -127,11 +127,12 @@ def run_jobs(
     save_fps:float|None=None,# of the file; None = what the model is told
     mark:str='',             # a watermark: also write a copy with this text
     progress:Callable=None,  # wraps the steps of a round, e.g. tqdm
+    write:bool=True,         # False: make all jobs and no files, since another process that makes the same writes them
 ):                           # yields (job, uint8 (f, h, w, 3)), after it was written; first the jobs that were done, with None
     "Make what is not there yet; each file is on disk before the next batch is begun"
     if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; it is the number of clips made at once, 1 or more")
     cfg = cfg.filled(pipe.natural); fps = save_fps or cfg.fps
-    todo = left(jobs); here = {id(j) for j in todo}
+    todo = left(jobs) if write else list(jobs); here = {id(j) for j in todo}
     yield from ((j, None) for j in jobs if id(j) not in here)
     for a in range(0, len(todo), batch_size):
         part, done = todo[a:a+batch_size], []
@@ -139,14 +140,15 @@ def run_jobs(
         try:
             for clips in rounds(pipe, [j.spec for j in part], refs, cfg, long, [j.seed for j in part], progress): done.append(clips)
         except BaseException:
-            for i, j in enumerate(part if done else ()):
+            for i, j in enumerate(part if done and write else ()):
                 kept = write_video(j.path.with_stem(j.path.stem + '_part'), np.concatenate([c[i] for c in done]), fps)
                 warnings.warn(f"{len(done)} of {long.loop} rounds are kept in {kept}; the next run begins this film anew", stacklevel=2)
             raise
         for i, j in enumerate(part):
             film = np.concatenate([c[i] for c in done])
-            if mark: write_video(j.path.with_stem(j.path.stem + '_watermark'), watermark(film, mark), fps)
-            write_video(j.path, film, fps); note_done(j); j.path.with_stem(j.path.stem + '_part').unlink(missing_ok=True)
+            if write:
+                if mark: write_video(j.path.with_stem(j.path.stem + '_watermark'), watermark(film, mark), fps)
+                write_video(j.path, film, fps); note_done(j); j.path.with_stem(j.path.stem + '_part').unlink(missing_ok=True)
             yield j, film
 
 def watermark(

@@ -28,6 +28,8 @@ from ..flow.rflow import sample
 from ..flow.timesteps import sampling_times
 from ..models.stdit3 import STDiT3, STDiT3Config
 from ..models.faster import faster
+from ..parallel import spread
+from ..parallel.sequence import parallelize
 from ..text.encoders import TinyText
 from ..vae import tiling
 from ..vae.video import VideoVAE, VideoVAEConfig
@@ -112,6 +114,7 @@ class Pipeline:
     speed:dict = field(default_factory=dict) # how `faster` treats the transformer
     tiling:object = None                     # a `vae.tiling.Tiling`: decode in pieces; None = as the autoencoder does
     offload:str = ''                         # a device: parts wait on the CPU, and only the one at work is there; '' = all stay where they are
+    shared:bool = False                      # all processes make each clip together, see `share`
 
     @property
     def device(self): return torch.device(self.offload) if self.offload else next(self.model.parameters()).device
@@ -124,6 +127,9 @@ class Pipeline:
         try: yield part
         finally:
             if self.offload: part.to('cpu')
+    def share(self):
+        "From now on, all processes that were started together make each clip together, and each gets all of it"
+        parallelize(self.model); self.shared = True; return self
     def to(self, device=None, dtype=None):
         "Move all parts; the text encoder stays in fp32"
         self.vae.to(device, dtype); self.model.to(device, dtype); self.text.to(device); return self
@@ -200,7 +206,9 @@ def decode(
 ) -> list:           # uint8 (f, h, w, 3) each
     "Latents to clips, one clip at a time"
     dtype = next(pipe.vae.parameters()).dtype
-    read = (lambda one: tiling.decode(pipe.vae, one, num_frames, pipe.tiling)) if pipe.tiling else lambda one: pipe.vae.decode(one, num_frames)
+    def read(one):
+        if pipe.shared: return spread.decode(pipe.vae, one, num_frames, pipe.tiling)
+        return tiling.decode(pipe.vae, one, num_frames, pipe.tiling) if pipe.tiling else pipe.vae.decode(one, num_frames)
     with pipe.at_work(pipe.vae): return [to_pixels(read(one[None].to(dtype))[0]) for one in z]
 
 def to_pixels(

@@ -1,0 +1,143 @@
+"Sequence parallelism on real processes: any token count, head count and number of ranks equals one process, forward and backward"
+import json
+from pathlib import Path
+import pytest, torch, torch.distributed as dist
+from safetensors.torch import load_file
+from opensora_nb.config import from_dict
+from opensora_nb.models.faster import faster, remember_captions
+from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
+from opensora_nb.parallel.comm import Ledger, RankError, all_to_all, gather, local_ranks, pieces, rank_of, split
+from opensora_nb.parallel.sequence import bytes_sent, check_same, mesh, parallelize, restore, sharing
+
+GOLDENS = Path(__file__).parent/'goldens'
+
+# heads, clips, latent f h w, words of each caption, frame mask?
+GRID = [(4, 2, (3, 4, 6), (5, 2), False),    # 6 tokens
+        (3, 1, (2, 2, 14), (4,), False),     # 7 tokens, 3 heads: nothing divides
+        (4, 3, (5, 2, 22), (1, 5, 3), True), # 11 tokens, ragged text, clean frames
+        (2, 2, (1, 6, 10), (3, 3), False),   # a picture
+        (2, 2, (4, 2, 4), (5, 1), True),     # 2 tokens: fewer than 3 ranks
+        (1, 1, (2, 2, 2), (2,), False),      # 1 token, 1 head
+        (5, 2, (3, 3, 9), (4, 2), True)]     # sides that patches of 2 do not fill
+
+def make(heads, depth=2):
+    torch.manual_seed(0)
+    model = STDiT3(STDiT3Config(input_sq_size=64, hidden_size=8*heads if heads % 2 == 0 else 16*heads, depth=depth, num_heads=heads, caption_channels=12, model_max_length=5, class_dropout_prob=0.))
+    with torch.no_grad():
+        for p in model.parameters(): p.add_(0.1*torch.randn_like(p)) # at the start temporal blocks would add nothing
+    return model
+
+def batch(b, size, lens, masked):
+    f, h, w = size; row = lambda v: torch.full((b,), float(v))
+    x_mask = torch.rand(b, f) < 0.5 if masked else None
+    return dict(x=torch.randn(b, 4, f, h, w), timestep=torch.linspace(950, 50, b), y=torch.randn(b, 1, 5, 12), mask=(torch.arange(5)[None] < torch.tensor(lens)[:, None]).long(),
+                x_mask=x_mask, fps=row(8), height=row(8*h), width=row(8*w))
+
+def run(model, inputs, g):
+    "Output, and the gradients of parameters, latent and text"
+    x, y = (inputs[k].clone().requires_grad_() for k in 'xy')
+    model.zero_grad()
+    out = model(**inputs | dict(x=x, y=y))
+    (out*g).sum().backward()
+    return out.detach(), {'x': x.grad, 'y': y.grad, **{k: p.grad for k, p in model.named_parameters() if p.grad is not None}}
+
+def far(a, b): return (a - b).abs().max().item() / max(1, b.abs().max().item())
+
+def all_cases():
+    found = []
+    for heads, b, size, lens, masked in GRID:
+        model, inputs = make(heads), batch(b, size, lens, masked); g = torch.randn(b, 8, *size)
+        out, grads = run(model, inputs, g)
+        tokens = -(-size[1]//2)*-(-size[2]//2)
+        with sharing(model), Ledger() as ledger: shared, own = run(model, inputs, g)
+        with sharing(model), torch.no_grad(), Ledger() as there: model(**inputs)
+        x_off = far(own['x'], grads['x'])
+        for k in own: dist.all_reduce(own[k]); own[k] /= rank_of()[1]
+        wanted = [bytes_sent(model.cfg, b, size[0], tokens, rank_of()[1], backward=k)[rank_of()[0]] for k in (False, True)]
+        found.append((far(shared, out), own.keys() == grads.keys(), max(far(own[k], grads[k]) for k in grads), x_off, grads['x'].abs().max().item(), ledger.bytes - sum(wanted), there.bytes - wanted[0]))
+    return dist.get_world_size(), found
+
+@pytest.mark.parametrize('world', [2, 3, 5])
+def test_forward_backward_and_bytes_equal_one_process(world):
+    answers = local_ranks(all_cases, world)
+    assert [w for w, _ in answers] == [world]*world
+    for _, found in answers:
+        assert len(found) == len(GRID)
+        for case, (out, same_names, grads, x_grad, size, sent, sent_there) in zip(GRID, found):
+            assert out <= 1e-5 and same_names and grads <= 1e-5 and x_grad <= 1e-5 and size > 1e-3, (case, out, grads, x_grad)
+            assert sent == sent_there == 0, case
+
+def golden_cases():
+    data, spec = load_file(GOLDENS/'stdit3_cases.safetensors'), json.loads((GOLDENS/'stdit3_cases.json').read_text())
+    off = {}
+    for case in ('a_video_odd', 'c_xmask'):
+        name = spec['cases'][case]['weights']
+        model = STDiT3(from_dict(STDiT3Config, json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config']))
+        model.load_state_dict(load_file(GOLDENS/f'stdit3_{name}_weights.safetensors')); parallelize(model.eval())
+        with torch.no_grad(), Ledger() as ledger: out = model(**{k.removeprefix(f'{case}.in.'): v for k, v in data.items() if k.startswith(f'{case}.in.')})
+        torch.testing.assert_close(out, data[f'{case}.out'], atol=2e-5, rtol=1e-4)
+        off[case] = ledger.bytes
+    return dist.get_world_size(), off
+
+def test_goldens_on_two_ranks():
+    for world, sent in local_ranks(golden_cases, 2): assert world == 2 and len(sent) == 2 and min(sent.values()) > 0
+
+def faster_cases():
+    model, inputs = make(4), batch(2, (2, 4, 10), (5, 2), False)
+    with torch.inference_mode():
+        alone = model(**inputs)
+        with sharing(model), faster(model): a = [model(**inputs) for _ in range(2)]
+        with faster(model), sharing(model): a += [model(**inputs) for _ in range(2)]
+        with sharing(model), remember_captions(model): other = model(**inputs | dict(y=torch.randn(2, 1, 5, 12)))
+    return max(far(v, alone) for v in a), far(other, alone)
+
+def test_works_with_what_a_sampler_remembers():
+    for same, other in local_ranks(faster_cases, 3): assert same < 1e-5 < 1e-3 < other
+
+def ddp_case():
+    from torch.nn.parallel import DistributedDataParallel
+    m = mesh(4, 2); model = parallelize(make(4), m.sequence_group)
+    def clip(i): torch.manual_seed(i); return batch(1, (2, 4, 10), (3,), True), torch.randn(1, 8, 2, 4, 10)
+    inputs, g = clip(m.data_rank); check_same(m.sequence_group, x=inputs['x'], g=g)
+    ddp = DistributedDataParallel(model) # keep it: without it nobody averages
+    (ddp(**inputs)*g).sum().backward()
+    mine = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+    alone = [run(restore(model), *clip(i))[1] for i in range(2)]
+    return dist.get_world_size(), (m.data_rank, m.data_size, m.sequence_rank, m.sequence_size), max(far(v, (alone[0][k] + alone[1][k])/2) for k, v in mine.items())
+
+def test_two_groups_of_two_under_ddp():
+    answers = local_ranks(ddp_case, 4)
+    assert [a[1] for a in answers] == [(0, 2, 0, 2), (0, 2, 1, 2), (1, 2, 0, 2), (1, 2, 1, 2)]
+    for world, _, off in answers: assert world == 4 and off < 1e-5
+
+def test_a_copy_shares_too_and_state_dict_is_untouched():
+    from copy import deepcopy
+    model = parallelize(make(2)); twin = deepcopy(model)
+    assert list(twin.state_dict()) == list(make(2).state_dict())
+    assert twin.spatial_blocks[0].attn.forward.args[0] is twin.spatial_blocks[0].attn # not the attention of the original
+
+def collectives():
+    rank, world = rank_of(); off = []
+    for n, m in ((7, 5), (1, 1), (0, 3), (4, 6)):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            torch.manual_seed(n); whole = torch.randn(2, n, m, dtype=dtype)
+            mine = split(whole, 1)
+            assert mine.shape[1] == pieces(n, world)[rank]
+            off += [torch.equal(gather(mine, 1, n), whole), torch.equal(all_to_all(mine, 2, 1, n), split(whole, 2)), torch.equal(gather(all_to_all(mine, -1, -2, n), -1, m), whole)]
+    return all(off)
+
+@pytest.mark.parametrize('world', [2, 3])
+def test_collectives(world): assert local_ranks(collectives, world) == [True]*world
+
+def fails_in_the_middle():
+    model = parallelize(make(2))
+    if rank_of()[0] == 1: model.temporal_blocks[0].mlp.forward = lambda x: (_ for _ in ()).throw(ValueError('out of paper'))
+    model(**batch(1, (2, 4, 4), (2,), False))
+
+def test_a_failing_rank_is_named_first():
+    with pytest.raises(RankError, match='rank 1 of 2: ValueError: out of paper'): local_ranks(fails_in_the_middle, 2, timeout=20)
+
+def test_no_warning_from_torch():
+    def quiet():
+        import warnings; warnings.simplefilter('error'); return collectives()
+    assert local_ranks(quiet, 2) == [True, True]
