@@ -60,3 +60,33 @@ def test_lengths_are_counted_not_believed_and_bad_files_are_named(tmp_path):
     assert mixed.sizes == [(40, 64, 64), (1, 64, 64)] and all(any(n in str(w.message) for w in said) for n in ('c.mp4', 'd.mp4', '2 of 4'))
     for p in tmp_path.glob('[ab].*'): p.unlink()
     with pytest.warns(UserWarning), pytest.raises(ValueError, match='none|no '): open_mixed(DataConfig(path=str(tmp_path)), Buckets({'64': {1: (1., 1)}}), progress=False)
+
+# ---- a frozen T5, a released autoencoder and a released transformer, at toy size
+
+FROZEN = '''
+from opensora_nb.data.dataset import DataConfig
+from opensora_nb.train.diffusion import T2VTrain
+from opensora_nb.train.optim import OptimConfig
+
+def recipe(quick=False):
+    return T2VTrain(name='t5', init='{released}/stdit3', vae_weights='{released}/vae', text_weights='{released}/t5', data=DataConfig(n=12, num_frames=17, image_size=(32, 32)), batch_size=4, steps=6, log_every=1, save_every=3,
+                    preview_every=6, preview_prompts=('a red circle moves left',), validate_on=2, sampling_steps=2, caption_drop=.3, device='cpu', precision='no', optim=OptimConfig(lr=1e-2, warmup=2))
+'''
+
+def test_a_released_model_with_its_t5_is_trained_on_and_sampled(folder, tmp_path):
+    import numpy as np, torch
+    from released_files import write_released
+    from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
+    from opensora_nb.text.encoders import T5Text
+    write_released(tmp_path/'released'); (tmp_path/'my_recipe.py').write_text(FROZEN.replace('{released}', str(tmp_path/'released')))
+    rc, said = launch(tmp_path, 'steps=3'); assert rc == 0, said[-2000:]
+    assert 'texts' in said
+    rc, said = launch(tmp_path); assert rc == 0, said[-2000:]
+    assert 'texts' not in said.replace('texts are', '')                                 # stored the first time, and found
+    one = losses(tmp_path, 't5'); assert set(one) == set(range(1, 7)) and all(np.isfinite(r['loss']) for r in one.values())
+    rc, said = launch(tmp_path, 'name=whole'); assert rc == 0 and losses(tmp_path, 'whole')[6] != {} and abs(losses(tmp_path, 'whole')[2]['loss'] - one[2]['loss']) < 1e-6
+    pipe = load_pipeline(tmp_path/'runs'/'t5'); assert isinstance(pipe.text, T5Text) and pipe.text.max_length == 300
+    assert generate(pipe, ['a red circle'], SampleConfig(num_sampling_steps=1))[0].shape == (17, 32, 32, 3)
+    for change, message in (('text_weights=nowhere', 'cannot load the T5 encoder'), ('vae_weights=tiny', 'takes 4 channels of the autoencoder' if pipe.vae.cfg.latent_channels != 4 else ''), ('retell=0.5', 'use retell=0'), ('vae_weights=nowhere', 'nowhere')):
+        rc, said = launch(tmp_path, 'name=bad', change, 'steps=1')
+        if message: assert rc != 0 and message in said and 'Traceback' not in said, said[-1500:]

@@ -213,7 +213,9 @@ class T5Text:
             if folder and (folder/'spiece.model').exists(): require('sentencepiece', 't5'); require('google.protobuf', 't5', 'protobuf') # read the released tokenizer
             raise _missing(name, e) from e
         self.model = (self.model if options else self.model.to(device)).eval().requires_grad_(False) # with options, transformers has placed it
-        self.tokenizer.padding_side, self.max_length, self.dim = 'right', max_length, self.model.config.d_model
+        self.tokenizer.padding_side, self.max_length, self.dim, self.name = 'right', max_length, self.model.config.d_model, str(name)
+
+    def to(self, device=None): self.model.to(device); return self
 
     @torch.no_grad()
     def encode(self,

@@ -159,11 +159,12 @@ class TextFeatures:
     ):
         path = Path(path)
         if not (path/'index.json').exists(): raise FileNotFoundError(f"no stored texts in {path}; build_text(texts, encoder, path, name) makes them")
-        index = json.loads((path/'index.json').read_text(encoding='utf-8')); self.row = {t: i for i, t in enumerate(index['texts'])}; self.shard = index['shard']
+        index = json.loads((path/'index.json').read_text(encoding='utf-8')); self.encoder, self.device = index['encoder'], 'cpu'; self.row = {t: i for i, t in enumerate(index['texts'])}; self.shard = index['shard']
         files = [_text_file(path, k) for k in range(-(-len(self.row)//self.shard))]
         if lost := sum(not f.exists() for f in files): raise ValueError(f"{path} is not finished: {len(files)-lost} of {len(files)} files are there; call build_text again, it goes on from there")
         self.files = [safe_open(f, 'pt') for f in files]; self.ends = [f.get_tensor('lens').cumsum(0).tolist() for f in self.files]
     def __len__(self): return len(self.row)
+    def to(self, device=None): self.device = device or self.device; return self
     def one(self, text): # (l, d) float16, real tokens only
         k, i = divmod(self.row[text], self.shard); ends = self.ends[k]
         return self.files[k].get_slice('y')[(ends[i-1] if i else 0):ends[i]]
@@ -174,4 +175,4 @@ class TextFeatures:
         if lost := [t for t in texts if t not in self.row]: raise ValueError(f"the text {lost[0]!r} was not encoded; build_text it with the others")
         rows = [self.one(t).float() for t in texts]
         y = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return y[:, None], (torch.arange(y.shape[1]) < torch.tensor([len(r) for r in rows])[:, None]).long()
+        return y[:, None].to(self.device), (torch.arange(y.shape[1]) < torch.tensor([len(r) for r in rows])[:, None]).long().to(self.device)
