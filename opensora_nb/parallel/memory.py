@@ -36,19 +36,18 @@ def checkpoint_blocks(
     if not blocks: raise ValueError("there are no blocks to checkpoint; name them in the task's blocks(module), or use checkpointing=no")
     for b in blocks: b.forward = partial(_twice, b.forward)
 
-# %% ../../nbs/07_parallel/03_memory.ipynb #8073aadd
+# %% ../../nbs/07_parallel/03_memory.ipynb #949f8d73
 def shard(
     model:nn.Module,            # the same on every process; changed in place
     blocks:Iterable[nn.Module]=(), # parts that are gathered one at a time; without them, the whole model at once
-    precision:torch.dtype=None, # compute in this format; None leaves the choice to autocast
 ) -> nn.Module:
     "Spread a model's weights over all processes (FSDP2); one process raises `ValueError`"
     import torch.distributed as dist
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import fully_shard
     n = dist.get_world_size() if dist.is_initialized() else 1
     if n < 2: raise ValueError("shard=fsdp2 spreads the weights over several processes, and 1 runs; start more (--num-processes 2), or use shard=no")
     for t in (*model.parameters(), *model.buffers()): dist.broadcast(t.data, 0) # the same start everywhere, as DDP sees to
-    for m in (*blocks, model): fully_shard(m, mp_policy=MixedPrecisionPolicy(param_dtype=precision))
+    for m in (*blocks, model): fully_shard(m)
     return model
 
 def is_sharded(
