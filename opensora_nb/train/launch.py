@@ -145,7 +145,7 @@ def start_processes(
     with PassOn(child): return child.wait()
 
 # %% ../../nbs/10_train/06_launch.ipynb #20a5b5ef
-LOST = ('gloo', 'nccl', 'connection', 'timed out', 'store') # words of torch's messages when a process no longer answers
+LOST = ('gloo', 'nccl', 'connection closed', 'connection reset', 'timed out waiting', 'tcpstore') # words of torch's messages when a process no longer answers
 
 def one_line(
     e:Exception, # what ended the run

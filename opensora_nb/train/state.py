@@ -58,13 +58,13 @@ def damage(
 ) -> str:          # empty when every file is there in full
     "What is wrong with a checkpoint"
     path = Path(path)
-    try: sizes = json.loads((path/'state.json').read_text()).get('files', {}).items()
-    except FileNotFoundError: return 'state.json is missing'
-    except (ValueError, AttributeError): return 'state.json is cut off or damaged'
-    for name, size in sizes:
-        have = (path/name).stat().st_size if (path/name).is_file() else 0
-        if have != size: return f'{name} has {have} of {size} bytes'
-    return ''
+    try:
+        state = json.loads((path/'state.json').read_text()); sizes = state.get('files', {}).items()
+        if type(state['step']) is not int: raise ValueError
+    except (FileNotFoundError, NotADirectoryError): return 'state.json is missing'
+    except (ValueError, KeyError, AttributeError, RecursionError): return 'state.json is cut off or damaged'
+    have = {p.relative_to(path).as_posix(): p.stat().st_size for p in path.rglob('*') if p.is_file()}
+    return next((f'{name} has {have.get(name, 0)} of {size} bytes' for name, size in sizes if have.get(name) != size), '')
 
 def _folders(folder): # newest first, damaged ones too
     found = [p for p in (Path(folder)/'checkpoints').glob(PREFIX+'*') if p.name[len(PREFIX):].isdigit()]
