@@ -163,7 +163,7 @@ class T2VTask(Task):
             self.mixed = open_mixed(cfg.data, Buckets.named(cfg.buckets), cfg.seed, state.is_main_process); self.source, self.sampler = self.mixed.source, self.mixed.sampler
         else: self.source = open_data(cfg.data)
         with state.main_process_first(): # one process computes, the others find the result
-            if self.mixed: self.stores = self.stored_sizes(cfg.batches or state.num_processes)
+            if self.mixed: self.stores = self.stored_sizes(cfg.batches or state.num_processes//cfg.sequence)
             else: features = self.stored(self.source); self.stores = {self.size: (features, range(len(features)))}
             if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), '_held')
         if cfg.pictures: self.to_pictures()
@@ -220,6 +220,7 @@ class T2VTask(Task):
         return pipe.model, pipe.text
 
     def __len__(self): return len(self.source)
+    def shared(self): return self.module.model
 
     def batch(self, ids, epoch, size=None):
         features, row = self.stores[size or self.size]

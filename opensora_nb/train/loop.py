@@ -22,6 +22,7 @@ from ..core import pick_device, rng_for, set_seed
 from ..config import opt, save_config, load_config, diff
 from ..weights import atomic_write
 from ..parallel.memory import checkpoint_blocks, shard, transformer_blocks, whole
+from ..parallel.sequence import check_same as same_on_all, mesh, parallelize, restore
 from .optim import OptimConfig, lr_factor, make_optimiser, set_lr
 from .state import EMA, latest, load_checkpoint, save_checkpoint
 
@@ -37,6 +38,7 @@ class TrainConfig:
     steps:int = opt(1000, "optimiser steps")
     batch_size:int = opt(32, "samples a step, over all processes together")
     batches:int = opt(0, "data of many sizes: batches of one size each a step, over all processes together; 0: one for each process")
+    sequence:int = opt(1, "processes that share the tokens of each clip")
     accumulate:int = opt(1, "split each process's share into this many passes (less memory, same result)")
     seed:int = opt(42, "everything random follows from it")
     device:str = opt('auto', "auto, cpu, cuda or mps")
@@ -58,7 +60,7 @@ class TrainConfig:
     optim:OptimConfig = OptimConfig()
 
     def __post_init__(self):
-        for k in ('steps', 'batch_size', 'accumulate', 'log_every', 'save_every', 'keep'):
+        for k in ('steps', 'batch_size', 'sequence', 'accumulate', 'log_every', 'save_every', 'keep'):
             if getattr(self, k) < 1: raise ValueError(f"{k} must be at least 1, not {getattr(self, k)}")
         if self.batches < 0: raise ValueError(f"batches must not be below 0, not {self.batches}; 0 is one for each process")
         if not 0 <= self.stop_at <= 1: raise ValueError(f"stop_at is a score between 0 and 1, not {self.stop_at}; try 0.9")
@@ -66,6 +68,7 @@ class TrainConfig:
         if self.timeout <= 0: raise ValueError(f"timeout is a number of seconds above 0, not {self.timeout}; try 1800")
         if self.shard not in SHARDS: raise ValueError(f"unknown shard {self.shard!r}; use one of {', '.join(SHARDS)}")
         if self.shard != 'no' and self.optim.name == 'muon': raise ValueError("muon turns whole matrices, and with shard=fsdp2 each process holds a part of each; use optim.name=adamw or shard=no")
+        if self.shard != 'no' and self.sequence > 1: raise ValueError("shard=fsdp2 and sequence above 1 were not tried together; use one of them")
         if self.shard != 'no' and self.precision == 'fp16': raise ValueError("shard=fsdp2 does not go with precision=fp16 here; use precision=bf16 or no")
         if self.precision not in PRECISIONS: raise ValueError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
 
@@ -83,6 +86,7 @@ class Task:
     sampler = None                                                   # data of many sizes: a `BucketSampler`; `batch` is then told the size as well
     def loss(self, module, batch): raise NotImplementedError         # scalar loss, dict of numbers for the log
     def blocks(self, module): return transformer_blocks(module)      # the parts for `checkpointing` and `shard`, one at a time
+    def shared(self): raise ValueError("this task has no model whose tokens could be shared; use sequence=1") # the STDiT3 for `sequence`
     def preview(self): return None                                   # a PIL image of what the model can do now
     def validate(self): return {}                                    # dict of numbers
     goal = ''                                                        # the number among them that `stop_at` is about
@@ -116,12 +120,12 @@ def passes(
     run, # a `Run`; its place in the data moves on by a step
 ) -> list: # ((ids, epochs[, size]) for `Task.batch`, share of this step's gradient) for each forward and backward pass
     "What this process works on in this step"
-    cfg, acc, sampler = run.cfg, run.acc, run.task.sampler; rank, world = acc.process_index, acc.num_processes
+    cfg, sampler = run.cfg, run.task.sampler; rank, world = run.data_rank, run.data_size
     if sampler is None:
         mine = [(*(share(a, rank, world) for a in batch_ids(len(run.task), cfg.batch_size, run.step, cfg.seed)),)]
     else:
         n = cfg.batches or world
-        if n % world: raise ValueError(f"{n} batches a step do not divide over {world} processes; try batches={max(1, n//world)*world}")
+        if n % world: raise ValueError(f"{n} batches a step do not divide over {world} processes{f' (groups of {cfg.sequence})' if cfg.sequence > 1 else ''}; try batches={max(1, n//world)*world}")
         if run.walks is None: run.walks = [sampler.walk(r, n, **run.info.get('data', {})) for r in range(rank, n, world)]
         mine = []
         for b, at in map(next, run.walks): mine.append((np.array(b.ids), np.full(len(b.ids), at['epoch']), b.size)); run.info['data'] = at
@@ -178,7 +182,7 @@ class Log(Callback):
         now, keys = time.time(), {k for r in self.rows for k in r}
         row = {k: float(torch.tensor([float(r[k]) for r in self.rows if k in r], dtype=torch.float64).nanmean()) for k in sorted(keys)}
         row = {k: round(v, 6) for k,v in run.mean(row).items()}
-        row |= dict(step=run.step, lr=round(run.lr, 9), per_second=round(run.seen*run.acc.num_processes/(now-self.t0), 2),
+        row |= dict(step=run.step, lr=round(run.lr, 9), per_second=round(run.seen*run.data_size/(now-self.t0), 2),
                     seconds=round(self.seconds+now-self.t0, 1))
         self.rows = []; run.info['seconds'] = row['seconds']; run.write(row)
         self.bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['per_second']:.0f} samples/s")
@@ -255,6 +259,9 @@ class Run:
         self.cfg, self.acc, self.task, self.folder = cfg, acc, task, cfg.folder
         self.sharded = cfg.shard != 'no'
         self.model = (copy.deepcopy(task.module) if self.sharded else task.module).to(acc.device)
+        m = mesh(acc.num_processes, cfg.sequence) if cfg.sequence > 1 else None
+        self.data_rank, self.data_size, self.group = (m.data_rank, m.data_size, m.sequence_group) if m else (acc.process_index, acc.num_processes, None)
+        if m: parallelize(task.shared(), self.group)
         if cfg.checkpointing: checkpoint_blocks(task.blocks(self.model))
         if self.sharded: shard(self.model, task.blocks(self.model)); task.module.to('cpu')
         self.opt = make_optimiser(self.model, cfg.optim); self.ema = EMA(self.model, cfg.ema)
@@ -284,13 +291,20 @@ class Run:
         from accelerate.utils import gather_object
         return gather_object([obj])
     @contextmanager
+    def alone(self):
+        "Within, this process uses the model without those that share its tokens"
+        if self.cfg.sequence > 1: restore(self.task.shared())
+        try: yield
+        finally:
+            if self.cfg.sequence > 1: parallelize(self.task.shared(), self.group)
+    @contextmanager
     def averaged(self):
         "Within, `task.module` on the main process has the averaged weights; yields whether this is the main process; all enter together"
         main, plain = self.acc.is_main_process, self.task.module
         average = whole(self.ema.shadow, keep=main)
         if not main: yield False
         elif not self.sharded:
-            with self.ema.applied(self.model): yield True
+            with self.alone(), self.ema.applied(self.model): yield True
         else:
             plain.load_state_dict({**dict(self.model.named_buffers()), **average}, strict=False); plain.to(self.acc.device)
             try: yield True
@@ -341,7 +355,7 @@ def start(
     if acc.is_main_process: atomic_write(cfg.folder/'config.json', lambda tmp: save_config(cfg, tmp))
     return run
 
-FREE_TO_CHANGE = {'steps', 'out', 'device', 'processes', 'accumulate', 'checkpointing', 'shard', 'spike', 'timeout', 'log_every', 'save_every', 'preview_every', 'validate_every', 'keep', 'resume', 'stop_at'}
+FREE_TO_CHANGE = {'steps', 'out', 'device', 'processes', 'sequence', 'accumulate', 'checkpointing', 'shard', 'spike', 'timeout', 'log_every', 'save_every', 'preview_every', 'validate_every', 'keep', 'resume', 'stop_at'}
 
 def check_same(cfg, acc):
     "Say which settings changed between a run and its continuation"
@@ -398,11 +412,12 @@ def step_once(
 ):
     "One optimiser step over this process's share of the batch; a loss that is not a number raises `FloatingPointError` on every process"
     cfg, acc = run.cfg, run.acc
-    torch.manual_seed(int(rng_for(cfg.seed, 2, run.step, acc.process_index).integers(2**62)))
+    torch.manual_seed(int(rng_for(cfg.seed, 2, run.step, run.data_rank).integers(2**62)))
     run.lr = cfg.optim.lr * lr_factor(run.step, cfg.steps, cfg.optim); set_lr(run.opt, run.lr)
     run.model.train(); todo, bad = passes(run), None; run.ids = np.concatenate([w[0] for w, _ in todo]); run.logs, shares = {}, {}
     for i, (what, part) in enumerate(todo):
         batch = {k: v.to(acc.device) if torch.is_tensor(v) else v for k,v in run.task.batch(*what).items()}; run.seen += len(what[0])
+        if run.group is not None and not i and run.seen == len(what[0]): same_on_all(run.group, **{k: v for k, v in batch.items() if torch.is_tensor(v)}) # once, at the first step
         with acc.autocast(), (acc.no_sync(model) if i+1 < len(todo) else nullcontext()):
             loss, logs = run.task.loss(model, batch)
             if not (fine := bool(torch.isfinite(loss))): bad = bad or (loss.item(), what[0].tolist())
