@@ -188,7 +188,7 @@ class BucketPlan:
         cols = 'resolution frames shapes clips batch_size batches left_over tokens'.split()
         lines = ['| ' + ' | '.join(c.replace('_', ' ') for c in cols) + ' |', '|---'*len(cols) + '|', *('| ' + ' | '.join(f'{r[c]:,}' if isinstance(r[c], int) else r[c] for c in cols) + ' |' for r in self.rows)]
         kept = sum(self.clips.values()); gone = ', '.join(f'{n:,} {w}' for w, n in self.dropped.most_common())
-        return '\n'.join(lines) + f"\n\n{kept:,} of {len(self.places):,} clips are kept; {self.steps:,} steps an epoch on {self.world} process{'es' if self.world > 1 else ''}." + (f" Dropped: {gone}." if gone else '')
+        return '\n'.join(lines) + f"\n\n{kept:,} of {len(self.places):,} clips are kept; {self.steps:,} step{'s' if self.steps > 1 else ''} an epoch on {self.world} process{'es' if self.world > 1 else ''}." + (f" Dropped: {gone}." if gone else '')
 
 def plan_buckets(
     sizes,            # (frames, height, width) of each clip
