@@ -123,3 +123,17 @@ def test_only_chosen_words_are_trained():
     text = both().text; train_words(text, ['red']); assert isinstance(text.token, NewWords) and [k for k, p in text.named_parameters() if p.requires_grad] == ['token.new']
     with pytest.raises(ValueError, match="has no 'sun'"): train_words(both().text, ['sun'])
     assert len(chosen_linears(both())) == 4*5
+
+# the command
+
+@needs_peft
+def test_sample_with_an_adapter(tmp_path, monkeypatch, capsys):
+    from opensora_nb.app.cli import main
+    from opensora_nb.sample.pipeline import load_pipeline
+    monkeypatch.chdir(tmp_path); pipe = load_pipeline('tiny', 'cpu'); pipe.text.grow(['glorp']); save_lora(shake(add_lora(TextToVideo(pipe.model, pipe.text), 4, words=['glorp'])), 'run/checkpoints/step_00000003/weights/lora')
+    def made(name, *more): code = main(['sample', '--prompt', 'a red glorp', '--num-sampling-steps', '2', '--num-frames', '1', '--device', 'cpu', '--verbose', '0', '--save-dir', name, *more]); return code, capsys.readouterr().err
+    assert made('a', '--lora', 'run') == (0, '') # the new word is known
+    assert 'glorp' in made('b')[1] and (tmp_path/'a/sample_0000.png').read_bytes() != (tmp_path/'b/sample_0000.png').read_bytes()
+    plain = (tmp_path/'b/sample_0000.png').read_bytes(); assert made('b', '--lora', 'run')[0] == 0 and (tmp_path/'b/sample_0000.png').read_bytes() != plain # an adapter makes another clip
+    assert made('c', '--lora', 'nowhere') == (1, "osnb: error: nowhere holds no adapter: there is no lora.json; give a folder written by save_lora, or a run that trains one\n")
+    code, err = made('c', '--lora', 'run', '--weights', 'worlds'); assert code == 1 and 'was made for another model' in err

@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/04_models/adapters.html.md"""
 
 # %% auto #0
 __all__ = ['ATTENTION', 'LAYERS', 'PARTS', 'transformer', 'parts_of', 'chosen_linears', 'adapter_size', 'NewWords', 'train_words',
-           'Lora', 'add_lora', 'adapters', 'merge_lora', 'save_lora', 'read_lora', 'load_lora', 'freeze']
+           'Lora', 'add_lora', 'adapters', 'merge_lora', 'save_lora', 'find_lora', 'read_lora', 'load_lora', 'freeze']
 
 # %% ../../nbs/04_models/09_adapters.ipynb #87768d62
 import math, re, warnings
@@ -164,13 +164,20 @@ def save_lora(
     save_state(state, folder/'lora.safetensors'); save_config(lora, folder/'lora.json')
     return folder
 
+def find_lora(
+    where:str|Path, # a folder written by `save_lora`, one that holds it as lora/, or a run
+) -> Path:
+    "The folder with the two files, the newest of a run; what holds none is returned as it is"
+    path = Path(where); saved = sorted(path.glob('checkpoints/step_*/weights/lora'))
+    return next((p for p in (path, path/'lora', *saved[-1:]) if (p/'lora.json').is_file()), path)
+
 def read_lora(
-    folder:str|Path, # written by `save_lora`
+    folder:str|Path, # what `find_lora` takes
 ) -> Lora:
     "What an adapter is, without its weights; `ValueError` or `FileNotFoundError` for a folder that holds none"
-    folder = Path(folder)
+    folder = find_lora(folder)
     for name in ('lora.json', 'lora.safetensors'):
-        if not (folder/name).is_file(): raise FileNotFoundError(f"{folder} holds no adapter: there is no {name}; give a folder written by save_lora, such as RUN/checkpoints/step_…/weights/lora")
+        if not (folder/name).is_file(): raise FileNotFoundError(f"{folder} holds no adapter: there is no {name}; give a folder written by save_lora, or a run that trains one")
     d = read_config(folder/'lora.json')
     try: lora = from_dict(Lora, d)
     except TypeError as e: raise ValueError(f"{folder/'lora.json'} does not describe an adapter: {e}") from None
@@ -180,10 +187,10 @@ def read_lora(
 @torch.no_grad()
 def load_lora(
     model,           # a plain model of the size the adapter was made for; changed in place
-    folder:str|Path, # written by `save_lora`
+    folder:str|Path, # what `find_lora` takes
 ):                   # the same model, everything but the adapter frozen; see `merge_lora`
     "Read an adapter into a model; another size raises `ValueError` with both numbers, other weights of the same size a warning"
-    folder, net = Path(folder), transformer(model); lora, state = read_lora(folder), read_state(folder/'lora.safetensors'); own = to_dict(net.cfg)
+    folder, net = find_lora(folder), transformer(model); lora, state = read_lora(folder), read_state(folder/'lora.safetensors'); own = to_dict(net.cfg)
     clash = [f"{k} {v}, this model has {own.get(k)}" for k, v in lora.model.items() if k != 'class_dropout_prob' and own.get(k) != v]
     if clash: raise ValueError(f"the adapter in {folder} was made for another model: {'; '.join(clash)}")
     text = parts_of(model).get('text') if lora.words else None
