@@ -74,6 +74,7 @@ class Task:
     goal = ''                                                        # the number among them that `stop_at` is about
     def confirm(self): return self.validate()                        # the same numbers, measured with more care before the run stops
     def export(self, folder): pass                                   # weights others can load, written into every checkpoint
+    lean = False                                                     # frozen weights are those of `init`: checkpoints leave them out
 
 # %% ../../nbs/10_train/03_loop.ipynb #7bf8c063
 def batch_ids(
@@ -248,7 +249,7 @@ class Run:
         if self.acc.is_main_process:
             def extra(folder):
                 with self.ema.applied(self.model): self.task.export(folder/'weights')
-            save_checkpoint(self.folder, self.step, self.model, self.ema, self.opt, self.info, self.cfg.keep, extra)
+            save_checkpoint(self.folder, self.step, self.model, self.ema, self.opt, self.info, self.cfg.keep, extra, self.task.lean)
         self.saved = self.step; self.acc.wait_for_everyone()
     @property
     def log(self): return [json.loads(l) for l in (self.folder/'log.jsonl').read_text().splitlines()]

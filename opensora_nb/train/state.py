@@ -75,16 +75,18 @@ def save_checkpoint(
     info:dict=None,     # anything JSON, kept in state.json
     keep:int=2,         # how many checkpoints stay
     extra=None,         # function(folder): writes more files into the same checkpoint
+    lean:bool=False,    # leave out frozen weights; whoever loads it has them already
 ) -> Path:
     "Write a checkpoint atomically and delete old ones; a full disk raises one `OSError` and harms nothing older"
     root = Path(folder)/'checkpoints'; final = root/f'{PREFIX}{step:08d}'; tmp = root/f'.writing_{step:08d}'
     try:
         shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
-        save_state(model.state_dict(), tmp/'model.safetensors')
+        frozen = {k: p for k, p in model.named_parameters() if lean and not p.requires_grad}
+        save_state({k: v for k, v in model.state_dict().items() if k not in frozen}, tmp/'model.safetensors')
         save_state(ema.shadow, tmp/'ema.safetensors')
         torch.save(opt.state_dict(), tmp/'optim.pt')
         if extra: extra(tmp)
-        (tmp/'state.json').write_text(json.dumps(dict(step=step, **(info or {}))))
+        (tmp/'state.json').write_text(json.dumps(dict(step=step, **(info or {}), **(dict(frozen=_sum(frozen)) if lean else {}))))
         if final.exists(): shutil.rmtree(final)
         os.replace(tmp, final)
     except (OSError, RuntimeError) as e: # torch.save reports a full disk as RuntimeError
@@ -95,6 +97,8 @@ def save_checkpoint(
                       f"{_free_mb(folder)} MB are free; {f'{safe.name} is intact' if safe else 'no earlier checkpoint exists'}") from None
     for old in checkpoints(folder)[:-keep or None]: shutil.rmtree(old)
     return final
+
+def _sum(params): return float(sum(p.detach().double().abs().sum() for p in params.values())) # to notice other weights
 
 def _free_mb(folder):
     p = Path(folder).absolute()
@@ -109,9 +113,13 @@ def load_checkpoint(
     opt:torch.optim.Optimizer, # changed in place
 ) -> dict:              # what state.json holds: step, …
     "Continue from a checkpoint; weights of another model raise `ValueError` that lists what differs"
-    path = Path(path)
-    load_into(model, read_state(path/'model.safetensors'))
-    shadow = read_state(path/'ema.safetensors')
+    path = Path(path); info, state, shadow = json.loads((path/'state.json').read_text()), read_state(path/'model.safetensors'), read_state(path/'ema.safetensors')
+    if other := sorted(set(shadow) ^ set(ema.shadow)): raise ValueError(f"{path} trained {len(shadow)} arrays, this run trains {len(ema.shadow)}; only one of them trains {other[0]}. Train the same parts as before, or choose another name=…")
+    if 'frozen' in info:
+        frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}; was, now = info.pop('frozen'), _sum(frozen)
+        if abs(was - now) > 1e-9*abs(was): raise ValueError(f"{path} left out the weights that are not trained, and those of this model are others (they sum to {now:g}, not {was:g}); start from the same weights as before (init=…)")
+        state |= {k: p.detach() for k, p in frozen.items()}
+    load_into(model, state)
     for k in ema.shadow: ema.shadow[k].copy_(shadow[k])
     opt.load_state_dict(torch.load(path/'optim.pt', map_location='cpu', weights_only=True))
-    return json.loads((path/'state.json').read_text())
+    return info
