@@ -137,3 +137,53 @@ def test_sample_with_an_adapter(tmp_path, monkeypatch, capsys):
     plain = (tmp_path/'b/sample_0000.png').read_bytes(); assert made('b', '--lora', 'run')[0] == 0 and (tmp_path/'b/sample_0000.png').read_bytes() != plain # an adapter makes another clip
     assert made('c', '--lora', 'nowhere') == (1, "osnb: error: nowhere holds no adapter: there is no lora.json; give a folder written by save_lora, or a run that trains one\n")
     code, err = made('c', '--lora', 'run', '--weights', 'worlds'); assert code == 1 and 'was made for another model' in err
+
+# training
+
+@needs_peft
+@pytest.mark.parametrize('how, level, learn', [(dict(lora=2), 'full', 'lora_'), (dict(train_only='temporal'), 'core', 'temporal_blocks')], ids=['lora', 'temporal'])
+def test_a_run_that_stops_goes_on_bit_equal_and_can_be_sampled(tmp_path, how, level, learn):
+    from dataclasses import replace
+    from opensora_nb.data.dataset import DataConfig
+    from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
+    from opensora_nb.train.diffusion import T2VTrain
+    from opensora_nb.train.loop import Callback, train
+    from opensora_nb.train.optim import OptimConfig
+    from opensora_nb.weights import read_state
+    class Kill(Callback):
+        def after(self, run): run.stopped = 'SIGTERM' if run.step == 2 else run.stopped
+    cfg = T2VTrain(out=str(tmp_path), init='tiny', data=DataConfig(n=8, level=level), steps=4, batch_size=4, log_every=1, validate_on=0, preview_every=0, device='cpu', precision='no', features=str(tmp_path/'features'),
+                   optim=OptimConfig(lr=3e-3, warmup=1), **how)
+    whole = train(replace(cfg, name='whole'), progress=False); part = replace(cfg, name='part')
+    assert train(part, progress=False, callbacks=(Kill(),)).step == 2
+    rest = train(part, progress=False); base = load_pipeline('tiny', 'cpu')
+    assert [r['loss'] for r in rest.log if 'loss' in r] == [r['loss'] for r in whole.log if 'loss' in r]
+    a, b = whole.model.state_dict(), rest.model.state_dict(); assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert all(torch.equal(whole.ema.shadow[k], rest.ema.shadow[k]) for k in whole.ema.shadow)
+    new = ['text.token.new'] if 'lora' in how else []; trained = [k for k, p in rest.model.named_parameters() if p.requires_grad]; assert all(learn in k or k in new for k in trained) and set(new) <= set(trained)
+    for k, p in base.model.named_parameters(): # what is frozen did not move, not even in the last bit
+        head, _, leaf = k.rpartition('.'); now = b.get(f'model.{k}', b.get(f'model.{head}.base_layer.{leaf}'))
+        if learn not in k: assert torch.equal(now, p)
+    saved = max((tmp_path/'part'/'checkpoints').iterdir()); held = read_state(saved/'model.safetensors'); assert not [k for k in held if 'spatial' in k and learn not in k]
+    assert set(rest.ema.shadow) == set(trained) and sum(len(g['params']) for g in rest.opt.param_groups) == len(trained)
+    made = load_pipeline(tmp_path/'part', 'cpu'); assert list(made.model.state_dict()) == list(base.model.state_dict())
+    one = lambda pipe: generate(pipe, ['a red circle moves left'], SampleConfig(num_sampling_steps=2, num_frames=1))[0]
+    with rest.ema.applied(rest.model): want = one(rest.task.pipeline())
+    assert abs(one(made).astype(int) - want).max() <= 1
+    if 'lora' in how: # the adapter by itself makes the same, on the weights it started from
+        assert abs(one(merge_lora(load_lora(base, tmp_path/'part'))).astype(int) - want).max() <= 1
+    with pytest.raises(ValueError, match='Train the same parts as before'): train(replace(part, steps=5, lora=0, train_only='spatial+text'), progress=False)
+
+def test_settings_that_cannot_be():
+    from opensora_nb.train.diffusion import T2VTask, T2VTrain
+    from opensora_nb.data.dataset import DataConfig
+    for kw, said in ((dict(lora=8), 'such as init=tiny'), (dict(train_only='time'), 'such as init=tiny'), (dict(lora=-1, init='tiny'), 'not -1'), (dict(lora=4, train_only='time', init='tiny'), 'give one of them'),
+                     (dict(train_only='tempral', init='tiny'), "no part 'tempral'; there are spatial, temporal")):
+        with pytest.raises(ValueError, match=said): T2VTrain(**kw)
+
+def test_new_words_need_to_learn(tmp_path):
+    from opensora_nb.train.diffusion import T2VTask, T2VTrain
+    from opensora_nb.data.dataset import DataConfig
+    cfg = dict(out=str(tmp_path), init='tiny', data=DataConfig(n=2, level='full'), device='cpu')
+    with pytest.raises(ValueError, match='the captions have new words .*; train text as well, or use lora'): T2VTask(T2VTrain(**cfg, train_only='temporal'), torch.device('cpu'))
+    T2VTask(T2VTrain(**cfg, train_only='all but time'), torch.device('cpu'))

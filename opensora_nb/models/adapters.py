@@ -6,7 +6,8 @@ Docs: https://opensora-nb.github.io/opensora_nb/04_models/adapters.html.md"""
 
 # %% auto #0
 __all__ = ['ATTENTION', 'LAYERS', 'PARTS', 'transformer', 'parts_of', 'chosen_linears', 'adapter_size', 'NewWords', 'train_words',
-           'Lora', 'add_lora', 'adapters', 'merge_lora', 'save_lora', 'find_lora', 'read_lora', 'load_lora', 'freeze']
+           'Lora', 'add_lora', 'adapters', 'merge_lora', 'save_lora', 'find_lora', 'read_lora', 'load_lora',
+           'read_parts', 'freeze']
 
 # %% ../../nbs/04_models/09_adapters.ipynb #87768d62
 import math, re, warnings
@@ -213,14 +214,20 @@ def load_lora(
 PARTS = dict(spatial=('model.spatial_blocks.',), temporal=('model.temporal_blocks.',), text=('model.y_embedder.', 'text.'),
              time=('model.t_embedder.', 'model.fps_embedder.', 'model.t_block.'), ends=('model.x_embedder.', 'model.final_layer.'))
 
+def read_parts(
+    what:str, # a name of `PARTS`, several with + between, or `all but` and names
+) -> tuple:   # is it all but these?, names
+    "Read what `freeze` is asked for; `ValueError` for an unknown name"
+    what = what.strip(); names = [n.strip() for n in what.removeprefix('all but ').split('+')]
+    if bad := [n for n in names if n not in PARTS]: raise ValueError(f"there is no part {bad[0]!r}; there are {', '.join(PARTS)}; several are written spatial+text, and all others: all but temporal")
+    return what.startswith('all but '), names
+
 def freeze(
     model,    # STDiT3, or what holds one as `.model`; changed in place
     what:str, # a name of `PARTS`, several with + between, or `all but` and names
 ) -> tuple:   # how many numbers are trained now, and how many there are
     "Stop training parts of a model; parts that were frozen before stay so. An unknown name raises `ValueError` with those there are"
-    rest = what.strip().startswith('all but '); names = [n.strip() for n in what.strip().removeprefix('all but ').split('+')]
-    if bad := [n for n in names if n not in PARTS]: raise ValueError(f"there is no part {bad[0]!r}; freeze {', '.join(PARTS)}, several as spatial+text, or all but temporal")
-    starts, parts = tuple(s for n in names for s in PARTS[n]), parts_of(model)
+    rest, names = read_parts(what); starts, parts = tuple(s for n in names for s in PARTS[n]), parts_of(model)
     for part, m in parts.items():
         for k, p in m.named_parameters():
             if f'{part}.{k}'.startswith(starts) != rest: p.requires_grad_(False)

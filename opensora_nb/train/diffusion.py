@@ -8,6 +8,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/diffusion.html.md"""
 __all__ = ['TIMES', 'STILL', 'mask_shares', 'bucket_shares', 'T2VTrain', 'TextToVideo', 'draw', 'draw_frames', 'T2VTask']
 
 # %% ../../nbs/10_train/04_diffusion.ipynb #ed8b62d0
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
@@ -23,6 +24,7 @@ from ..flow.guidance import as_velocity
 from ..flow.masks import MASK_RATIOS, draw_mask, mask_ratios, pick_strategy
 from ..flow.rflow import loss as flow_loss
 from ..flow.timesteps import logit_normal_times, timestep_shift, uniform_times
+from ..models.adapters import add_lora, freeze, merge_lora, read_parts, save_lora
 from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..text.encoders import TinyText, tiny_text
 from ..sample.pipeline import IMG_FPS, Natural, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
@@ -73,6 +75,8 @@ class T2VTrain(TrainConfig):
     masks:str = opt('', "frames given in training: v11, v12_stage1, v12_stage3, v12_adapt, or shares such as image_head:0.2,random:0.05; empty: none")
     masks_of:tuple[str, ...] = opt((), "other shares for some buckets, as FRAMES=SHARES or RESOLUTION/FRAMES=SHARES, such as 64/34=quarter_head:0.3")
     retell:float = opt(0., "share of samples described in another true way: scores behind the caption, toy clips also by frame rate")
+    lora:int = opt(0, "train an adapter of this rank beside all layers of the blocks, and new words, in place of the weights of init; 0: none")
+    train_only:str = opt('', "train these parts of init alone: spatial, temporal, text, time or ends, several as spatial+time, or: all but text; empty: all")
     cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline")
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline")
     preview_prompts:tuple[str, ...] = opt(('a red circle moves left', 'a blue square moves up', 'a yellow star stays still', 'a green triangle moves right'), "what previews show")
@@ -89,6 +93,10 @@ class T2VTrain(TrainConfig):
         if self.masks_of and not self.buckets: raise ValueError("masks_of names buckets, but there are none; set buckets, or use masks")
         if self.pictures and self.buckets: raise ValueError("pictures takes first frames of clips of one size; with buckets, give pictures a bucket of 1 frame")
         if not 0 <= self.retell <= 1: raise ValueError(f"retell is a share in [0, 1], not {self.retell}")
+        if self.train_only: read_parts(self.train_only)
+        if self.lora < 0: raise ValueError(f"lora is the rank of an adapter, not {self.lora}; use 8, or 0 for none")
+        if self.lora and self.train_only: raise ValueError(f"lora={self.lora} trains an adapter alone and train_only={self.train_only} a part of the weights; give one of them")
+        if (self.lora or self.train_only) and not self.init: raise ValueError(f"{'lora' if self.lora else 'train_only'} changes weights that are there; say which, such as init=tiny")
         if not 0 <= self.caption_drop < 1: raise ValueError(f"caption_drop is a share in [0, 1), not {self.caption_drop}")
 
     def make_task(self, device): return T2VTask(self, device)
@@ -148,7 +156,7 @@ class T2VTask(Task):
         if cfg.pictures: self.to_pictures()
         texts = {i: f.texts(k) for f, row in self.stores.values() for k, i in enumerate(row)}
         model, text = self.start_weights([t for i in texts for t in texts[i]] + (retold_words(self.source) if cfg.retell else []))
-        self.module = TextToVideo(model, text); self.tokens = {i: text.tokenize(t) for i, t in texts.items()}
+        self.module = TextToVideo(model, text); self.narrow(); self.tokens = {i: text.tokenize(t) for i, t in texts.items()}
 
     def stored(self, source, suffix=''):
         path = Path(self.cfg.features or Path(self.cfg.out)/'features')
@@ -171,10 +179,16 @@ class T2VTask(Task):
         if not cfg.init:
             if cfg.model.in_channels != c: self.cfg = cfg = replace(cfg, model=replace(cfg.model, in_channels=c)) # latents are what they are
             text = tiny_text(texts, cfg.model.caption_channels, cfg.model.model_max_length); return STDiT3(cfg.model), text
-        pipe = load_pipeline(cfg.init, 'cpu', 'fp32'); new = pipe.text.grow(texts)
+        pipe = load_pipeline(cfg.init, 'cpu', 'fp32'); known = set(pipe.text.index); new = pipe.text.grow(texts); self.new_words = [w for w in pipe.text.index if w not in known]
         if new: print(f"{new} new words in the captions; their embeddings start fresh")
         if pipe.model.cfg != cfg.model: self.cfg = replace(cfg, model=pipe.model.cfg)
         return pipe.model, pipe.text
+
+    def narrow(self): # to what `lora` and `train_only` say
+        cfg, text = self.cfg, self.module.text; self.lean = bool(cfg.lora or cfg.train_only)
+        if cfg.lora: add_lora(self.module, cfg.lora, layers='all', words=self.new_words)
+        if cfg.train_only: freeze(self.module, cfg.train_only.strip().removeprefix('all but ') if read_parts(cfg.train_only)[0] else f'all but {cfg.train_only}')
+        if cfg.train_only and self.new_words and not text.token.weight.requires_grad: raise ValueError(f"train_only={cfg.train_only} leaves the text encoder as it is, and the captions have new words ({', '.join(self.new_words[:8])}); train text as well, or use lora")
 
     def __len__(self): return len(self.source)
 
@@ -215,7 +229,9 @@ class T2VTask(Task):
         natural = Natural(d.num_frames, tuple(d.image_size), int(round(self.source.fps)), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, () if d.path else tuple(mixture(d.level)[0]))
         return Pipeline(self.vae, self.module.model, self.module.text, natural, c.name)
 
-    def export(self, folder): self.pipeline().save(folder)
+    def export(self, folder): # plain weights; an adapter also by itself
+        if self.cfg.lora: save_lora(self.module, folder/'lora'); plain = merge_lora(deepcopy(self.module)); replace(self.pipeline(), model=plain.model, text=plain.text).save(folder)
+        else: self.pipeline().save(folder)
 
     def preview(self):
         pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)
