@@ -114,12 +114,12 @@ def load_checkpoint(
 ) -> dict:              # what state.json holds: step, …
     "Continue from a checkpoint; weights of another model raise `ValueError` that lists what differs"
     path = Path(path); info, state, shadow = json.loads((path/'state.json').read_text()), read_state(path/'model.safetensors'), read_state(path/'ema.safetensors')
+    if 'frozen' not in info: load_into(model, state)
     if other := sorted(set(shadow) ^ set(ema.shadow)): raise ValueError(f"{path} trained {len(shadow)} arrays, this run trains {len(ema.shadow)}; only one of them trains {other[0]}. Train the same parts as before, or choose another name=…")
     if 'frozen' in info:
         frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}; was, now = info.pop('frozen'), _sum(frozen)
         if abs(was - now) > 1e-9*abs(was): raise ValueError(f"{path} left out the weights that are not trained, and those of this model are others (they sum to {now:g}, not {was:g}); start from the same weights as before (init=…)")
-        state |= {k: p.detach() for k, p in frozen.items()}
-    load_into(model, state)
+        load_into(model, state | {k: p.detach() for k, p in frozen.items()})
     for k in ema.shadow: ema.shadow[k].copy_(shadow[k])
     opt.load_state_dict(torch.load(path/'optim.pt', map_location='cpu', weights_only=True))
     return info
