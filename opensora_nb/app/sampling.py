@@ -16,6 +16,7 @@ from ..config import add_options, from_options, load_config
 from ..core import pick_device, pick_dtype
 from ..data.sizes import check_size, decoded_size, image_size, num_frames
 from ..sample.jobs import TextConfig, file_stamp, left, plan_jobs, run_jobs
+from ..models.adapters import find_lora, load_lora, merge_lora, read_lora
 from ..models.stdit3 import STDiT3Config, stdit3_xl2
 from ..parallel.comm import from_first, rank_of
 from ..sample.condition import check_references, latent_spans
@@ -62,6 +63,7 @@ def sample_options(p):
     add('--ckpt-path', metavar='W', help="the transformer of opensora-1.2: an address on Hugging Face, a folder or a file; otherwise the same as --weights")
     add('--vae', metavar='W', help=f"the autoencoder of opensora-1.2 (default: {VAE_REPO})")
     add('--text-encoder', metavar='W', help=f"the T5 encoder of opensora-1.2 (default: {T5_NAME})")
+    add('--lora', metavar='W', help="an adapter for these weights: a folder of save_lora, or a run with lora=RANK")
     add('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
     add('--dtype', help="fp32, bf16, fp16 or auto, which is bf16 on a GPU and fp32 elsewhere (default: auto; opensora-1.2: bf16)")
     add('--text-dtype', choices=('auto', 'fp32', 'bf16'), default='auto', help="of the T5 encoder of opensora-1.2, as --dtype; bf16 halves its 19 GB (default: auto)")
@@ -207,6 +209,7 @@ def plan_sample(
         weights = args.weights or args.ckpt_path or preset
         folder = find_weights(weights); stamp = [file_stamp(p) for p in sorted(folder.glob('*/model.safetensors'))] # a run that went on is other weights
         natural = load_config(Natural, folder/'pipeline.json') if (folder/'pipeline.json').is_file() else Natural()
+    if args.lora: read_lora(args.lora); stamp += [str(args.lora), *(file_stamp(p) for p in sorted(find_lora(args.lora).glob('lora.*')))]
     if args.align is not None:
         if args.align < 0: raise ValueError(f"--align is {args.align}; use 0 for any place, or the latent frames of a chunk (5)")
         natural = replace(natural, align=args.align)
@@ -262,6 +265,7 @@ def load_for(
     if plan.preset == 'opensora-1.2':
         pipe = load_released(plan.texts, a.ckpt_path or 'STDiT3-XL/2', a.vae or VAE_REPO, a.text_encoder or T5_NAME, a.device, a.dtype or 'bf16', a.text_dtype, progress, offload=a.offload)
     else: pipe = load_pipeline(plan.weights, a.device, a.dtype or 'auto', offload=a.offload)
+    if a.lora: merge_lora(load_lora(pipe, a.lora))
     pipe.natural, pipe.tiling, pipe.speed = plan.natural, plan.tiling, dict(linears=a.linears, compiled=a.compile)
     return pipe
 

@@ -9,6 +9,7 @@ __all__ = ['TIMES', 'STILL', 'mask_shares', 'bucket_shares', 'T2VTrain', 'TextTo
            'any_vae', 'T2VTask']
 
 # %% ../../nbs/10_train/04_diffusion.ipynb #ed8b62d0
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
@@ -24,6 +25,7 @@ from ..flow.guidance import as_velocity
 from ..flow.masks import MASK_RATIOS, draw_mask, mask_ratios, pick_strategy
 from ..flow.rflow import loss as flow_loss
 from ..flow.timesteps import logit_normal_times, timestep_shift, uniform_times
+from ..models.adapters import add_lora, freeze, merge_lora, read_parts, save_lora
 from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..models.zoo import load_stdit3
 from ..text.encoders import T5Text, TinyText, tiny_text
@@ -77,6 +79,8 @@ class T2VTrain(TrainConfig):
     masks:str = opt('', "frames given in training: v11, v12_stage1, v12_stage3, v12_adapt, or shares such as image_head:0.2,random:0.05; empty: none")
     masks_of:tuple[str, ...] = opt((), "other shares for some buckets, as FRAMES=SHARES or RESOLUTION/FRAMES=SHARES, such as 64/34=quarter_head:0.3")
     retell:float = opt(0., "share of samples described in another true way: scores behind the caption, toy clips also by frame rate")
+    lora:int = opt(0, "train an adapter of this rank beside all layers of the blocks, and new words, in place of the weights of init; 0: none")
+    train_only:str = opt('', "train these parts of init alone: spatial, temporal, text, time or ends, several as spatial+time, or: all but text; empty: all")
     cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline")
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline")
     preview_prompts:tuple[str, ...] = opt(('a red circle moves left', 'a blue square moves up', 'a yellow star stays still', 'a green triangle moves right'), "what previews show")
@@ -94,6 +98,11 @@ class T2VTrain(TrainConfig):
         if self.pictures and self.buckets: raise ValueError("pictures takes first frames of clips of one size; with buckets, give pictures a bucket of 1 frame")
         if not 0 <= self.retell <= 1: raise ValueError(f"retell is a share in [0, 1], not {self.retell}")
         if self.text_weights and self.retell: raise ValueError("retell makes up captions while training, and a frozen text encoder has to see them before; use retell=0")
+        if self.train_only: read_parts(self.train_only)
+        if self.lora < 0: raise ValueError(f"lora is the rank of an adapter, not {self.lora}; use 8, or 0 for none")
+        if self.lora and self.train_only: raise ValueError(f"lora={self.lora} trains an adapter alone and train_only={self.train_only} a part of the weights; give one of them")
+        if (self.lora or self.train_only) and self.shard != 'no': raise ValueError("lora and train_only were not tried with shard=fsdp2; use shard=no")
+        if (self.lora or self.train_only) and not self.init: raise ValueError(f"{'lora' if self.lora else 'train_only'} changes weights that are there; say which, such as init=tiny")
         if not 0 <= self.caption_drop < 1: raise ValueError(f"caption_drop is a share in [0, 1), not {self.caption_drop}")
 
     def make_task(self, device): return T2VTask(self, device)
@@ -170,10 +179,10 @@ class T2VTask(Task):
         self.texts = {i: f.texts(k) for f, row in self.stores.values() for k, i in enumerate(row)}
         if cfg.text_weights: # captions and prompts are encoded, then the encoder is let go
             with state.main_process_first(): self.frozen = self.stored_text()
-            self.module = TextToVideo(self.start_model(self.frozen.one('').shape[-1]))
+            self.new_words = (); self.module = TextToVideo(self.start_model(self.frozen.one('').shape[-1])); self.narrow()
         else:
             model, text = self.start_weights([t for i in self.texts for t in self.texts[i]] + (retold_words(self.source) if cfg.retell else []))
-            self.module = TextToVideo(model, text); self.tokens = {i: text.tokenize(t) for i, t in self.texts.items()}
+            self.module = TextToVideo(model, text); self.narrow(); self.tokens = {i: text.tokenize(t) for i, t in self.texts.items()}
 
     def stored_text(self): # features of all captions, of what previews and validation ask, and of the empty text
         cfg, n = self.cfg, self.cfg.model.model_max_length
@@ -214,10 +223,16 @@ class T2VTask(Task):
         if not cfg.init:
             if cfg.model.in_channels != c: self.cfg = cfg = replace(cfg, model=replace(cfg.model, in_channels=c)) # latents are what they are
             text = tiny_text(texts, cfg.model.caption_channels, cfg.model.model_max_length); return STDiT3(cfg.model), text
-        pipe = load_pipeline(cfg.init, 'cpu', 'fp32'); new = pipe.text.grow(texts)
+        pipe = load_pipeline(cfg.init, 'cpu', 'fp32'); known = set(pipe.text.index); new = pipe.text.grow(texts); self.new_words = [w for w in pipe.text.index if w not in known]
         if new: print(f"{new} new words in the captions; their embeddings start fresh")
         if pipe.model.cfg != cfg.model: self.cfg = replace(cfg, model=pipe.model.cfg)
         return pipe.model, pipe.text
+
+    def narrow(self): # to what `lora` and `train_only` say
+        cfg, text = self.cfg, self.module.text; self.lean = bool(cfg.lora or cfg.train_only)
+        if cfg.lora: add_lora(self.module, cfg.lora, layers='all', words=self.new_words)
+        if cfg.train_only: freeze(self.module, cfg.train_only.strip().removeprefix('all but ') if read_parts(cfg.train_only)[0] else f'all but {cfg.train_only}')
+        if cfg.train_only and self.new_words and not text.token.weight.requires_grad: raise ValueError(f"train_only={cfg.train_only} leaves the text encoder as it is, and the captions have new words ({', '.join(self.new_words[:8])}); train text as well, or use lora")
 
     def __len__(self): return len(self.source)
     def shared(self): return self.module.model
@@ -261,7 +276,9 @@ class T2VTask(Task):
         natural = Natural(d.num_frames, tuple(d.image_size), int(round(self.source.fps)), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, () if d.path else tuple(mixture(d.level)[0]))
         return Pipeline(self.vae, self.module.model, self.frozen if c.text_weights else self.module.text, natural, c.name)
 
-    def export(self, folder): self.pipeline().save(folder)
+    def export(self, folder): # plain weights; an adapter also by itself
+        if self.cfg.lora: save_lora(self.module, folder/'lora'); plain = merge_lora(deepcopy(self.module)); replace(self.pipeline(), model=plain.model, text=plain.text).save(folder)
+        else: self.pipeline().save(folder)
 
     def preview(self):
         pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)

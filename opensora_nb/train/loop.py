@@ -92,6 +92,7 @@ class Task:
     goal = ''                                                        # the number among them that `stop_at` is about
     def confirm(self): return self.validate()                        # the same numbers, measured with more care before the run stops
     def export(self, folder): pass                                   # weights others can load, written into every checkpoint
+    lean = False                                                     # frozen weights are those of `init`: checkpoints leave them out
 
 # %% ../../nbs/10_train/03_loop.ipynb #7bf8c063
 def batch_ids(
@@ -313,7 +314,7 @@ class Run:
         def extra(folder):
             with nullcontext() if self.sharded else self.ema.applied(self.model): self.task.export(folder/'weights')
         with self.averaged() if self.sharded else nullcontext():
-            save_checkpoint(self.folder, self.step, self.model, self.ema, self.opt, self.info, self.cfg.keep, extra, self.acc.is_main_process)
+            save_checkpoint(self.folder, self.step, self.model, self.ema, self.opt, self.info, self.cfg.keep, extra, self.acc.is_main_process, self.task.lean)
         self.saved = self.step; self.acc.wait_for_everyone()
     @property
     def log(self): return [json.loads(l) for l in (self.folder/'log.jsonl').read_text().splitlines()]

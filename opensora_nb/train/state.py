@@ -95,6 +95,7 @@ def save_checkpoint(
     keep:int=2,         # how many checkpoints stay
     extra=None,         # function(folder): writes more files into the same checkpoint
     main:bool=True,     # does this process write? shards are gathered from all, so with shards all must call
+    lean:bool=False,    # leave out frozen weights; whoever loads it has them already
 ) -> Path:
     "Write a checkpoint atomically and delete old ones; a full disk raises one `OSError` and harms nothing older"
     root = Path(folder)/'checkpoints'; final = root/f'{PREFIX}{step:08d}'; tmp = root/f'.writing_{step:08d}'
@@ -103,12 +104,13 @@ def save_checkpoint(
     try:
         for left in (*root.glob('.writing_*'), *root.glob('.old_*')): shutil.rmtree(left, ignore_errors=True) # of a killed process
         tmp.mkdir(parents=True)
-        save_state(weights, tmp/'model.safetensors')
+        frozen = {k: p for k, p in model.named_parameters() if lean and not p.requires_grad}
+        save_state({k: v for k, v in weights.items() if k not in frozen}, tmp/'model.safetensors')
         save_state(average, tmp/'ema.safetensors')
         torch.save(moments, tmp/'optim.pt')
         if extra: extra(tmp)
         sizes = {p.relative_to(tmp).as_posix(): p.stat().st_size for p in sorted(tmp.rglob('*')) if p.is_file()}
-        (tmp/'state.json').write_text(json.dumps(dict(step=step, **(info or {}), files=sizes)))
+        (tmp/'state.json').write_text(json.dumps(dict(step=step, **(info or {}), **(dict(frozen=_sum(frozen)) if lean else {}), files=sizes)))
         for p in (*tmp.rglob('*'), tmp): _flush(p)
         if final.exists(): _remove(final)
         os.replace(tmp, final); _flush(root)
@@ -131,6 +133,8 @@ def _remove(path): # gone at once for who looks, whenever we are stopped
     aside = path.with_name(f'.old_{path.name}')
     os.replace(path, aside); shutil.rmtree(aside)
 
+def _sum(params): return float(sum(p.detach().double().abs().sum() for p in params.values())) # to notice other weights
+
 def _free_mb(folder):
     p = Path(folder).absolute()
     while not p.exists(): p = p.parent
@@ -144,10 +148,15 @@ def load_checkpoint(
     opt:torch.optim.Optimizer, # changed in place
 ) -> dict:              # what state.json holds: step, …
     "Continue from a checkpoint; weights of another model raise `ValueError` that lists what differs"
-    path = Path(path); own = model.state_dict()
-    load_into(model, {k: spread(v, own[k]) if k in own and own[k].shape == v.shape else v for k, v in read_state(path/'model.safetensors').items()})
-    shadow = read_state(path/'ema.safetensors')
+    path = Path(path); own = model.state_dict(); info = {k: v for k, v in json.loads((path/'state.json').read_text()).items() if k != 'files'}
+    state, shadow = {k: spread(v, own[k]) if k in own and own[k].shape == v.shape else v for k, v in read_state(path/'model.safetensors').items()}, read_state(path/'ema.safetensors')
+    if 'frozen' not in info: load_into(model, state)
+    if other := sorted(set(shadow) ^ set(ema.shadow)): raise ValueError(f"{path} trained {len(shadow)} arrays, this run trains {len(ema.shadow)}; only one of them trains {other[0]}. Train the same parts as before, or choose another name=…")
+    if 'frozen' in info:
+        frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}; was, now = info.pop('frozen'), _sum(frozen)
+        if abs(was - now) > 1e-9*abs(was): raise ValueError(f"{path} left out the weights that are not trained, and those of this model are others (they sum to {now:g}, not {was:g}); start from the same weights as before (init=…)")
+        load_into(model, state | {k: p.detach() for k, p in frozen.items()})
     for k, s in ema.shadow.items(): s.copy_(spread(shadow[k], s))
     opt.load_state_dict(torch.load(path/'optim.pt', map_location='cpu', weights_only=True))
     for p, state in opt.state.items(): state.update({k: spread(v, p) for k, v in state.items() if torch.is_tensor(v) and v.shape == p.shape})
-    return {k: v for k, v in json.loads((path/'state.json').read_text()).items() if k != 'files'}
+    return info
