@@ -115,8 +115,8 @@ class TextToVideo(nn.Module):
     def forward(self,
         x,         # (b, c, f, h, w) noisy latent
         timestep,  # (b,) in [0, 1000]
-        mask,      # (b, l) 1 = a real token
         ids=None,  # (b, l) token ids, for the encoder that learns along
+        mask=None, # (b, l) 1 = a real token
         y=None,    # (b, 1, l, d) features, where they come ready made
         **cond,    # fps, height, width, drop
     ): # (b, c, f, h, w)
