@@ -104,6 +104,11 @@ def test_a_released_model_with_its_t5_is_trained_on_and_sampled(folder, tmp_path
     rc, said = launch(tmp_path, 'name=whole'); assert rc == 0 and losses(tmp_path, 'whole')[6] != {} and abs(losses(tmp_path, 'whole')[2]['loss'] - one[2]['loss']) < 1e-6
     pipe = load_pipeline(tmp_path/'runs'/'t5'); assert isinstance(pipe.text, T5Text) and pipe.text.max_length == 300
     assert generate(pipe, ['a red circle'], SampleConfig(num_sampling_steps=1))[0].shape == (17, 32, 32, 3)
+    try: import peft # noqa: F401
+    except ImportError: pass
+    else: # an adapter on the released layout
+        rc, said = launch(tmp_path, 'name=lora', 'lora=2', 'steps=2', 'preview_every=2'); assert rc == 0, said[:3000]
+        assert list((tmp_path/'runs'/'lora').glob('checkpoints/*/weights/lora/lora.safetensors')) and load_pipeline(tmp_path/'runs'/'lora').model.cfg == pipe.model.cfg
     for change, message in (('text_weights=nowhere', 'cannot load the T5 encoder'), ('vae_weights=tiny', 'takes 4 channels of the autoencoder' if pipe.vae.cfg.latent_channels != 4 else ''), ('retell=0.5', 'use retell=0'), ('vae_weights=nowhere', 'nowhere')):
         rc, said = launch(tmp_path, 'name=bad', change, 'steps=1')
         if message: assert rc != 0 and message in said and 'Traceback' not in said, said[-1500:]

@@ -277,7 +277,7 @@ class T2VTask(Task):
         return Pipeline(self.vae, self.module.model, self.frozen if c.text_weights else self.module.text, natural, c.name)
 
     def export(self, folder): # plain weights; an adapter also by itself
-        if self.cfg.lora: save_lora(self.module, folder/'lora'); plain = merge_lora(deepcopy(self.module)); replace(self.pipeline(), model=plain.model, text=plain.text).save(folder)
+        if self.cfg.lora: save_lora(self.module, folder/'lora'); plain = merge_lora(deepcopy(self.module)); replace(self.pipeline(), model=plain.model, text=plain.text or self.frozen).save(folder)
         else: self.pipeline().save(folder)
 
     def preview(self):
