@@ -180,7 +180,7 @@ def curve(
             line, = ax.plot(px, moving_average(py, smooth), label=f'{run} {y}'.strip())
             if smooth > 1: ax.plot(px, py, color=line.get_color(), alpha=.25, lw=.8, zorder=0)
     if log: ax.set_yscale('log')
-    ax.set_xlabel(x); ax.grid(alpha=.3); ax.legend(frameon=False)
+    ax.set_xlabel(x); ax.grid(alpha=.3); ax.legend(frameon=False, loc='center left', bbox_to_anchor=(1, .5)) # beside, where no line runs
     for side in ('top', 'right'): ax.spines[side].set_visible(False)
     return picture(fig, f"{', '.join(ys)} against {x}")
 
