@@ -34,7 +34,7 @@ def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     (['train', 'shapes_t2v', 'vae_weights=nowhere'], "weights 'nowhere'"),
     (['train', 'shapes_t2v', 'data.path=none.csv'], 'there is no table'), (['train', 'shapes_t2v', 'data.path=empty.csv'], 'is empty'),
     (['train', 'shapes_t2v', 'data.path=bad.csv'], 'no column text'), (['train', 'shapes_t2v', 'data.path=corrupt.csv'], 'broken.mp4'),
-    (['data', 'plan', 'none.csv'], 'no table or folder none.csv'), (['data', 'plan', 'empty.csv'], 'neither the columns num_frames, height, width nor path'), (['data', 'plan', 'bad.csv', '--buckets', 'v13'], "unknown buckets 'v13'"),
+    (['data', 'plan', 'none.csv'], 'no table or folder none.csv'), (['data', 'plan', 'empty.csv'], 'empty.csv is empty; its first line must name the columns'), (['data', 'plan', 'bad.csv', '--buckets', 'v13'], "unknown buckets 'v13'"),
     (['data', 'plan', 'bad.csv', '--world', '0'], '--world is 0'), (['demo', '--weights', 'nowhere'], "weights 'nowhere'"), (['demo', '--port', '99999'], 'ports go from 1 to 65535'), (['eval', 'nowhere'], "weights 'nowhere'"), (['eval', '--num', '0'], '--num must be at least 1')], ids=lambda a: ' '.join(a) if isinstance(a, list) else '')
 def test_mistakes_are_one_clear_sentence(tmp_path, args, said):
     (tmp_path/'empty.txt').write_text('\n'); (tmp_path/'empty.csv').write_text(''); (tmp_path/'bad.csv').write_text('path,caption\na.mp4,x\n')
@@ -45,7 +45,7 @@ def test_mistakes_are_one_clear_sentence(tmp_path, args, said):
 def test_data_plan_counts_and_says_why_nothing_fits(tmp_path):
     (tmp_path/'t.csv').write_text('path,num_frames,height,width\n' + 'a,60,480,854\n'*9 + 'b,nan,480,854\n'); (tmp_path/'b.json').write_text('{"240p": {"51": [1.0, 4]}}')
     out = osnb('data', 'plan', 't.csv', '--buckets', 'b.json', '--world', '2', cwd=tmp_path)
-    assert out.returncode == 0 and '| 240p | 51 | 1 | 9 | 4 | 2 | 1 |' in out.stdout and 'skipped: 1 (a size is missing' in out.stdout and '9 of 9 clips are kept; 1 steps an epoch on 2 processes' in out.stdout
+    assert out.returncode == 0 and '| 240p | 51 | 1 | 9 | 4 | 2 | 1 |' in out.stdout and 'skipped: 1 (a size is missing' in out.stdout and '9 of 9 clips are kept; 1 step an epoch on 2 processes' in out.stdout
     out = osnb('data', 'plan', 't.csv', cwd=tmp_path)
     assert out.returncode == 1 and 'no step in an epoch of 9 clips' in out.stderr and 'make batches smaller' in out.stderr
 
@@ -168,7 +168,7 @@ COUNTS = '''import os, sys
 from opensora_nb.app.cli import main
 from opensora_nb.parallel.comm import Ledger
 with Ledger() as ledger: code = main()
-print('rank', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], 'sent', ledger.by(), file=sys.stderr)
+os.write(2, f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} sent {ledger.by()}\\n".encode()) # in one piece, so that two cannot mix
 sys.exit(code)
 '''
 

@@ -10,7 +10,7 @@ from opensora_nb.data.worlds import draw_world, render_world
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = '''
-import sys
+import os
 from dataclasses import replace
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.models.stdit3 import stdit3_tiny
@@ -19,7 +19,7 @@ from opensora_nb.train.optim import OptimConfig
 
 class Told(T2VTask): # says how many tokens of a frame its process shares with others
     def loss(self, module, batch):
-        out = super().loss(module, batch); sys.stdout.write(f"tokens shared: {getattr(getattr(self.module.model, 'tokens', None), 'n', 0)}\\n"); sys.stdout.flush(); return out
+        out = super().loss(module, batch); os.write(1, f"tokens shared: {getattr(getattr(self.module.model, 'tokens', None), 'n', 0)}\\n".encode()); return out
 
 class Config(T2VTrain):
     def make_task(self, device): return Told(self, device)

@@ -155,7 +155,9 @@ def stdit3_of(where): # the folder that `load_stdit3` reads: a run's, or the giv
 def any_vae(cfg): # the autoencoder that `init` comes with, or `vae_weights`: of this kit, or released
     for where in filter(None, (cfg.init, cfg.vae_weights)):
         try: there = (find_weights(where)/'vae').is_dir()
-        except FileNotFoundError: there = None
+        except FileNotFoundError:
+            if '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
+            there = None
         if there: return load_vae(where)
     if there is None: return load_released_vae(cfg.vae_weights).float()
     raise FileNotFoundError(f"vae_weights={cfg.vae_weights} holds no autoencoder (no folder 'vae' in it)")
@@ -176,7 +178,7 @@ class T2VTask(Task):
             else: features = self.stored(self.source); self.stores = {self.size: (features, range(len(features)))}
             if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), '_held')
         if cfg.pictures: self.to_pictures()
-        self.texts = {i: f.texts(k) for f, row in self.stores.values() for k, i in enumerate(row)}
+        self.texts = {i: f.texts(k) or [''] for f, row in self.stores.values() for k, i in enumerate(row)}
         if cfg.text_weights: # captions and prompts are encoded, then the encoder is let go
             with state.main_process_first(): self.frozen = self.stored_text()
             self.new_words = (); self.module = TextToVideo(self.start_model(self.frozen.one('').shape[-1])); self.narrow()
@@ -215,7 +217,8 @@ class T2VTask(Task):
         self.stores = {(1, *self.size[1:]): self.stores[self.size]}; self.size = (1, *self.size[1:])
 
     def tokenize(self, features): # what `batch_of` needs of each clip's captions
-        return [features.texts(i) if self.cfg.text_weights else self.module.text.tokenize(features.texts(i)) for i in range(len(features))]
+        texts = [features.texts(i) or [''] for i in range(len(features))] # no caption: the empty text
+        return texts if self.cfg.text_weights else [self.module.text.tokenize(t) for t in texts]
 
     def start_weights(self, texts):
         "A fresh model, or the one `init` names, whose vocabulary then grows by the new words"
