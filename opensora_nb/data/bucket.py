@@ -180,9 +180,9 @@ class BucketPlan:
     def rows(self): # one dictionary a pair that has clips
         out = []
         for pair in self.buckets.pairs:
-            mine = {r: n for (p, r), n in self.clips.items() if p == pair}; full = {r: n//pair.batch_size for r, n in mine.items()}
-            if mine: out.append(dict(resolution=pair.resolution, frames=pair.frames, shapes=len(mine), clips=sum(mine.values()), batch_size=pair.batch_size, batches=sum(full.values()),
-                                     left_over=sum(mine.values()) - pair.batch_size*sum(full.values()), tokens=pair.batch_size*max(num_tokens(pair.frames, *shapes_of(pair.resolution)[r]) for r in mine)))
+            mine = {r: n for (p, r), n in self.clips.items() if p == pair}; full = sum(self.batches[pair, r] for r in mine)
+            if mine: out.append(dict(resolution=pair.resolution, frames=pair.frames, shapes=len(mine), clips=sum(mine.values()), batch_size=pair.batch_size, batches=full,
+                                     left_over=sum(mine.values()) - pair.batch_size*full, tokens=pair.batch_size*max(num_tokens(pair.frames, *shapes_of(pair.resolution)[r]) for r in mine)))
         return out
     def _repr_markdown_(self):
         cols = 'resolution frames shapes clips batch_size batches left_over tokens'.split()

@@ -180,25 +180,25 @@ class T2VTask(Task):
         if cfg.pictures: self.to_pictures()
         self.texts = {i: f.texts(k) or [''] for f, row in self.stores.values() for k, i in enumerate(row)}
         if cfg.text_weights: # captions and prompts are encoded, then the encoder is let go
-            with state.main_process_first(): self.frozen = self.stored_text()
-            self.new_words = (); self.module = TextToVideo(self.start_model(self.frozen.one('').shape[-1])); self.narrow()
+            start = load_stdit3(stdit3_of(cfg.init)).float() if cfg.init else None # a run, a released model, or PixArt
+            with state.main_process_first(): self.frozen = self.stored_text((start.cfg if start else cfg.model).model_max_length)
+            self.new_words = (); self.module = TextToVideo(self.start_model(start, self.frozen.one('').shape[-1])); self.narrow()
         else:
             model, text = self.start_weights([t for i in self.texts for t in self.texts[i]] + (retold_words(self.source) if cfg.retell else []))
             self.module = TextToVideo(model, text); self.narrow(); self.tokens = {i: text.tokenize(t) for i, t in self.texts.items()}
 
-    def stored_text(self): # features of all captions, of what previews and validation ask, and of the empty text
-        cfg, n = self.cfg, self.cfg.model.model_max_length
-        if cfg.init and Path(cfg.init).exists(): n = load_stdit3(stdit3_of(cfg.init)).cfg.model_max_length
+    def stored_text(self, n): # n tokens a text: features of all captions, of what previews and validation ask, and of the empty text
+        cfg = self.cfg
         texts = [''] + list(cfg.preview_prompts) + [t for i in self.texts for t in self.texts[i]] + self.asked() + (self.asked(confirm=True) if cfg.stop_at else [])
         if self.held is not None: texts += [t for i in range(len(self.held)) for t in self.held.texts(i)]
         out = TextFeatures(build_text(texts, lambda: T5Text(cfg.text_weights, n, pick_dtype('auto', self.device), self.device), Path(cfg.features or Path(cfg.out)/'features')/'text', f'{cfg.text_weights} ({n} tokens)'))
         out.name, out.max_length = cfg.text_weights, n
         return out
 
-    def start_model(self, dim): # a fresh STDiT3 for features of this width, or the one `init` names: a run, a released model, or PixArt to start from
+    def start_model(self, model, dim): # the model that `init` gave, or a fresh one for features of this width
         cfg, c = self.cfg, self.vae.cfg.latent_channels
-        if cfg.init: model = load_stdit3(stdit3_of(cfg.init)).float(); self.cfg = replace(cfg, model=model.cfg)
-        else: self.cfg = replace(cfg, model=replace(cfg.model, in_channels=c, caption_channels=dim)); model = STDiT3(self.cfg.model)
+        if model is None: model = STDiT3(replace(cfg.model, in_channels=c, caption_channels=dim))
+        self.cfg = replace(cfg, model=model.cfg)
         for what, has, gives in (('channels of the autoencoder', model.cfg.in_channels, c), ('numbers a text token', model.cfg.caption_channels, dim)):
             if has != gives: raise ValueError(f"init={cfg.init} takes {has} {what}, but there are {gives}; choose the parts that were trained together")
         return model.train()
