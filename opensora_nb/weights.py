@@ -107,6 +107,7 @@ def _from_int8(state):
     "Arrays stored in 8 bits, as floats again"
     for name in [k for k in state if k.endswith(SCALE) and k.removesuffix(SCALE) in state]:
         whole, scale = state[k := name.removesuffix(SCALE)], state.pop(name)
+        if not whole.ndim or scale.numel() != len(whole): raise ValueError(f"{name} holds {scale.numel()} scales, but {k} has shape {tuple(whole.shape)}: one scale for each row is needed. The file is damaged, or was made by another program")
         state[k] = whole.float()*scale.view(-1, *[1]*(whole.ndim-1))
     return state
 

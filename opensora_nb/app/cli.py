@@ -261,7 +261,7 @@ def doctor(args):
     from opensora_nb.vae.released import check_vae_layouts
     from opensora_nb.weights import fetch
     print(f"python {sys.version.split()[0]}, torch {torch.__version__}, device {pick_device()}, {torch.get_num_threads()} threads")
-    print('extras:', ', '.join(f"{p} {'yes' if has_package(p) else 'no'}" for p in ('jupyterlab', 'mediapy', 'gradio', 'flash-attn')))
+    print('extras:', ', '.join(f"{p} {'yes' if has_package(p) else 'no'}" for p in ('jupyterlab', 'mediapy', 'gradio', 'sentencepiece', 'ftfy', 'peft', 'flash-attn')))
     print('embedded weights:', ', '.join(embedded()) or 'none')
     try: folder = find_weights(args.weights)                              # a pipeline: embedded, a run, or a folder of parts
     except FileNotFoundError:
