@@ -196,7 +196,7 @@ def data_options(p):
     p.add_argument('--num', type=int, default=32, metavar='N', help="clips to write (default: 32)")
     p.add_argument('--level', default='core', choices=LEVELS[:2], help="toy world level (default: core)")
     p.add_argument('--seed', type=int, default=0, help="seed of the clips, or of a plan's draws (default: 0)")
-    p.add_argument('--buckets', default='v12_stage1', metavar='NAME', help="plan: v12_stage1, v12_stage2, v12_stage3, toy_mix, or a .json file (default: v12_stage1)")
+    p.add_argument('--buckets', default='v12_stage1', metavar='NAME', help="plan: v12_stage1, v12_stage2, v12_stage3, v12_adapt, v11_stage1, v11_stage2, v11_stage3, toy_mix, or a .json file (default: v12_stage1)")
     p.add_argument('--frame-interval', type=int, default=1, metavar='N', help="plan: take every n-th frame (default: 1)")
     p.add_argument('--epoch', type=int, default=0, help="plan: which pass; each draws anew (default: 0)")
     p.add_argument('--world', type=int, default=1, metavar='N', help="plan: processes that share the batches (default: 1)")
