@@ -6,10 +6,10 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/launch.html.md"""
 
 # %% auto #0
 __all__ = ['LOST', 'recipe_names', 'find_recipe', 'pick_stage', 'resolve', 'run_recipe', 'machine', 'result_folder', 'summary',
-           'cost_table', 'command', 'torchrun', 'PassOn', 'start_processes', 'one_line', 'main']
+           'cost_table', 'command', 'torchrun', 'PassOn', 'start_processes', 'node_commands', 'one_line', 'main']
 
 # %% ../../nbs/10_train/06_launch.ipynb #5cf44cff
-import json, os, pkgutil, platform, subprocess, sys, time
+import json, os, pkgutil, platform, shlex, subprocess, sys, time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -156,6 +156,17 @@ def start_processes(
     quiet = '-c', 'from opensora_nb.train.launch import torchrun; torchrun()'
     child = subprocess.Popen(command(recipe, overrides, num_processes, quick, quiet), env=env, start_new_session=True) # so that Ctrl-C comes once, from here
     with PassOn(child): return child.wait()
+
+# %% ../../nbs/10_train/06_launch.ipynb #77c49237
+def node_commands(
+    recipe:str, *overrides:str, # as for `run_recipe`
+    nodes:int,                  # machines
+    num_processes:int,          # on each of them
+    quick:bool=False,           # the two-minute version
+) -> list[str]:                 # one line for each machine; node0 stands for the address of the first
+    "What to start on each of several machines"
+    tail = shlex.join([recipe, *overrides, f'processes={nodes*num_processes}', *(['--quick'] if quick else [])])
+    return [f"torchrun --nnodes {nodes} --node_rank {i} --nproc_per_node {num_processes} --rdzv_backend c10d --rdzv_id run1 --rdzv_endpoint node0:29500 -m opensora_nb.train.launch {tail}" for i in range(nodes)]
 
 # %% ../../nbs/10_train/06_launch.ipynb #20a5b5ef
 LOST = ('gloo', 'nccl', 'connection closed', 'connection reset', 'timed out waiting', 'tcpstore') # words of torch's messages when a process no longer answers
