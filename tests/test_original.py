@@ -71,7 +71,8 @@ TRAINED = [ # command, the same for osnb, settings that must come of it; None: t
     (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} configs/opensora-v1-1/train/stage1.py --data-path c.csv', 'v11_stages only=1b data.path=c.csv --num-processes 8', None),
     *((f'torchrun --nnodes=1 --nproc_per_node=8 scripts/train_vae.py configs/vae/train/stage{i}.py --data-path YOUR_CSV_PATH', f'v12_vae only={i} data.path=YOUR_CSV_PATH --num-processes 8', None) for i in (1, 2, 3)),
     ('torchrun --nnodes=3 --nproc_per_node=8 scripts/train_vae.py configs/vae/train/stage3.py --data-path c.csv --batch-size 2', 'v12_vae only=3 data.path=c.csv batch_size=48 --num-processes 8 --nodes 3', None),
-    ('torchrun --standalone --nproc_per_node 1 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --data-path s.csv --resolution 240p', 'search-batch v12_stages data.path=s.csv --resolution 240p', None),
+    ('torchrun --standalone --nproc_per_node 1 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --data-path s.csv --resolution 240p', 'search-batch v12_stages only=1 data.path=s.csv', None),
+    ('torchrun --standalone --nproc_per_node 8 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --data-path s.csv', 'search-batch v12_stages only=1 data.path=s.csv', None),
 ]
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
@@ -79,7 +80,7 @@ TRAINED = [ # command, the same for osnb, settings that must come of it; None: t
 def test_documented_training_lines(line, words, must, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path); (tmp_path/'hostfile').write_text('one\ntwo slots=8\n\n# three\nfour\n'); (tmp_path/'old'/'v12_stages'/'1').mkdir(parents=True)
     argv, processes = from_original(shlex.split(line))
-    assert argv == ['train', *words.split()] and processes == (8 if '--num-processes 8' in words else 1)
+    assert argv == ['train', *words.split()] and processes == (8 if '=8' in line or ' 8 ' in line else 1)
     recipe = words.split()[0]
     if must is None: assert recipe in EARLIER or recipe in ('search-batch', 'v12_vae'); return
     p = argparse.ArgumentParser(); train_options(p); args = p.parse_args(argv[1:])
@@ -108,7 +109,7 @@ WRONG = [(f'python {TRAIN}', 'needs a config first, such as configs/opensora-v1-
     (f'python {TRAIN} {V12}/stage1.py --load old/v12_stages/1 --outputs new', 'goes on in old, but --outputs is new'), (f'python {TRAIN} {V12}/stage1.py --load old/v12_stages/1 --ckpt-path W', 'give one of them'),
     (f"python {TRAIN} {V12}/stage1.py --data-path ''", '--data-path is empty'), ('python scripts/train_vae.py configs/vae/train/stage1.py --batch-size 0', '--batch-size must be at least 1'),
     (f'torchrun --nnodes 1:4 {TRAIN} {V12}/stage1.py', "--nnodes is a number of machines, not '1:4'"), (f'colossalai {TRAIN} {V12}/stage1.py', 'colossalai run'), ('colossalai', 'colossalai run'), (f'colossalai run --hostfile empty {TRAIN} {V12}/stage1.py', 'names no machine'),
-    ('python scripts/misc/eval_loss.py configs/opensora-v1-2/misc/eval_loss.py --data-path c.csv', 'osnb eval scores weights'), ('python scripts/misc/extract_feat.py configs/opensora-v1-2/misc/extract.py', 'training computes latents and captions itself'),
+    ('python scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --plan', 'has no --plan'), ('python scripts/misc/eval_loss.py configs/opensora-v1-2/misc/eval_loss.py --data-path c.csv', 'osnb eval scores weights'), ('python scripts/misc/extract_feat.py configs/opensora-v1-2/misc/extract.py', 'training computes latents and captions itself'),
     (f'torchrun --nnodes 2 --nproc_per_node 8 {SAMPLE} --prompt x', '2 machines cannot sample together')]
 
 @pytest.mark.parametrize('line, said', WRONG, ids=range(len(WRONG)))

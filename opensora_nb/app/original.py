@@ -57,7 +57,7 @@ CONFIGS = { # script -> the end of a config's path -> recipe and stage
                  'opensora/train/16x256x256.py': ('v10_stages', 'only=16x256x256'), 'opensora/train/16x512x512.py': ('v10_stages', 'only=16x512x512_hq'),
                  'opensora/train/64x512x512.py': ('v10_stages', 'only=64x512x512_hq'), 'opensora/train/360x512x512.py': ('v10_stages', 'only=360x512x512')},
     'train_vae.py': {f'vae/train/stage{i}.py': ('v12_vae', f'only={i}') for i in (1, 2, 3)},
-    'search_bs.py': {'opensora-v1-2/misc/bs.py': ('search-batch', 'v12_stages')}}
+    'search_bs.py': {'opensora-v1-2/misc/bs.py': ('search-batch', 'v12_stages', 'only=1')}}
 SETTINGS = {'--seed': 'seed', '--ckpt-path': 'init', '--outputs': 'out', '--data-path': 'data.path', '--dtype': 'precision', '--lr': 'optim.lr', '--warmup-steps': 'optim.warmup'} # option -> setting
 IDLE = {'--flash-attn': "torch picks the kernel", '--layernorm-kernel': "torch picks the kernel", '--wandb': "each run writes log.jsonl",
         '--batch-size': "buckets hold the batch sizes", '--resolution': "buckets hold the resolutions"} # option -> why it changes nothing
@@ -119,12 +119,15 @@ def train_words(
     if not words or words[0].startswith('-'): raise ValueError(f"{script} needs a config first, such as {example}")
     config = re.sub(r'/+', '/', words[0].replace('\\', '/')); end = '/'.join(config.split('/')[-3:])
     if end not in CONFIGS[script]: raise ValueError(f"the config {words[0]} has no counterpart here; {script} takes {', '.join(f'configs/{k}' for k in CONFIGS[script])}")
-    recipe = CONFIGS[script][end]; given = read_options(words[1:], script); out, extra = list(recipe), []
+    recipe = CONFIGS[script][end]; given, out, extra = read_options(words[1:], script), list(recipe), []
     for name, setting in SETTINGS.items():
         if name in given: out.append(f'{setting}={given[name]}')
     idle = dict(IDLE)
     if '--batch-size' in given and script == 'train_vae.py': idle.pop('--batch-size'); out.append(f"batch_size={int(given['--batch-size'])*processes*nodes}") # one GPU's there, all together here
-    if '--resolution' in given and script == 'search_bs.py': idle.pop('--resolution'); extra = ['--resolution', given['--resolution']]
+    if script == 'search_bs.py':
+        if '--plan' in given: raise ValueError("a search for batch sizes has no --plan; leave it out")
+        if processes*nodes > 1: warnings.warn(f"one process searches, not {processes*nodes}"); processes = nodes = 1
+        idle['--resolution'] = "every bucket is searched, and buckets=FILE.json may hold one resolution"
     if str(given.get('--wandb', '')).lower() in ('no', 'false', 'f', 'n', '0'): idle.pop('--wandb')
     if '--load' in given and '--start-from-scratch' in given:
         if '--ckpt-path' in given: raise ValueError("--load with --start-from-scratch gives the weights, and so does --ckpt-path; give one of them")
