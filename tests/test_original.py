@@ -1,9 +1,14 @@
-"Documented command lines of Open-Sora 1.2, with `osnb` in front: each is read, and planned as the original would have run it."
-import argparse, shlex
+"Documented command lines of Open-Sora, with `osnb` in front: each is read, and planned as the original would have run it."
+import argparse, shlex, warnings
 import numpy as np, pytest
+from hypothesis import given, settings, strategies as st
+from opensora_nb.app.cli import main, train_options
+from opensora_nb.app.original import CONFIGS, IDLE, LAUNCHERS, SETTINGS, from_original
+from opensora_nb.config import flat
 from opensora_nb.data.video_io import write_image, write_video
-from opensora_nb.app.original import from_original
 from opensora_nb.app.sampling import plan_sample, sample_options
+from opensora_nb.train.earlier import EARLIER
+from opensora_nb.train.launch import recipe_names, resolve
 
 SAMPLE = 'scripts/inference.py configs/opensora-v1-2/inference/sample.py'
 LINES = [ # command, and what must come of it: prompts, frames of a round, size, and more fields
@@ -46,3 +51,108 @@ def test_documented_lines_plan(line, prompts, frames, size, more, tmp_path, monk
 @pytest.mark.parametrize('line', ['python scripts/inference.py configs/opensora-v1-1/inference/sample.py --prompt "a cat"', 'python scripts/inference.py configs/opensora/inference/16x256x256.py --prompt "a cat"'])
 def test_other_versions_say_so(line, tmp_path):
     with pytest.raises(ValueError, match='another version than 1.2'): plan(line, tmp_path)
+
+TRAIN, V12, V10 = 'scripts/train.py', 'configs/opensora-v1-2/train', 'configs/opensora/train'
+TRAINED = [ # command, the same for osnb, settings that must come of it; None: the recipe is not here (yet), or can only be planned
+    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage1.py --data-path YOUR_CSV_PATH --ckpt-path YOUR_PRETRAINED_CKPT', 'v12_stages only=1 init=YOUR_PRETRAINED_CKPT data.path=YOUR_CSV_PATH --num-processes 8',
+     {'name': 'v12_stages/1', 'init': 'YOUR_PRETRAINED_CKPT', 'data.path': 'YOUR_CSV_PATH', 'steps': 30_000, 'buckets': 'v12_stage1'}),
+    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv', 'v12_stages only=2 data.path=c.csv --num-processes 8', {'name': 'v12_stages/2', 'init': 'runs/v12_stages/1', 'buckets': 'v12_stage2'}),
+    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage3.py --data-path c.csv --ckpt-path W', 'v12_stages only=3 init=W data.path=c.csv --num-processes 8', {'name': 'v12_stages/3', 'init': 'W', 'masks': 'v12_stage3', 'optim.warmup': 1000}),
+    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/adapt.py --data-path c.csv', 'v12_stages:v12_adapt data.path=c.csv --num-processes 8', {'name': 'v12_adapt', 'buckets': 'v12_adapt', 'masks': 'v12_adapt', 'checkpointing': False}),
+    (f'colossalai run --nproc_per_node 8 --hostfile hostfile {TRAIN} {V12}/stage1.py --data-path c.csv --ckpt-path W', 'v12_stages only=1 init=W data.path=c.csv --num-processes 8 --nodes 3', {'init': 'W'}),
+    (f'colossalai run --nproc_per_node 8 --host a,b --master_addr a {TRAIN} {V12}/stage1.py --data-path c.csv', 'v12_stages only=1 data.path=c.csv --num-processes 8 --nodes 2', {}),
+    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V12}/stage1.py --seed 7 --outputs out --dtype fp16 --lr 2e-5 --warmup-steps 10', 'v12_stages only=1 seed=7 out=out precision=fp16 optim.lr=2e-5 optim.warmup=10 --num-processes 8',
+     {'seed': 7, 'out': 'out', 'precision': 'fp16', 'optim.lr': 2e-5, 'optim.warmup': 10}),
+    (f'python {TRAIN} {V12}/stage1.py --dtype fp32 --data_path=a=b.csv --plan', 'v12_stages only=1 data.path=a=b.csv precision=no --plan', {'precision': 'no', 'data.path': 'a=b.csv'}),
+    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/stage1.py --data-path c.csv --load old/v12_stages/1', 'v12_stages only=1 data.path=c.csv out=old --num-processes 8', {'out': 'old', 'resume': True}),
+    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv --load old/v12_stages/1 --start-from-scratch', 'v12_stages only=2 data.path=c.csv init=old/v12_stages/1 --num-processes 8', {'init': 'old/v12_stages/1', 'out': 'runs'}),
+    (f'WANDB_API_KEY=k torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/64x512x512.py --data-path c.csv --wandb True', 'v10_stages only=64x512x512_hq data.path=c.csv --num-processes 8', None),
+    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/16x256x256.py --data-path c.csv', 'v10_stages only=16x256x256 data.path=c.csv --num-processes 8', None),
+    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} configs/opensora-v1-1/train/stage1.py --data-path c.csv', 'v11_stages only=1b data.path=c.csv --num-processes 8', None),
+    *((f'torchrun --nnodes=1 --nproc_per_node=8 scripts/train_vae.py configs/vae/train/stage{i}.py --data-path YOUR_CSV_PATH', f'v12_vae only={i} data.path=YOUR_CSV_PATH --num-processes 8', None) for i in (1, 2, 3)),
+    ('torchrun --nnodes=3 --nproc_per_node=8 scripts/train_vae.py configs/vae/train/stage3.py --data-path c.csv --batch-size 2', 'v12_vae only=3 data.path=c.csv batch_size=48 --num-processes 8 --nodes 3', None),
+    ('torchrun --standalone --nproc_per_node 1 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --data-path s.csv --resolution 240p', 'search-batch v12_stages only=1 data.path=s.csv', None),
+    ('torchrun --standalone --nproc_per_node 8 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --data-path s.csv', 'search-batch v12_stages only=1 data.path=s.csv', None),
+]
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+@pytest.mark.parametrize('line, words, must', TRAINED, ids=range(len(TRAINED)))
+def test_documented_training_lines(line, words, must, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); (tmp_path/'hostfile').write_text('one\ntwo slots=8\n\n# three\nfour\n'); (tmp_path/'old'/'v12_stages'/'1').mkdir(parents=True)
+    argv, processes = from_original(shlex.split(line))
+    assert argv == ['train', *words.split()] and processes == (8 if '=8' in line or ' 8 ' in line else 1)
+    recipe = words.split()[0]
+    if must is None: assert recipe in EARLIER or recipe in ('search-batch', 'v12_vae'); return
+    p = argparse.ArgumentParser(); train_options(p); args = p.parse_args(argv[1:])
+    cfg, = resolve(args.recipe, *args.overrides)
+    assert {k: flat(cfg)[k] for k in must} == must and args.plan == ('--plan' in line) and args.nodes == (3 if 'hostfile' in line else 2 if '--host a' in line else 1)
+
+def test_every_config_leads_to_a_stage():
+    "The table names recipes and stages that exist; v12_vae and search-batch come from elsewhere"
+    for script, rows in CONFIGS.items():
+        for recipe, *only in rows.values():
+            if recipe in EARLIER: assert only[0][5:] in [s.name.split('/')[1] for s in EARLIER[recipe]]
+            elif recipe in recipe_names() or ':' in recipe: assert len(resolve(recipe, *only)) == 1
+            else: assert recipe in ('v12_vae', 'search-batch')
+
+def test_what_changes_nothing_is_said_once(tmp_path, monkeypatch):
+    line = f'python {TRAIN} {V12}/stage1.py --flash-attn False --layernorm-kernel True --wandb True --batch-size 4 --resolution 240p --start-from-scratch'
+    with warnings.catch_warnings(record=True) as said: warnings.simplefilter('always'); argv, _ = from_original(shlex.split(line))
+    assert argv == ['train', 'v12_stages', 'only=1'] and len(said) == 1 and all(k in str(said[0].message) for k in (*IDLE, '--start-from-scratch'))
+    with warnings.catch_warnings(): warnings.simplefilter('error'); from_original(shlex.split(f'python {TRAIN} {V12}/stage1.py --wandb False'))
+
+WRONG = [(f'python {TRAIN}', 'needs a config first, such as configs/opensora-v1-2/train/stage1.py'), (f'python {TRAIN} {V12}/stage4.py', 'stage4.py has no counterpart'), (f'python {TRAIN} configs/vae/train/stage1.py', 'has no counterpart'),
+    (f'python {TRAIN} {V12}/stage1.py --lr 0', "--lr is a number above 0, not '0'"), (f'python {TRAIN} {V12}/stage1.py --lr nan', '--lr is a number above 0'), (f'python {TRAIN} {V12}/stage1.py --lr', '--lr needs a value'),
+    (f'python {TRAIN} {V12}/stage1.py --lr --seed 3', '--lr needs a value'), (f'python {TRAIN} {V12}/stage1.py --seed -1', '--seed is a whole number'), (f'python {TRAIN} {V12}/stage1.py --seed ²', '--seed is a whole number'), (f'python {TRAIN} {V12}/stage1.py --load gone/v12_stages/1', 'a folder that exists'), (f'python {TRAIN} {V12}/stage1.py --dtype half', '--dtype is one of bf16'),
+    (f'python {TRAIN} {V12}/stage1.py --wandb maybe', '--wandb is True or False'), (f'python {TRAIN} {V12}/stage1.py --warmup 5', 'did you mean --warmup-steps?'), (f'python {TRAIN} {V12}/stage1.py --prompt cat', "has no option '--prompt'"),
+    (f'python {TRAIN} {V12}/stage1.py stage2.py', "has no option 'stage2.py'"), (f'python {TRAIN} {V12}/stage1.py --load outputs/000-STDiT3-XL-2/epoch0-global_step1000', 'a run of this kit is needed'),
+    (f'python {TRAIN} {V12}/stage1.py --load old/v12_stages/1 --outputs new', 'goes on in old, but --outputs is new'), (f'python {TRAIN} {V12}/stage1.py --load old/v12_stages/1 --ckpt-path W', 'give one of them'),
+    (f"python {TRAIN} {V12}/stage1.py --data-path ''", '--data-path is empty'), ('python scripts/train_vae.py configs/vae/train/stage1.py --batch-size 0', '--batch-size must be at least 1'),
+    (f'torchrun --nnodes 1:4 {TRAIN} {V12}/stage1.py', "--nnodes is a number of machines, not '1:4'"), (f'colossalai {TRAIN} {V12}/stage1.py', 'colossalai run'), ('colossalai', 'colossalai run'), (f'colossalai run --hostfile empty {TRAIN} {V12}/stage1.py', 'names no machine'),
+    ('python scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --plan', 'has no --plan'), ('python scripts/misc/eval_loss.py configs/opensora-v1-2/misc/eval_loss.py --data-path c.csv', 'osnb eval scores weights'), ('python scripts/misc/extract_feat.py configs/opensora-v1-2/misc/extract.py', 'training computes latents and captions itself'),
+    (f'torchrun --nnodes 2 --nproc_per_node 8 {SAMPLE} --prompt x', '2 machines cannot sample together')]
+
+@pytest.mark.parametrize('line, said', WRONG, ids=range(len(WRONG)))
+def test_wrong_training_lines(line, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); (tmp_path/'empty').write_text('# none\n'); (tmp_path/'old'/'v12_stages'/'1').mkdir(parents=True)
+    with pytest.raises(ValueError) as e: from_original(shlex.split(line))
+    assert said in str(e.value)
+
+def test_no_hostfile_is_one_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="no file of hosts 'hosts' here; one machine"): argv, _ = from_original(shlex.split(f'colossalai run --nproc_per_node 8 --hostfile hosts {TRAIN} {V12}/stage1.py'))
+    assert argv[-2:] == ['--num-processes', '8']
+
+WORDS = st.sampled_from([*LAUNCHERS, 'run', TRAIN, 'scripts/train_vae.py', 'scripts/misc/search_bs.py', 'scripts/inference.py', *(f'configs/{k}' for rows in CONFIGS.values() for k in rows), *SETTINGS, *IDLE, '--load', '--start-from-scratch', '--plan',
+    '--nproc_per_node', '--nnodes', '--hostfile', '--host', '--standalone', 'True', '8', '1e-4', 'bf16', 'c.csv', '--lr=1', '--seed=x', '=', '--', '', '.', 'A=1', '²', '٣'])
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+@settings(max_examples=400, deadline=None)
+@given(st.lists(WORDS | st.text(max_size=6), max_size=10), st.sampled_from(['', 'colossalai run --hostfile', 'torchrun --nnodes', 'python', f'torchrun --nproc_per_node 2 {TRAIN} {V12}/stage1.py']))
+def test_no_line_of_words_breaks_the_reader(words, front):
+    "A launcher in front or not: a command, the words as they were, or a ValueError in one sentence"
+    words, started = [*front.split(), *words], TRAIN in front
+    try: argv, n = from_original(words)
+    except ValueError as e: assert str(e) and len(str(e)) < 2000; return
+    assert n >= 1 and all(isinstance(w, str) for w in argv)
+    if started:
+        assert argv[:3] == ['train', 'v12_stages', 'only=1']
+        p = argparse.ArgumentParser(exit_on_error=False); train_options(p); args = p.parse_args(argv[1:])
+        try: cfg, = resolve(args.recipe, *args.overrides)
+        except ValueError as e: assert str(e)
+        else: assert cfg.name == 'v12_stages/1'
+
+def test_plan_of_a_training_line_starts_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv --lr 3e-5 --flash-attn True --plan')) == 0
+    out, err = capsys.readouterr()
+    assert 'v12_stages/2 on 16 processes of 2 machines: from runs/v12_stages/1 to runs/v12_stages/2' in out and 'optim.lr=3e-05 (the recipe: 0.0001)' in out and '23,000 steps on 16 processes' in out and '--node_rank 1' in out
+    assert 'read as: osnb train v12_stages only=2 data.path=c.csv optim.lr=3e-5 --num-processes 8 --nodes 2 --plan' in err and err.count('without effect') == 1 and not list(tmp_path.iterdir())
+
+def test_what_can_only_be_planned(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path); line = f'torchrun --nproc_per_node 64 {TRAIN} {V10}/16x256x256.py --data-path c.csv'
+    assert main(shlex.split(line)) == 1 and 'v10_stages can only be planned: its model, STDiT-XL/2, is not in this kit yet' in capsys.readouterr().err
+    assert main(shlex.split(line + ' --plan')) == 0; out, err = capsys.readouterr()
+    assert '80,000 steps on 64 processes' in out and 'told: 2,808 GPU-hours' in out and 'without effect: data.path=c.csv' in err and not list(tmp_path.iterdir())
+    assert main(['plan', 'v10_stages']) == 0 and 'all stages' in capsys.readouterr().out
+    assert main(shlex.split(f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage1.py')) == 1 and 'torchrun --nnodes 2 --node_rank 0' in capsys.readouterr().err

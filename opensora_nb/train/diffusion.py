@@ -75,7 +75,7 @@ class T2VTrain(TrainConfig):
     base_pix:int = opt(64*64, "pixels at which a single frame is not shifted")
     caption_drop:float = opt(0.1, "share of samples trained with the null text")
     pictures:bool = opt(False, "train on the first frame of every clip, as a picture: several times cheaper, and what things look like can be learned there")
-    buckets:str = opt('', "train on many sizes: v12_stage1, v12_stage2, v12_stage3, toy_mix or a .json file; empty: one size, that of data")
+    buckets:str = opt('', "train on many sizes: v12_stage1, v12_stage2, v12_stage3, v12_adapt, v11_stage1, v11_stage2, v11_stage3, toy_mix or a .json file; empty: one size, that of data")
     masks:str = opt('', "frames given in training: v11, v12_stage1, v12_stage3, v12_adapt, or shares such as image_head:0.2,random:0.05; empty: none")
     masks_of:tuple[str, ...] = opt((), "other shares for some buckets, as FRAMES=SHARES or RESOLUTION/FRAMES=SHARES, such as 64/34=quarter_head:0.3")
     retell:float = opt(0., "share of samples described in another true way: scores behind the caption, toy clips also by frame rate")
