@@ -96,6 +96,9 @@ class Task:
     goal = ''                                                        # the number among them that `stop_at` is about
     def confirm(self): return self.validate()                        # the same numbers, measured with more care before the run stops
     def export(self, folder): pass                                   # weights others can load, written into every checkpoint
+    def learn(self): pass                                            # after the module's step: what the task trains besides, with its own optimiser (a discriminator)
+    def save(self, folder): pass                                     # that, written into every checkpoint …
+    def load(self, folder): pass                                     # … and read back when a run goes on
     lean = False                                                     # frozen weights are those of `init`: checkpoints leave them out
 
 # %% ../../nbs/10_train/03_loop.ipynb #7bf8c063
@@ -333,6 +336,7 @@ class Run:
             finally: plain.to('cpu')
     def save(self):
         def extra(folder):
+            self.task.save(folder)
             with nullcontext() if self.sharded else self.ema.applied(self.model): self.task.export(folder/'weights')
         with self.averaged() if self.sharded else nullcontext():
             save_checkpoint(self.folder, self.step, self.model, self.ema, self.opt, self.info, self.cfg.keep, extra, self.acc.is_main_process, self.task.lean)
@@ -372,6 +376,7 @@ def start(
         raise ValueError(f"{cfg.folder} already holds a run ({ckpt.name}); choose another name=…, or continue it with resume=yes")
     if ckpt:
         run.info = load_checkpoint(ckpt, run.model, run.ema, run.opt); run.step = run.saved = run.info.pop('step')
+        run.task.load(ckpt)
         check_same(cfg, acc)
     if not ckpt: run.info['spent'] = dict(prepare=[round(s, 3) for s in made])
     if acc.is_main_process: atomic_write(cfg.folder/'config.json', lambda tmp: save_config(cfg, tmp))
@@ -453,7 +458,7 @@ def step_once(
     with phase(rec, 'optimiser'):
         run.logs['grad_norm'] = whole(acc.clip_grad_norm_(model.parameters(), cfg.optim.clip or math.inf)).item()
         if not math.isfinite(run.logs['grad_norm']): not_a_number(run, bad)
-        opt.step(); opt.zero_grad(); run.step += 1
+        opt.step(); opt.zero_grad(); run.task.learn(); run.step += 1
 
 def not_a_number(run, bad):
     "Gradients are averaged, so all processes find out in the same step; they tell each other which samples it was, and stop with one message"
