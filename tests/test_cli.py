@@ -65,6 +65,11 @@ def test_help_is_quick(tmp_path):
         t = time.time(); out = osnb('--help', cwd=tmp_path); times.append(time.time()-t)
     assert out.returncode == 0 and 'sample' in out.stdout and min(times) < 1, times
 
+def test_a_reader_that_stops_is_no_error(tmp_path):
+    child = subprocess.Popen([sys.executable, '-c', 'import sys; from opensora_nb.app.cli import main; sys.exit(main())', 'train'], cwd=tmp_path,
+                             env=dict(os.environ, PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdout.close(); assert (child.wait(timeout=60), child.stderr.read()) == (141, '')
+
 def test_train_on_my_own_clips_and_sample_them(tmp_path):
     "A CSV of two clips, continued from the embedded weights, with a word they do not know"
     from opensora_nb.data.toy import Scene, render

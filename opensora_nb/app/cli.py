@@ -358,10 +358,11 @@ def main(argv=None):
     if not args.command: top.print_help(); return 0
     if args.command == 'sample' and (n := max(processes, args.num_processes)) > 1 and 'RANK' not in os.environ: return start_together(argv, n)
     rank = int(os.environ.get('RANK', 0))    # of processes started together
-    try: code = COMMANDS[args.command][1](args)
+    try: code = COMMANDS[args.command][1](args); sys.stdout.flush()
     except KeyboardInterrupt:
         if rank == 0: print("stopped", file=sys.stderr)
         code = 130
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); code = 141 # osnb … | head: whoever reads has seen enough
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as e:
         print(f"osnb: error: {f'rank {rank}: ' if rank else ''}{e}", file=sys.stderr, flush=True); code = 1
     return code or 0
