@@ -169,6 +169,7 @@ def eval_options(p):
     p.add_argument('--num', type=int, default=200, metavar='N', help="prompts; for --honesty clips, four a prompt (default: 200)")
     p.add_argument('--seed', type=int, default=0, help="seed of the first clip (default: 0)")
     p.add_argument('--seeds', type=int, default=1, metavar='K', help="clips per prompt, each from another noise (default: 1)")
+    p.add_argument('--sizes', default='', metavar='LIST', help="clips of these sizes, FRAMESxHEIGHTxWIDTH with commas between, such as 17x96x96,1x64x64; a picture is judged by what a picture shows (default: the weights' own size)")
     p.add_argument('--batch-size', type=int, default=16, help="clips made at once (default: 16)")
     p.add_argument('--num-sampling-steps', type=int, default=None, help="Euler steps (default: the weights' own)")
     p.add_argument('--cfg-scale', type=float, default=None, help="guidance (default: the weights' own)")
@@ -179,39 +180,48 @@ def evaluate(args):
     "Print what was asked for; --following where nothing was"
     from opensora_nb.metrics.recon import ceiling
     from opensora_nb.metrics.objects import score_world
+    from functools import partial
+    from opensora_nb.data.mixed import read_size
+    from opensora_nb.data.sizes import check_size
     from opensora_nb.data.worlds import world_clips
     from opensora_nb.sample.pipeline import load_vae
     for k in ('num', 'seeds', 'batch_size'):
         if getattr(args, k) < 1: raise ValueError(f"--{k.replace('_', '-')} must be at least 1, not {getattr(args, k)}")
+    sizes = [read_size(s.strip()) for s in args.sizes.split(',')] if args.sizes else [None]
+    for s in filter(None, sizes): check_size(*s)
+    if args.honesty and args.sizes: raise ValueError("--honesty compares with training clips of the weights' own size; give --sizes without it")
     result = {}
-    if args.honesty: result['honesty'] = honest(args)
+    def write(): # after every part, so that a stop loses one
+        if args.output: Path(args.output).write_text(json.dumps(result, indent=1) + '\n')
+    if args.honesty: result['honesty'] = honest(args); write()
     args.split = args.split or 'test'
-    if args.ceiling:
-        clips = world_clips(args.num, args.level, 1000+args.seed, args.split)
-        result['ceiling'] = {k: round(v, 4) for k,v in ceiling(load_vae(args.weights), clips, score_world).items()}
-        print(f"ceiling of {args.weights} ({args.num} {args.split} clips of level {args.level}):", json.dumps(result['ceiling']))
-    if args.following or not (args.ceiling or args.honesty): result['following'] = following(args)
-    if args.output: Path(args.output).write_text(json.dumps(result, indent=1) + '\n')
+    for size in sizes:
+        part, at = (result, '') if not size else (result.setdefault('sizes', {}).setdefault(name := 'x'.join(map(str, size)), {}), f", {name}")
+        if args.ceiling:
+            clips = world_clips(args.num, args.level, 1000+args.seed, args.split, *((size[0], size[1:]) if size else ()))
+            part['ceiling'] = {k: round(v, 4) for k,v in ceiling(load_vae(args.weights), clips, partial(score_world, still=len(clips[0].video) == 1)).items()}; write()
+            print(f"ceiling of {args.weights} ({args.num} {args.split} clips of level {args.level}{at}):", json.dumps(part['ceiling']))
+        if args.following or not (args.ceiling or args.honesty): part['following'] = following(args, size); write()
 
-def following(args) -> dict:
-    "Sample held-out prompts and score them"
+def following(args, size=None) -> dict:
+    "Sample held-out prompts and score them, as clips of one size: (frames, height, width), or the weights' own"
     from tqdm import tqdm
     from opensora_nb.data.toy import DEFAULTS
     from opensora_nb.data.worlds import world_prompts
     from opensora_nb.metrics.objects import score_world
     from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
     pipe, prompts, reports = load_pipeline(args.weights, args.device), world_prompts(args.num, args.level, args.seed, args.split), []
-    cfg = SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale)
+    cfg = SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale, **(dict(num_frames=size[0], image_size=size[1:]) if size else {}))
     with tqdm(total=args.num*args.seeds, desc='sampling', unit='clip') as bar:
         for s in range(args.seeds):
             clips = []
             for a in range(0, args.num, args.batch_size):
                 part = prompts[a:a+args.batch_size]
                 clips += generate(pipe, part, cfg, seeds=[args.seed + s*args.num + a + k for k in range(len(part))]); bar.update(len(part))
-            reports.append(score_world(clips, prompts, unnamed=DEFAULTS if args.level == 'full' else None)) # what a full prompt leaves out means the default
+            reports.append(score_world(clips, prompts, DEFAULTS if args.level == 'full' else None, still=len(clips[0]) == 1)) # what a full prompt leaves out means the default
     mean = {k: sum(r.to_dict()[k] for r in reports)/args.seeds for k in reports[0].to_dict() if k != 'n'}
     each = f" ({', '.join(f'{r.strict:.3f}' for r in reports)} for {args.seeds} seeds)" if args.seeds > 1 else ''
-    print(f"following of {args.weights}: strict {mean['strict']:.3f}{each} over {args.num} {args.split} prompts of level {args.level}")
+    print(f"following of {args.weights}: strict {mean['strict']:.3f}{each} over {args.num} {args.split} prompts of level {args.level}{', ' + 'x'.join(map(str, size)) if size else ''}")
     for k, v in list(mean.items())[1:]: print(f"  {k:15} {v:.3f}")
     return dict(n=args.num, seeds=args.seeds, level=args.level, split=args.split, **{k: round(v, 4) for k, v in mean.items()})
 
@@ -249,7 +259,7 @@ def data_options(p):
     p.add_argument('--num', type=int, default=32, metavar='N', help="clips to write (default: 32)")
     p.add_argument('--level', default='core', choices=LEVELS[:2], help="toy world level (default: core)")
     p.add_argument('--seed', type=int, default=0, help="seed of the clips, or of a plan's draws (default: 0)")
-    p.add_argument('--buckets', default='v12_stage1', metavar='NAME', help="plan: v12_stage1, v12_stage2, v12_stage3, v12_adapt, v11_stage1, v11_stage2, v11_stage3, toy_mix, or a .json file (default: v12_stage1)")
+    p.add_argument('--buckets', default='v12_stage1', metavar='NAME', help="plan: v12_stage1, v12_stage2, v12_stage3, v12_adapt, v11_stage1, v11_stage2, v11_stage3, toy_mix, toy_large, or a .json file (default: v12_stage1)")
     p.add_argument('--frame-interval', type=int, default=1, metavar='N', help="plan: take every n-th frame (default: 1)")
     p.add_argument('--epoch', type=int, default=0, help="plan: which pass; each draws anew (default: 0)")
     p.add_argument('--world', type=int, default=1, metavar='N', help="plan: processes that share the batches (default: 1)")

@@ -486,7 +486,9 @@ def world_clips(
     level:str='many',  # one of `WORLDS`
     seed:int=1000,     # training uses small seeds
     split:str='test',  # train, test or all
-) -> list:             # of `data.toy.Clip`, 17 frames of 64x64
+    num_frames:int=17, # frames of a clip
+    size:tuple=(64, 64), # height and width in pixels
+) -> list:             # of `data.toy.Clip`
     "True clips with a caption each, to judge an autoencoder with"
     scenes = [draw_world(seed, i, level, split) for i in range(n)]
-    return [Clip(render_world(s), str(rng_for(seed, i, 1).choice(captions_of(s))), captions_of(s), s, 8.) for i, s in enumerate(scenes)]
+    return [Clip(render_world(s, num_frames, size), str(rng_for(seed, i, 1).choice(captions_of(s))), captions_of(s), s, 8.) for i, s in enumerate(scenes)]

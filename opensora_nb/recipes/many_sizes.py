@@ -14,12 +14,12 @@ from ..train.optim import OptimConfig
 
 # %% ../../nbs/10_train/22_many_sizes.ipynb #67c0ce56
 NATIVE = '35x96x96', '35x80x112', '35x112x80', '1x96x96', '1x80x112'     # sizes in which the toy clips come
-SIZES = '17x96x96', '17x80x112', '34x64x64', '9x48x80', '1x64x64', '17x64x96', '25x64x64' # scored after training; the last two are in no bucket
+SIZES = '17x96x96', '17x80x112', '34x64x64', '9x48x80', '1x96x96', '17x64x96', '25x64x64' # scored after training; the last two are in no bucket
 
 def many_sizes(
     quick:bool=False, # a few minutes
 ) -> T2VTrain:
-    "Go on from the embedded model, in the buckets of `toy_mix`"
-    n, steps, on = (200, 60, 4) if quick else (1600, 2000, 32)
-    return T2VTrain(name='many_sizes', init='tiny', data=DataConfig(n=n, native=NATIVE), buckets='toy_mix', batches=1 if quick else 2, steps=steps, ema=0.998, save_every=250, validate_every=1000, validate_on=on, validate_steps=15,
-                    validate_sizes=SIZES[-1:] if quick else SIZES, optim=OptimConfig(name='muon', lr=1e-3, warmup=50, decay='linear', final=0.05))
+    "Go on from the embedded model, in the buckets of `toy_large`"
+    n, steps, on = (200, 60, 4) if quick else (4000, 4500, 32)
+    return T2VTrain(name='many_sizes', init='tiny', data=DataConfig(n=n, native=NATIVE), buckets='toy_large', batches=1 if quick else 2, steps=steps, ema=0.998, save_every=250, validate_every=2250, validate_on=on, validate_steps=15,
+                    validate_sizes=SIZES[-1:] if quick else SIZES, optim=OptimConfig(name='muon', lr=1.5e-3, warmup=50, decay='linear', final=0.05))

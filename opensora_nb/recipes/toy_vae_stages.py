@@ -26,5 +26,5 @@ def toy_vae_stages(
                         data=DataConfig(n=256 if quick else 512, level='core:0.5,full:0.5'), save_every=200, preview_every=0, **more)
     return [stage(1, 'temporal', 320, 16, 5e-3, LOSSES[1], init_2d='tiny', calibrate=False),
             stage(2, 'all', 40, 8, 5e-4, LOSSES[2], init='previous'),
-            stage(3, 'all', 64, 4, 1e-3, replace(LOSSES[3], perceptual='edges', perceptual_loss_weight=1.), init='previous', mix='mixed_video_random',
+            stage(3, 'all', 80, 4, 3e-4, replace(LOSSES[3], perceptual='edges', perceptual_loss_weight=1.), init='previous', mix='mixed_video_random',
                   adversarial=AdversarialConfig(start=24, ndf=16, n_layers=2, lr=5e-4))]
