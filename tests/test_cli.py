@@ -209,3 +209,12 @@ def test_a_process_that_dies_takes_the_others_along_and_speaks_first(tmp_path, h
     start = time.time(); out = torchrun(tmp_path, 'sample', '--prompt', 'a red circle moves left', '--num-sampling-steps', '2', script=DIES.format(how))
     assert out.returncode != 0 and said in out.stderr and 'lost the others' not in out.stderr and time.time() - start < 60, out.stderr
     assert not list((tmp_path/'samples').glob('*.mp4'))
+
+def test_eval_goes_through_sizes_and_keeps_each(tmp_path, capsys):
+    out = tmp_path/'s.json'; size = ['--num', '2', '--num-sampling-steps', '2', '--output', str(out)]
+    assert main(['eval', 'tiny', '--following', '--ceiling', '--sizes', '1x64x64, 9x48x80', *size]) == 0
+    got = json.loads(out.read_text())['sizes']; assert list(got) == ['1x64x64', '9x48x80'] and all(set(v) == {'following', 'ceiling'} for v in got.values())
+    assert 'motion' in got['9x48x80']['ceiling'] and not {'motion', 'speed'} & {*got['1x64x64']['ceiling'], *got['1x64x64']['following']}       # a picture is asked for no motion
+    capsys.readouterr(); assert main(['eval', 'tiny', '--sizes', '9x48x80,9x50x80', *size]) == 1 and 'height 50 is not a multiple of 8' in capsys.readouterr().err # before anything is sampled
+    assert main(['eval', 'tiny', '--sizes', '9x48', *size]) == 1 and 'write FRAMESxHEIGHTxWIDTH' in capsys.readouterr().err
+    assert list(json.loads(out.read_text())['sizes']) == ['1x64x64', '9x48x80']

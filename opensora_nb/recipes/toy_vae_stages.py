@@ -25,6 +25,6 @@ def toy_vae_stages(
         return VAETrain(name=f'toy_vae_stages/{n}', form='v12', stage=what, loss=loss, steps=steps//8 if quick else steps, batch_size=batch_size, optim=muon(lr), ema=0.99,
                         data=DataConfig(n=256 if quick else 512, level='core:0.5,full:0.5'), save_every=200, preview_every=0, **more)
     return [stage(1, 'temporal', 320, 16, 5e-3, LOSSES[1], init_2d='tiny', calibrate=False),
-            stage(2, 'all', 40, 8, 5e-4, LOSSES[2], init='previous'),
-            stage(3, 'all', 80, 4, 3e-4, replace(LOSSES[3], perceptual='edges', perceptual_loss_weight=1.), init='previous', mix='mixed_video_random',
-                  adversarial=AdversarialConfig(start=24, ndf=16, n_layers=2, lr=5e-4))]
+            stage(2, 'all', 160, 8, 5e-4, LOSSES[2], init='previous'),
+            stage(3, 'all', 480, 4, 3e-4, replace(LOSSES[3], perceptual='edges', perceptual_loss_weight=1.), init='previous', mix='mixed_video_random',
+                  adversarial=AdversarialConfig(start=120, ndf=16, n_layers=2, lr=5e-4))]
