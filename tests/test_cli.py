@@ -210,11 +210,10 @@ def test_a_process_that_dies_takes_the_others_along_and_speaks_first(tmp_path, h
     assert out.returncode != 0 and said in out.stderr and 'lost the others' not in out.stderr and time.time() - start < 60, out.stderr
     assert not list((tmp_path/'samples').glob('*.mp4'))
 
-def test_eval_goes_through_sizes_and_keeps_each(tmp_path, capsys):
-    out = tmp_path/'s.json'; size = ['--num', '2', '--num-sampling-steps', '2', '--output', str(out)]
-    assert main(['eval', 'tiny', '--following', '--ceiling', '--sizes', '1x64x64, 9x48x80', *size]) == 0
-    got = json.loads(out.read_text())['sizes']; assert list(got) == ['1x64x64', '9x48x80'] and all(set(v) == {'following', 'ceiling'} for v in got.values())
-    assert 'motion' in got['9x48x80']['ceiling'] and not {'motion', 'speed'} & {*got['1x64x64']['ceiling'], *got['1x64x64']['following']}       # a picture is asked for no motion
-    capsys.readouterr(); assert main(['eval', 'tiny', '--sizes', '9x48x80,9x50x80', *size]) == 1 and 'height 50 is not a multiple of 8' in capsys.readouterr().err # before anything is sampled
-    assert main(['eval', 'tiny', '--sizes', '9x48', *size]) == 1 and 'write FRAMESxHEIGHTxWIDTH' in capsys.readouterr().err
-    assert list(json.loads(out.read_text())['sizes']) == ['1x64x64', '9x48x80']
+def test_eval_goes_through_sizes_and_keeps_each(tmp_path):
+    size = ['--num', '2', '--num-sampling-steps', '2', '--output', 's.json']; read = lambda: json.loads((tmp_path/'s.json').read_text())['sizes']
+    out = osnb('eval', 'tiny', '--following', '--ceiling', '--sizes', '1x64x64, 9x48x80', *size, cwd=tmp_path); assert out.returncode == 0, out.stderr[-1500:]
+    got = read(); assert list(got) == ['1x64x64', '9x48x80'] and all(set(v) == {'following', 'ceiling'} for v in got.values())
+    assert 'motion' in got['9x48x80']['ceiling'] and not {'motion', 'speed'} & {*got['1x64x64']['ceiling'], *got['1x64x64']['following']} # a picture is asked for no motion
+    for sizes, said in (('9x48x80,9x50x80', 'height 50 is not a multiple of 8'), ('9x48', 'write FRAMESxHEIGHTxWIDTH')):                    # said before anything is sampled
+        out = osnb('eval', 'tiny', '--sizes', sizes, *size, cwd=tmp_path); assert out.returncode == 1 and said in out.stderr and read() == got
