@@ -6,16 +6,18 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/plan.html.md"""
 
 # %% auto #0
 __all__ = ['T5_PARAMS', 'forward_flops', 'encode_flops', 'assumed_sizes', 'usual_batches', 'batch_name', 'check_speed',
-           'StagePlan', 'plan_run']
+           'StagePlan', 'known_parts', 'plan_run']
 
 # %% ../../nbs/10_train/08_plan.ipynb #9ef08274
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 import numpy as np, torch
 from ..data.bucket import Buckets, plan_buckets
-from ..data.sizes import CHUNK, latent_size, num_tokens
+from ..data.sizes import CHUNK
 from ..models.stdit3 import STDiT3, STDiT3Config
 from ..sample.pipeline import find_weights
+from ..text.encoders import TinyTextConfig
 from .diffusion import T2VTrain
 from ..vae.video import VideoVAE, VideoVAEConfig, video_vae_v12
 from ..config import load_config
@@ -115,6 +117,18 @@ class StagePlan:
         if self.told_step: out.append(f"told: {self.told_step:.3g} s a step, of which the plan with all three explains {self.seconds(*everything)/self.told_step:.0%}")
         return '\n'.join(out)
 
+def known_parts(
+    cfg:T2VTrain, # reads model, init, vae_weights, text_weights
+) -> tuple[STDiT3Config, VideoVAEConfig, TinyTextConfig|None]:
+    "The sizes of the networks a run would use; released ones, which are not looked up, have those of Open-Sora 1.2, or of cfg.model"
+    def read(kind, where, part):
+        try: return load_config(kind, find_weights(where)/part/'config.json')
+        except FileNotFoundError:
+            if where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
+    vae = (cfg.init and read(VideoVAEConfig, cfg.init, 'vae')) or read(VideoVAEConfig, cfg.vae_weights, 'vae') or video_vae_v12()
+    model, text = ((cfg.init and read(kind, cfg.init, part)) or None for kind, part in ((STDiT3Config, 'stdit3'), (TinyTextConfig, 'text')))
+    return model or replace(cfg.model, in_channels=vae.latent_channels), vae, None if cfg.text_weights else text
+
 def plan_run(
     cfg:T2VTrain,        # a stage of a recipe
     processes:int=1,     # that train
@@ -125,10 +139,7 @@ def plan_run(
     "Count a run; `ValueError` for numbers that cannot be"
     if not isinstance(cfg, T2VTrain): raise ValueError(f"{cfg.name} trains {type(cfg).__name__[:-5]}; plans are made for text-to-video runs")
     check_speed(processes, peak, used)
-    try: vae = load_config(VideoVAEConfig, find_weights(cfg.vae_weights)/'vae'/'config.json')
-    except FileNotFoundError: vae = video_vae_v12()                                  # a released one
-    model, times = cfg.model, 4 if cfg.checkpointing else 3
-    if not cfg.text_weights: model = replace(model, in_channels=vae.latent_channels) # latents are what they are
+    (model, vae, _), times = known_parts(cfg), 4 if cfg.checkpointing else 3
     def row(name, size, clips, share):
         latent = _empty(VideoVAE, vae).latent_size(size)
         return dict(name=name, size=size, clips=clips, share=share, tokens=clips*int(np.prod([-(-a//b) for a, b in zip(latent, model.patch_size)])), transformer=times*clips*forward_flops(model, size, tuple(latent), model.model_max_length),
