@@ -1,4 +1,4 @@
-"""The stages of Open-Sora's autoencoder in ten minutes of one core, and what each term of the loss brings there.
+"""The stages of Open-Sora's autoencoder in a quarter of an hour of one core, and what each term of the loss brings there.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_train/toy_vae_stages.html.md"""
 
