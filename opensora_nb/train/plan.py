@@ -118,15 +118,16 @@ class StagePlan:
         return '\n'.join(out)
 
 def known_parts(
-    cfg:T2VTrain, # reads model, init, vae_weights, text_weights
+    cfg:T2VTrain,    # reads model, init, vae_weights, text_weights
+    begun:bool=True, # a bare name in init must be known; False: it may be a folder that will be there when the run starts
 ) -> tuple[STDiT3Config, VideoVAEConfig, TinyTextConfig|None]:
     "The sizes of the networks a run would use; released ones, which are not looked up, have those of Open-Sora 1.2, or of cfg.model"
-    def read(kind, where, part):
+    def read(kind, where, part, must=True):
         try: return load_config(kind, find_weights(where)/part/'config.json')
         except FileNotFoundError:
-            if where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
-    vae = (cfg.init and read(VideoVAEConfig, cfg.init, 'vae')) or read(VideoVAEConfig, cfg.vae_weights, 'vae') or video_vae_v12()
-    model, text = ((cfg.init and read(kind, cfg.init, part)) or None for kind, part in ((STDiT3Config, 'stdit3'), (TinyTextConfig, 'text')))
+            if must and where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
+    vae = (cfg.init and read(VideoVAEConfig, cfg.init, 'vae', begun)) or read(VideoVAEConfig, cfg.vae_weights, 'vae') or video_vae_v12()
+    model, text = ((cfg.init and read(kind, cfg.init, part, begun)) or None for kind, part in ((STDiT3Config, 'stdit3'), (TinyTextConfig, 'text')))
     return model or replace(cfg.model, in_channels=vae.latent_channels), vae, None if cfg.text_weights else text
 
 def plan_run(
@@ -139,7 +140,7 @@ def plan_run(
     "Count a run; `ValueError` for numbers that cannot be"
     if not isinstance(cfg, T2VTrain): raise ValueError(f"{cfg.name} trains {type(cfg).__name__[:-5]}; plans are made for text-to-video runs")
     check_speed(processes, peak, used)
-    (model, vae, _), times = known_parts(cfg), 4 if cfg.checkpointing else 3
+    (model, vae, _), times = known_parts(cfg, begun=False), 4 if cfg.checkpointing else 3
     def row(name, size, clips, share):
         latent = _empty(VideoVAE, vae).latent_size(size)
         return dict(name=name, size=size, clips=clips, share=share, tokens=clips*int(np.prod([-(-a//b) for a, b in zip(latent, model.patch_size)])), transformer=times*clips*forward_flops(model, size, tuple(latent), model.model_max_length),
