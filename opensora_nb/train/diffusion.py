@@ -172,10 +172,9 @@ class T2VTask(Task):
         if cfg.buckets:
             self.mixed = open_mixed(cfg.data, Buckets.named(cfg.buckets), cfg.seed, state.is_main_process); self.source, self.sampler = self.mixed.source, self.mixed.sampler
         else: self.source = open_data(cfg.data)
-        with state.main_process_first(): # one process computes, the others find the result
-            if self.mixed: self.stores = self.stored_sizes(cfg.batches or state.num_processes//cfg.sequence)
-            else: features = self.stored(self.source); self.stores = {self.size: (features, range(len(features)))}
-            if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), '_held')
+        if self.mixed: self.stores = self.stored_sizes(cfg.batches or state.num_processes//cfg.sequence)
+        else: features = self.stored(self.source); self.stores = {self.size: (features, range(len(features)))}
+        if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), '_held')
         if cfg.pictures: self.to_pictures()
         self.texts = {i: f.texts(k) or [''] for f, row in self.stores.values() for k, i in enumerate(row)}
         if cfg.text_weights: # captions and prompts are encoded, then the encoder is let go
@@ -202,10 +201,11 @@ class T2VTask(Task):
             if has != gives: raise ValueError(f"init={cfg.init} takes {has} {what}, but there are {gives}; choose the parts that were trained together")
         return model.train()
 
-    def stored(self, source, suffix=''):
+    def stored(self, source, suffix=''): # all processes call this together
+        from accelerate import PartialState
         path = Path(self.cfg.features or Path(self.cfg.out)/'features')
         return Features(build_features(source, self.vae, Path(f'{path}{suffix}'), device=self.device,
-                                       dtype=torch.bfloat16 if fast_bf16(self.device) else torch.float32))
+                                       dtype=torch.bfloat16 if fast_bf16(self.device) else torch.float32, state=PartialState()))
 
     def stored_sizes(self, a_step): # size -> (latents of the clips that this run will want in it, clip -> row)
         need = self.mixed.needed(self.cfg.steps*a_step, a_step)

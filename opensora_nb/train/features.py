@@ -10,6 +10,7 @@ __all__ = ['SHARD', 'weights_fingerprint', 'build_features', 'Features', 'build_
 # %% ../../nbs/10_train/02_features.ipynb #ea018932
 import hashlib, json, warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 import numpy as np, torch
 from safetensors import safe_open
@@ -77,19 +78,25 @@ def build_features(
     dtype:torch.dtype=torch.float32,# what it computes in; bf16 is quicker and off by about 1 %
     progress:bool=True,             # show a bar with clips per second and the time left
     shard:int=SHARD,                # clips a file
+    state=None,                     # accelerate's `PartialState`, where several processes make the same call and share the work
 ) -> Path:                          # the folder, for `Features`
     "Encode all clips of a source once, going on where an earlier call stopped; `ValueError` for an empty source"
     n, path = len(source), Path(path)
     if not n: raise ValueError("the source has no clips, so there is nothing to encode")
     index = dict(clips=n, shard=shard, source=source.fingerprint(), vae=weights_fingerprint(vae), num_frames=source.num_frames,
                  image_size=list(source.image_size), fps=source.fps, dtype=str(dtype)[6:])
-    _start(path, index)
+    with state.main_process_first() if state else nullcontext(): _start(path, index)
     parts = [range(a, min(a+shard, n)) for a in range(0, n, shard)]
-    todo = [k for k in range(len(parts)) if not _shard(path, k).exists()]
-    if not todo: return path
-    vae, batch_size = vae.to(device).eval(), batch_size or (2 if torch.device(device).type == 'cpu' else 16)
-    with tqdm(total=n, initial=n - sum(len(parts[k]) for k in todo), desc='latents', unit='clip', disable=not progress) as bar:
-        for k in todo: write_atomic(_shard(path, k), _encode_shard(source, vae, parts[k], batch_size, dtype, bar))
+    rank, processes = (state.process_index, state.num_processes) if state else (0, 1)
+    def encode(ids, desc): # the files of these numbers that are not there yet
+        todo, size = [k for k in ids if not _shard(path, k).exists()], batch_size or (2 if torch.device(device).type == 'cpu' else 16)
+        if not todo: return
+        vae.to(device).eval(); clips = sum(len(parts[k]) for k in ids)
+        with tqdm(total=clips, initial=clips - sum(len(parts[k]) for k in todo), desc=desc, unit='clip', disable=not progress or rank > 0) as bar:
+            for k in todo: write_atomic(_shard(path, k), _encode_shard(source, vae, parts[k], size, dtype, bar))
+    if processes > 1:
+        state.wait_for_everyone(); encode(range(rank, len(parts), processes), f'latents, one of {processes} parts'); state.wait_for_everyone()
+    with state.local_main_process_first() if state else nullcontext(): encode(range(len(parts)), 'latents') # of several processes only those whose machine does not see the files of the others have something left
     return path
 
 # %% ../../nbs/10_train/02_features.ipynb #1224fa91
