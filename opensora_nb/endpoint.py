@@ -97,7 +97,7 @@ def checked_url(
     try: parts = urlsplit(url); fine = parts.scheme in ('http', 'https') and parts.hostname and url.isascii() and not re.search(r'\s|[\x00-\x1f\x7f]', url) and parts.port != 0
     except (ValueError, AttributeError): fine = False
     if not fine: raise ValueError(f"base_url is an address such as {OPENAI_URL} or http://127.0.0.1:8000/v1, not {url!r}")
-    if parts.username or parts.password or parts.query or parts.fragment: raise ValueError(f"base_url ends with a path such as /v1 and holds no password, ? or #; a key belongs in OPENAI_API_KEY")
+    if parts.username or parts.password or parts.query or parts.fragment: raise ValueError("base_url ends with a path such as /v1 and holds no password, ? or #; a key belongs in OPENAI_API_KEY")
     return url.rstrip('/')
 
 @dataclass

@@ -109,7 +109,7 @@ def start(
 ):                      # the running gradio.Blocks; `.local_url` says where, `.close()` ends it
     "Serve the page from this process and return at once; raises `OSError` for a port that is taken"
     if port is not None and not 1 <= port <= 65535: raise ValueError(f"port {port} does not exist; ports go from 1 to 65535")
-    gr = _gradio()
+    _gradio()
     pipe = weights if isinstance(weights, Pipeline) else load_pipeline(weights, device)
     page = build(pipe)
     try: page.launch(server_name='127.0.0.1', server_port=port, share=share, inbrowser=False, inline=False, prevent_thread_lock=True, quiet=True, footer_links=[], css=CSS)

@@ -10,7 +10,6 @@ __all__ = ['Batch', 'BucketSampler']
 # %% ../../nbs/01_data/08_sampler.ipynb #a913e41b
 from collections import defaultdict
 from dataclasses import dataclass
-import numpy as np
 from ..core import rng_for
 from .bucket import Buckets, plan_buckets
 

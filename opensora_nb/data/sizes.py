@@ -136,7 +136,7 @@ def closest_ratio(
 ) -> str:           # a key of `SIZES[resolution]`
     "The shape of a table nearest to h/w; the first wins a tie (Open-Sora 1.2, buckets)"
     if not (h > 0 and w > 0): raise ValueError(f"a frame of {h} x {w} has no shape; both sides must be more than 0")
-    return min(table := _table(resolution)[1], key=lambda k: abs(float(k) - h/w))
+    return min(_table(resolution)[1], key=lambda k: abs(float(k) - h/w))
 
 # %% ../../nbs/01_data/04_sizes.ipynb #8e8010a2
 def _wanted(text): # '9:16' or '0.56' as a number, None for anything else

@@ -244,7 +244,7 @@ class T2VTask(Task):
         return self.batch_of(features, [row[int(i)] for i in ids], self.texts if self.cfg.text_weights else self.tokens, ids, epoch, size or self.size, self.cfg.retell if not self.cfg.pictures else 0)
 
     def batch_of(self, features, rows, tokens, ids, epoch, size, retold=0):
-        x, fps, (f, h, w) = features.latents[torch.as_tensor(rows)].float(), features.fps[torch.as_tensor(rows)].float(), size; ids = [int(i) for i in ids]
+        x, fps, (_, h, w) = features.latents[torch.as_tensor(rows)].float(), features.fps[torch.as_tensor(rows)].float(), size; ids = [int(i) for i in ids]
         n_texts = (lambda i: len(tokens[i])) if self.cfg.text_weights else (lambda i: len(tokens[i][0]))
         k, t, drop, eps = zip(*(draw(self.cfg, x.shape[1:], int(e), i, n_texts(i)) for i,e in zip(ids, epoch)))
         t = torch.stack(t)

@@ -15,7 +15,7 @@ import numpy as np, torch
 from torch import nn
 import torch.distributed as dist
 from einops import rearrange
-from ..config import load_config, opt
+from ..config import opt
 from ..core import rng_for
 from ..viz import contact_sheet
 from ..data.dataset import DataConfig, open_data

@@ -8,7 +8,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/05_vae/released.html.md"""
 __all__ = ['VAE_REPO', 'VAE_GB', 'VAE_UNTOLD', 'vae_config_from_state', 'load_released_vae', 'check_vae_layouts']
 
 # %% ../../nbs/05_vae/06_released.ipynb #d691adde
-import math, re
+import re
 from pathlib import Path
 import torch
 from ..config import from_dict, to_dict
