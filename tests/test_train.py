@@ -1,5 +1,5 @@
 "Training as a user meets it: real signals, real second processes, real full disks."
-import json, os, signal, subprocess, sys, time
+import json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from opensora_nb.train.optim import OPTIMISERS
@@ -52,6 +52,30 @@ def test_two_processes_really_run_and_learn_the_same(folder, optimiser):
     one, two = losses(folder, 'one'), losses(folder, 'two')
     assert set(one) == set(two) == set(range(1, 31)) and one[30] < one[1]/2
     assert max(abs(one[k]-two[k]) for k in one) < 1e-5
+
+SHARED = """
+import torch
+from accelerate import PartialState
+from opensora_nb.train import optim
+state, seen, real = PartialState(cpu=True), [], optim.orthogonalise
+optim.orthogonalise = lambda g: (seen.append(len(g)), real(g))[1]
+def step(share):
+    torch.manual_seed(0); net = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in ((8, 8), (8, 8), (8, 8), (8, 16), (16, 4))))
+    o = optim.make_optimiser(net, optim.OptimConfig(name='muon'), share=share)
+    for k in range(2): o.zero_grad(); net(torch.randn(5, 8)).square().sum().backward(); o.step()
+    return torch.cat([w.detach().reshape(-1) for w in net.parameters()])
+shared = step(True); mine = sum(seen); alone = step(False)
+print('matrices', mine, sum(seen) - mine, (shared - alone).abs().max().item())
+"""
+
+def test_processes_share_the_matrices_of_muon(tmp_path):
+    "Five matrices, two steps: the first process takes three, the second two, and both end where one alone does"
+    with socket.socket() as s: s.bind(('localhost', 0)); port = s.getsockname()[1]
+    env = lambda rank: dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank), MASTER_ADDR='localhost', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
+    both = [subprocess.Popen([sys.executable, '-c', SHARED], env=env(r), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
+    said = [p.communicate(timeout=100)[0] for p in both]; assert [p.returncode for p in both] == [0, 0], said
+    shared, alone, apart = zip(*(t.split('matrices ')[1].split() for t in said))
+    assert shared == ('6', '4') and alone == ('10', '10') and max(map(float, apart)) < 1e-6
 
 def test_wrong_number_of_processes_is_refused(folder):
     p = launch(folder, 'processes=3', processes=2); out, err = p.communicate(timeout=240)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from ..config import opt
-from ..core import pick_dtype, rng_for, torch_rng
+from ..core import fast_bf16, pick_dtype, rng_for, torch_rng
 from ..viz import contact_sheet
 from ..data.bucket import Buckets
 from ..data.dataset import DataConfig, mixture, open_data
@@ -33,7 +33,7 @@ from ..vae.released import load_released_vae
 from ..sample.pipeline import IMG_FPS, Natural, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
 from ..metrics.objects import score_world
 from .features import Features, TextFeatures, build_features, build_text
-from .loop import Task, TrainConfig, fast_bf16
+from .loop import Task, TrainConfig
 
 # %% ../../nbs/10_train/04_diffusion.ipynb #a6e0961b
 TIMES = ('uniform', 'logit-normal')

@@ -6,9 +6,9 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/loop.html.md"""
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'SHARDS', 'PLUGINS', 'FREE_TO_CHANGE', 'TrainConfig', 'Task', 'batch_ids', 'share', 'passes',
-           'fast_bf16', 'refuse_plugins', 'make_accelerator', 'Callback', 'Log', 'Spikes', 'Average', 'Preview',
-           'Validate', 'Save', 'StopAsked', 'Run', 'start', 'check_same', 'train', 'go_on', 'first_signal', 'best_of',
-           'step_once', 'not_a_number']
+           'refuse_plugins', 'make_accelerator', 'Callback', 'Log', 'Spikes', 'Average', 'Preview', 'Validate', 'Save',
+           'StopAsked', 'Run', 'start', 'check_same', 'train', 'go_on', 'first_signal', 'best_of', 'step_once',
+           'not_a_number']
 
 # %% ../../nbs/10_train/03_loop.ipynb #99ecd955
 import copy, json, math, os, signal, sys, time
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from tqdm import tqdm
-from ..core import pick_device, rng_for, set_seed
+from ..core import fast_bf16, pick_device, rng_for, set_seed
 from ..config import opt, save_config, load_config, diff
 from ..weights import atomic_write
 from ..parallel.memory import checkpoint_blocks, shard, transformer_blocks, whole
@@ -144,13 +144,6 @@ def passes(
     return out
 
 # %% ../../nbs/10_train/03_loop.ipynb #0c26e35b
-def fast_bf16(
-    device:torch.device, # where it would run
-) -> bool:
-    "Does this device multiply bf16 faster than fp32?"
-    if device.type == 'cuda': return torch.cuda.is_bf16_supported()
-    return device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() != 'DEFAULT' and torch.cpu._is_avx512_bf16_supported()
-
 PLUGINS = dict(ACCELERATE_USE_DEEPSPEED='DeepSpeed', ACCELERATE_USE_FSDP="accelerate's FSDP plugin", ACCELERATE_USE_MEGATRON_LM='Megatron-LM')
 
 def refuse_plugins():
@@ -288,7 +281,7 @@ class Run:
         if m: parallelize(task.shared(), self.group)
         if cfg.checkpointing: checkpoint_blocks(task.blocks(self.model))
         if self.sharded: shard(self.model, task.blocks(self.model)); task.module.to('cpu')
-        self.opt = make_optimiser(self.model, cfg.optim); self.ema = EMA(self.model, cfg.ema)
+        self.opt = make_optimiser(self.model, cfg.optim, share=acc.num_processes > 1); self.ema = EMA(self.model, cfg.ema)
         self.step, self.saved, self.info, self.logs, self.lr, self.stopped, self.ids = 0, 0, {}, {}, 0., None, None
         self.recorder = Recorder(cfg.profile, self.folder, acc.device, acc.process_index) if cfg.profile else None
         self.walks, self.seen = None, 0 # where the sampler is; samples of this process so far
