@@ -62,6 +62,7 @@ def test_notebook_is_clean(nb):
     said = json.dumps([{k: v for k, v in o.items() if k != 'data'} | {'data': {m: d for m, d in o.get('data', {}).items() if 'text' in m}} for o in outputs])
     found = re.findall(r'(?:/tmp/|/home/|/root/|/work/|/Users/|site-packages)[^"\\ ]*', said)
     assert not found, f"an output holds a path of one machine: {found[:3]}"
+    assert '\\r' not in said, "an output holds all states of a progress bar; keep the last"
     if any('#| default_exp' in ''.join(c['source']) for c in cells): assert outputs, "an exporting page without saved outputs"
 
 def test_everything_is_small():
