@@ -1,4 +1,4 @@
-"""The video VAE is frozen while the transformer trains, so each clip is encoded once, stored, and never again.
+"""The video VAE is frozen while the transformer trains, so each clip is encoded once and its latent is stored.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_train/features.html.md"""
 
@@ -138,10 +138,10 @@ def build_text(
     texts, path = list(dict.fromkeys(texts)), Path(path)
     if not texts: raise ValueError("there are no captions to encode")
     path.mkdir(parents=True, exist_ok=True); file, index = path/'index.json', dict(encoder=what, shard=shard, texts=texts)
-    old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else index
+    old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else dict(index, texts=[])
     same = old['encoder'] == what and old['shard'] == shard
     kept = 0 if not same else next((i for i, (a, b) in enumerate(zip(old['texts'], texts)) if a != b), min(len(texts), len(old['texts'])))//shard # whole files with the same captions
-    if not same or len(old['texts']) != len(texts) or kept < len(texts)//shard:
+    if not same or old['texts'] != texts:
         if not same: warnings.warn(f"the texts in {path} were encoded by {old['encoder']}, not by {what}; computing them anew", stacklevel=2)
         for f in path.glob('text-*.safetensors'):
             if int(f.stem[5:]) >= kept: f.unlink()
