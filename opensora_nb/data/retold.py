@@ -1,4 +1,4 @@
-"""Scores at the end of a caption, and the frame rate: two more true ways to describe a clip, so that a model learns to be steered by them.
+"""Scores at the end of a caption, and the frame rate: two more ways to describe a clip, so that a model learns to be steered by them.
 
 Docs: https://opensora-nb.github.io/opensora_nb/01_data/retold.html.md"""
 
@@ -15,10 +15,11 @@ from .captions import score_text
 from .toy import CMOTION, SPEEDS, TRAVEL, Scene, captions, flow_score
 
 # %% ../../nbs/01_data/11_retold.ipynb #b8680382
-BRIEF = 7 # of the phrasings of `captions`, the first, English ones leave out what is usual
+BRIEF = 7 # how many of the first phrasings of `captions`: the English ones that leave out what is usual
 
 @lru_cache(1 << 16)
-def _flow(scene): return flow_score(scene, size=(32, 32)) # a small frame will do: the score is per area
+def _flow(scene, num_frames=17, image_size=(64, 64)): # measured in a small frame of that shape, which takes less time
+    return flow_score(scene, num_frames, tuple(round(32*s/min(image_size)) for s in image_size))
 
 def fps_factor(
     scene:Scene, # what is shown
@@ -36,7 +37,7 @@ def said_flow(
     blur:float=.1,    # standard deviation of its logarithm
     whole:float=.5,   # share said as a whole number, from 1 on
 ) -> float:           # the number to write down
-    "About as much, as people say it: a few percent off, half the time a round number"
+    "About as much, as people say it: a tenth off or so, half the time a whole number"
     told = flow*float(np.exp(blur*rng.normal()))
     return float(round(told)) if told >= 1 and rng.random() < whole else told
 
@@ -49,6 +50,7 @@ def retell_scene(
     rng,             # numpy generator
     fps:float=8.,    # frames a second at which its own words are true
     drop:float=0.2,  # chance that a score is left out (Open-Sora 1.2)
+    num_frames:int=17, image_size:tuple=(64, 64), # of the clip: the same scene moves less from frame to frame in a longer one
 ) -> tuple:          # a caption, frames a second
     "One of the true descriptions: by frame rate (a third of those that move before a camera at rest), else by scores"
     if scene.camera == 'still' and scene.motion != 'stays still' and rng.random() < 1/3:
@@ -57,7 +59,7 @@ def retell_scene(
     flow, camera = (rng.random(2) >= drop)
     told = _other(scene, speed='medium' if flow else scene.speed, camera='still' if camera else scene.camera) or scene
     text = str(rng.choice(captions(told)[:BRIEF]))
-    return score_text(text, flow=said_flow(_flow(scene), rng) if flow else None, camera_motion=CMOTION[scene.camera].replace('_', ' ') if camera else None), fps
+    return score_text(text, flow=said_flow(_flow(scene, num_frames, tuple(image_size)), rng) if flow else None, camera_motion=CMOTION[scene.camera].replace('_', ' ') if camera else None), fps
 
 # %% ../../nbs/01_data/11_retold.ipynb #f89ca0fb
 def retell(
@@ -66,17 +68,17 @@ def retell(
     rng,         # numpy generator
     drop:float=0.2, # chance that a score is left out
 ) -> tuple:      # a caption, frames a second
-    "Another true description of a clip of any source"
+    "Another true description of a clip of any source; a picture of a toy scene keeps a caption of its own, since nothing moves in it"
     texts, fps = source.texts(i), source.fps_of(i)
     scene = source.scene(i) if hasattr(source, 'scene') else None
-    if isinstance(scene, Scene): return retell_scene(scene, rng, fps, drop)
+    if isinstance(scene, Scene) and source.num_frames > 1: return retell_scene(scene, rng, fps, drop, source.num_frames, source.image_size)
     text = str(rng.choice(texts)) if texts else ''
     scores = {k: v for k, v in (source.scores(i) if hasattr(source, 'scores') else {}).items() if rng.random() >= drop}
     return score_text(text, **scores), fps
 
 def retold_words(
     source, # a clip source
-) -> list[str]: # texts that hold every word `retell` may add
+) -> list[str]: # texts with the words that `retell` adds: those of all cameras, and of up to 64 clips
     "For a vocabulary that is made before training"
     rng = np.random.default_rng(0)
     return [score_text('', 5., 5., c.replace('_', ' ')) for c in CMOTION.values()] + [retell(source, i, rng, 0.)[0] for i in range(min(64, len(source)))]

@@ -251,10 +251,10 @@ class T2VTask(Task):
         if self.cfg.shift: t = timestep_shift(t, h*w, x.shape[2], self.cfg.base_pix)
         if self.cfg.text_weights: text = dict(zip(('y', 'mask'), self.frozen.encode([tokens[i][c] for i, c in zip(ids, k)])))
         else: text = dict(zip(('ids', 'mask'), (torch.stack([tokens[i][j][c] for i,c in zip(ids, k)]) for j in (0, 1))))
-        row = lambda v: torch.full((len(ids),), float(v))
+        row, source = lambda v: torch.full((len(ids),), float(v)), self.mixed.view(size) if self.mixed else self.source
         for n, (i, e) in enumerate(zip(ids, epoch) if retold else ()):
             rng = rng_for(self.cfg.seed, 7, int(e), i)
-            if rng.random() < retold: words, fps[n] = retell(self.source, i, rng); text['ids'][n:n+1], text['mask'][n:n+1] = self.module.text.tokenize([words])
+            if rng.random() < retold: words, fps[n] = retell(source, i, rng); text['ids'][n:n+1], text['mask'][n:n+1] = self.module.text.tokenize([words])
         return dict(x=x, eps=torch.stack(eps), t=t, **text, drop=torch.tensor(drop), fps=fps, height=row(h), width=row(w), **self.given(x.shape[2], ids, epoch, size))
 
     def given(self, frames, ids, epoch, size): # which frames are given, by which strategy, and the name of the bucket
