@@ -14,7 +14,7 @@ from ..train.optim import OptimConfig
 
 # %% ../../nbs/10_train/22_many_sizes.ipynb #67c0ce56
 NATIVE = '35x96x96', '35x80x112', '35x112x80', '1x96x96', '1x80x112'     # sizes in which the toy clips come
-SIZES = '17x96x96', '17x80x112', '34x64x64', '9x48x80', '1x96x96', '17x64x96', '25x64x64' # scored after training; the last two are in no bucket
+SIZES = '17x96x96', '17x80x112', '34x64x64', '9x48x80', '1x96x96', '17x64x96', '25x64x64' # validated while it trains; the last two are in no bucket
 
 def many_sizes(
     quick:bool=False, # a few minutes
