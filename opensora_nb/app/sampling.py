@@ -229,7 +229,7 @@ def plan_sample(
     if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"--condition-frame-edit is {long.condition_frame_edit:g}; 0 keeps given frames, 1 makes them anew")
     text = TextConfig(natural.aes if args.aes is None else args.aes, args.flow, args.camera_motion, natural.clean, args.llm_refine)
     jobs = plan_jobs(lines, args.save_dir, 'png' if cfg.num_frames == 1 else args.format, args.sample_name, args.num_sample, cfg.seed, args.prompt_as_path, args.reference_path, args.mask_strategy, text,
-                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread))
+                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread, *['int8']*(args.linears == 'int8')))
     tiling = Tiling(spread=args.vae_spread, tile=args.vae_tile) if args.vae_tile or args.vae_spread else None
     if tiling: tiling.check(VideoVAEConfig())
     plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, args.save_fps or cfg.fps/args.frame_interval, tiling, args)

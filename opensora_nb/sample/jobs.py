@@ -1,4 +1,4 @@
-"""Prompt lines become jobs with a name, a seed and a file; what exists is skipped, each file is on disk before the next is begun.
+"""Prompt lines become jobs with a name, a seed and a file; what exists is skipped, each file is on disk before the next batch is begun.
 
 Docs: https://opensora-nb.github.io/opensora_nb/08_sample/jobs.html.md"""
 
@@ -75,7 +75,9 @@ def left(
 
 def note_done(job):
     row = dict(file=job.path.name, line=job.line, text=[t for _, t in job.spec.segments], seed=job.seed, key=job.key)
-    with open(job.path.parent/LEDGER, 'a', encoding='utf-8') as f: f.write(json.dumps(row, ensure_ascii=False) + '\n')
+    with open(job.path.parent/LEDGER, 'ab+') as f:
+        if f.tell() and (f.seek(-1, 2), f.read())[1] != b'\n': f.write(b'\n') # behind a line that a crash cut off
+        f.write((json.dumps(row, ensure_ascii=False) + '\n').encode())
 
 def file_stamp(
     path:str|Path, # any file
@@ -112,10 +114,10 @@ def plan_jobs(
             names[stem.lower()] = i; path = Path(folder)/f'{stem}.{suffix}'
             key = hashlib.sha256(repr((str(spec), [file_stamp(p) for p in spec.references], seed + k, text, settings)).encode()).hexdigest()[:16]
             jobs.append(Job(i, k, line, spec, seed + k, path, key))
-    todo = {id(j) for j in left(jobs)}; ready = {} # no language model is asked about what is done
-    for j in jobs:
-        if id(j) in todo and j.index not in ready: ready[j.index] = prepare(j.spec, text)
-    return [replace(j, spec=ready.get(j.index, j.spec)) for j in jobs]
+    todo = {id(j) for j in left(jobs)}; ready = {} # no language model is asked about what is done, and once about all samples of a line
+    for n, j in enumerate(jobs):
+        if id(j) in todo and n//num_sample not in ready: ready[n//num_sample] = prepare(j.spec, text)
+    return [replace(j, spec=ready.get(n//num_sample, j.spec)) for n, j in enumerate(jobs)]
 
 # %% ../../nbs/08_sample/08_jobs.ipynb #6002e3e5
 def run_jobs(
@@ -147,8 +149,9 @@ def run_jobs(
         for i, j in enumerate(part):
             film = np.concatenate([c[i] for c in done])
             if write:
+                write_video(j.path, film, fps)
                 if mark: write_video(j.path.with_stem(j.path.stem + '_watermark'), watermark(film, mark), fps)
-                write_video(j.path, film, fps); note_done(j); j.path.with_stem(j.path.stem + '_part').unlink(missing_ok=True)
+                note_done(j); j.path.with_stem(j.path.stem + '_part').unlink(missing_ok=True)
             yield j, film
 
 def watermark(
@@ -156,8 +159,9 @@ def watermark(
     text:str='opensora_nb', # what it says
 ) -> np.ndarray:     # a copy
     "Write a text of a tenth of the height into the upper left corner"
-    f, h, w, _ = clip.shape; size = max(6, h//10)
+    h, w = clip.shape[1:3]; size, out = max(6, h//10), clip.copy()
     mask = Image.new('L', (w, h)); font = ImageFont.load_default(size)
     ImageDraw.Draw(mask).text((size//3, size//3), text, font=font, fill=200)
-    m = np.asarray(mask)[None, :, :, None]/255
-    return (clip*(1-m) + 255*m).round().astype(np.uint8)
+    x0, y0, x1, y1 = mask.getbbox() or (0, 0, 0, 0); m = np.asarray(mask)[y0:y1, x0:x1, None]/255
+    for frame in out: frame[y0:y1, x0:x1] = (frame[y0:y1, x0:x1]*(1-m) + 255*m).round()
+    return out
