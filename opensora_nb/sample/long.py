@@ -76,17 +76,20 @@ def rounds(
     "Rounds of a long video, one after the other; wrong lengths raise before anything is made"
     cfg = cfg.filled(pipe.natural); align = pipe.natural.align
     if long.loop < 1: raise ValueError(f"loop is {long.loop}; it is the number of rounds, 1 or more")
+    if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"condition_frame_edit is {long.condition_frame_edit}; 0 keeps given frames, 1 makes them anew")
+    if not isinstance(long.condition_frame_length, int|None): raise ValueError(f"condition_frame_length is {long.condition_frame_length!r}; it counts latent frames, so it is a whole number")
+    seeds, last = list(seeds or [cfg.seed]*len(specs)), None
+    if not len(specs) == len(refs) == len(seeds): raise ValueError(f"{len(specs)} prompts need as many lists of references and seeds, got {len(refs)} and {len(seeds)}")
     c, drop = 0, 0
     if long.loop > 1:
         c = long.condition_frame_length if long.condition_frame_length is not None else default_length(len(latent_spans(pipe.vae, cfg.num_frames)), align)
         drop = head_frames(pipe.vae, c, cfg.num_frames, align)
-    seeds, last = seeds or [cfg.seed]*len(specs), None
     check_rounds(specs, long.loop, c, len(latent_spans(pipe.vae, cfg.num_frames)))
     for i in range(long.loop):
         conds, clips = [s.conditions for s in specs], [list(r) for r in refs]
         if i: # the end of the round before is one more reference
             conds = [with_previous(s, 'the round before', i, c, long.condition_frame_edit).conditions for s in specs]
             clips = [r + [v[-drop:]] for r, v in zip(clips, last)]
-        keep = given(pipe.vae, clips, conds, cfg.num_frames, cfg.image_size, i, align)
+        with pipe.at_work(pipe.vae): keep = given(pipe.vae, clips, conds, cfg.num_frames, cfg.image_size, i, align)
         last = generate(pipe, [s.text_at(i) for s in specs], cfg, [round_seed(s, i) for s in seeds], progress, **keep)
         yield [v[drop:] if i else v for v in last]
