@@ -150,7 +150,8 @@ def sample_op(
         full, weight, stride, pad = op.shape; size = list(full)
         cost = lambda: op.cost*prod(size)/prod(full)
         while cost() > FEW and prod(size)/2 > 40960:    # small ones go another way in torch
-            i = max(range(2, len(size)), key=lambda i: size[i]*(i > len(size)-3)) if size[0] == 1 else 0
+            i = max(range(2, len(size)), key=lambda i: (size[i] > 1, i > len(size)-3, size[i])) if size[0] == 1 else 0 # height or width, and frames where those are 1
+            if size[i] == 1: break
             size[i] = ceil(size[i]/2)
         x, w, conv = new(*size), new(*weight), getattr(F, op.kind)
         if op.kind == 'conv2d': x = x.contiguous(memory_format=torch.channels_last)
@@ -359,13 +360,15 @@ def forecast(
     "What a run of `generate` will need, before it starts; allocates no model. Raises `ValueError` for sizes that cannot be made"
     if pipe := what if isinstance(what, Pipeline) else None:
         cfg, vae, natural, own = pipe.model.cfg, pipe.vae.cfg, pipe.natural, next(pipe.model.parameters()).dtype
-        num_frames, image_size, steps = num_frames or natural.num_frames, image_size or natural.image_size, natural.num_sampling_steps if steps is None else steps
-        params, text = {'text': count_params(pipe.text)}, 4*count_params(pipe.text) # the text encoder stays in float32
+        num_frames, image_size, steps = natural.num_frames if num_frames is None else num_frames, natural.image_size if image_size is None else image_size, natural.num_sampling_steps if steps is None else steps
+        n = count_params(pipe.text) if isinstance(pipe.text, nn.Module) else 0 # texts that were stored have no encoder any more
+        params, text = {'text': n}, 4*n # it stays in float32
     else:
         if not (isinstance(what, tuple) and [type(c) for c in what] == [STDiT3Config, VideoVAEConfig]):
             raise ValueError(f"forecast takes a Pipeline or (STDiT3Config, VideoVAEConfig), not {type(what).__name__}; try (stdit3_xl2(), video_vae_v12())")
-        if not num_frames or not image_size: raise ValueError("configs have no natural size; give num_frames, such as '4s', and image_size, such as '720p'")
+        if num_frames is None or image_size is None: raise ValueError("configs have no natural size; give num_frames, such as '4s', and image_size, such as '720p'")
         (cfg, vae), own, steps, params, text = what, torch.float32, 30 if steps is None else steps, {}, 0
+    if not isinstance(image_size, str) and not (isinstance(image_size, (tuple, list)) and len(image_size) == 2): raise ValueError(f"image_size is {image_size!r}; give (height, width), or a name such as '720p'")
     f, (h, w) = sizes.num_frames(num_frames), sizes.image_size(image_size) if isinstance(image_size, str) else image_size
     sizes.check_size(f, h, w, multiple=1)
     words = cfg.model_max_length if words is None else words
