@@ -219,6 +219,8 @@ def plan_buckets(
 ) -> BucketPlan:
     "Assign every clip; `ValueError` where no batch fills, with the reason"
     sizes = [tuple(map(int, s)) for s in sizes]
+    if not sizes: raise ValueError("there are no clips to put into buckets")
+    if world < 1: raise ValueError(f"world is {world}; it is the number of processes, 1 or more")
     if bad := [(i, s) for i, s in enumerate(sizes) if len(s) != 3 or min(s) < 1]: raise ValueError(f"clip {bad[0][0]} has the size {bad[0][1]}; frames, height and width are 1 or more")
     plan = BucketPlan(buckets, tuple(assign(buckets, *s, interval, clip_seed(buckets, i, seed, epoch)) for i, s in enumerate(sizes)), world)
     if not plan.steps:
@@ -241,6 +243,7 @@ def file_size(
     if not count: i = probe(path); return i.num_frames, i.height, i.width
     n, size = 0, ()
     for n, frame in enumerate(iter_video(path), 1): size = frame.shape[:2]
+    if not n: raise ValueError(f"{Path(path).name} holds no frame")
     return n, *size
 
 def clip_sizes(

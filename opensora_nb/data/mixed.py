@@ -85,13 +85,16 @@ class Mixed:
     def needed(self,
         batches:int,   # batches that will be used, over all processes together
         a_step:int=1,  # batches in one step; what does not fill a step at the end of an epoch is not used
+        epoch:int=0, used:int=0, # where to begin, as `BucketSampler.walk` says it
     ) -> dict:         # (frames, height, width) -> numbers of the clips, ascending
         "Which clips will be asked for in which size, for all epochs that are begun"
-        need = defaultdict(set)
-        for epoch in count():
-            for b in self.sampler.epoch(epoch): need[b.size].update(b.ids)
-            batches -= len(self.sampler.epoch(epoch))//a_step*a_step or batches
-            if batches <= 0: return {size: sorted(need[size]) for size in sorted(need)}
+        need, short = defaultdict(set), 0
+        for epoch in count(epoch):
+            of = self.sampler.epoch(epoch)
+            for b in of: need[b.size].update(b.ids)
+            whole, used = (len(of) - used)//a_step*a_step, 0
+            batches, short = batches - whole, 0 if whole else short + 1
+            if batches <= 0 or short > 1: return {size: sorted(need[size]) for size in sorted(need)} # after two epochs without a step, `walk` ends too
 
     def part(self, size, ids): return Part(self.view(size), ids)
 

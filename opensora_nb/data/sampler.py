@@ -57,5 +57,5 @@ class BucketSampler:
             batches = self.epoch(epoch)
             if used < 0 or used > len(batches): raise ValueError(f"{used} entries of epoch {epoch} are said to be used, but it has {len(batches)}; the state belongs to other data, another seed or other buckets")
             for k in range(used, len(batches) - world + 1, world): empty = 0; yield batches[k + rank], dict(epoch=epoch, used=k + world)
-            if (empty := empty + 1) > 1: raise ValueError(f"an epoch has {len(batches)} batches, fewer than {world} processes; use fewer processes, smaller batches or more clips")
+            if (empty := empty + 1) > 1: raise ValueError(f"an epoch has {len(batches)} batches, fewer than the {world} of one step; use fewer processes or batches a step, smaller batches or more clips")
             epoch, used = epoch + 1, 0
