@@ -149,7 +149,7 @@ def snap(
     length:int, # latent frames of the clip or reference
     align:int,  # frames of a chunk
 ) -> int:
-    "The nearest start of a chunk, and never one beyond the last whole chunk (Open-Sora 1.2)"
+    "The nearest start of a chunk; it rounds up to none beyond the last whole chunk (Open-Sora 1.2)"
     q, rest = divmod(v, align)
     return align*(q + (rest > align/2 and q < length//align - 1))
 
