@@ -106,7 +106,7 @@ def plan_earlier(
     def row(name, size, clips, share):
         c = clip_cost(stage.model, size, stage.checkpointing)
         return dict(name=name, size=size, clips=clips, share=share, **{k: clips*v/(stage.sequence if k == 'transformer' else 1) for k, v in c.items() if k != 'tokens'}, tokens=clips*c['tokens']//stage.sequence)
-    if stage.buckets: rows = [row(batch_name(p), size, p.batch_size, share) for p, size, share in usual_batches(Buckets(stage.buckets), sizes or assumed_sizes(), stage.interval)]
+    if stage.buckets: rows = [row(batch_name(p), size, p.batch_size, share) for p, size, share in usual_batches(Buckets(stage.buckets), assumed_sizes() if sizes is None else sizes, stage.interval)]
     else: rows = [row('x'.join(map(str, stage.size)), stage.size, stage.clips, 1.)]
     same = n == stage.gpus
     return StagePlan(stage.name, stage.steps, n, stage.model.params, rows, peak, used, bool(stage.buckets) and sizes is None, 24*stage.days*same, stage.step*same)

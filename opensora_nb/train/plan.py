@@ -140,16 +140,19 @@ def plan_run(
     "Count a run; `ValueError` for numbers that cannot be"
     if not isinstance(cfg, T2VTrain): raise ValueError(f"{cfg.name} trains {type(cfg).__name__[:-5]}; plans are made for text-to-video runs")
     check_speed(processes, peak, used)
+    if processes % cfg.sequence: raise ValueError(f"{processes} processes cannot form groups of {cfg.sequence}; use a multiple of {cfg.sequence}")
+    groups = processes//cfg.sequence # each works on its own clips
     (model, vae, _), times = known_parts(cfg, begun=False), 4 if cfg.checkpointing else 3
     def row(name, size, clips, share):
         latent = _empty(VideoVAE, vae).latent_size(size)
         return dict(name=name, size=size, clips=clips, share=share, tokens=clips*int(np.prod([-(-a//b) for a, b in zip(latent, model.patch_size)])), transformer=times*clips*forward_flops(model, size, tuple(latent), model.model_max_length),
                     autoencoder=clips*encode_flops(vae, size), text=clips*2*T5_PARAMS*model.model_max_length if cfg.text_weights else 0.)
     if cfg.buckets:
-        per = cfg.batches or processes
-        rows = [row(batch_name(p), size, p.batch_size, share) for p, size, share in usual_batches(Buckets.named(cfg.buckets), sizes or assumed_sizes(), cfg.data.frame_interval, cfg.seed)]
+        per = cfg.batches or groups
+        if per % groups: raise ValueError(f"{per} batches a step do not divide over {groups} processes{' or groups'*(cfg.sequence > 1)}; try batches={-(-per//groups)*groups}")
+        rows = [row(batch_name(p), size, p.batch_size, share) for p, size, share in usual_batches(Buckets.named(cfg.buckets), assumed_sizes() if sizes is None else sizes, cfg.data.frame_interval, cfg.seed)]
         rows = [r | {k: r[k]*per/processes for k in ('transformer', 'autoencoder', 'text')} for r in rows]
     else:
         size = (1 if cfg.pictures else cfg.data.num_frames, *cfg.data.image_size)
-        rows = [row('x'.join(map(str, size)), size, -(-cfg.batch_size//processes), 1.)]
+        rows = [r | {k: r[k]/cfg.sequence for k in ('transformer', 'autoencoder', 'text')} for r in [row('x'.join(map(str, size)), size, -(-cfg.batch_size//groups), 1.)]]
     return StagePlan(cfg.name, cfg.steps, processes, sum(p.numel() for p in _empty(STDiT3, model).parameters()), rows, peak, used, bool(cfg.buckets) and sizes is None)
