@@ -16,7 +16,7 @@ import numpy as np, torch
 from torch import Tensor
 from ..data.transforms import resize_crop_to_fill, to_float
 from ..data.video_io import is_image, iter_video, probe, read_frames
-from ..flow.masks import Condition, apply_conditions, conditions_text, inside
+from ..flow.masks import Condition, apply_conditions, conditions_text, inside, snap
 
 # %% ../../nbs/08_sample/05_condition.ipynb #de370531
 def latent_spans(
@@ -95,9 +95,11 @@ def given(
         conds = [c for c in conds if c.loop == loop]
         for c in conds:
             if c.ref >= len(clips): raise ValueError(f"condition {conditions_text([c])} asks for reference {c.ref}, but prompt {i} has {len(clips)} (they count from 0)")
-            fits = cut_length(c, len(latent_spans(vae, len(clips[c.ref]))), z.shape[2])
-            if fits < c.length: warnings.warn(f"condition {conditions_text([c])} asks for {c.length} latent frame{'s' if c.length > 1 else ''}; {fits} fit (reference {c.ref} has {len(latent_spans(vae, len(clips[c.ref])))}, the clip {z.shape[2]})", stacklevel=2)
-        if align: latents.append([encode_frames(vae, f) for f in clips]); placed.append(conds); continue
+            have, room = len(latent_spans(vae, len(clips[c.ref]))), z.shape[2]
+            at = replace(c, ref_start=snap(inside(c.ref_start, have, 'ref_start'), have, align), start=snap(inside(c.start, room, 'start'), room, align)) if align else c
+            fits = cut_length(at, have, room)
+            if fits < c.length: warnings.warn(f"condition {conditions_text([c])} asks for {c.length} latent frame{'s' if c.length > 1 else ''}; {fits} fit{' from the start of a chunk' if align else ''} (reference {c.ref} has {have}, the clip {room})", stacklevel=2)
+        if align: used = {c.ref for c in conds}; latents.append([encode_frames(vae, f) if k in used else None for k, f in enumerate(clips)]); placed.append(conds); continue
         pairs = [encode_piece(vae, clips[c.ref], c, num_frames) for c in conds]
         latents.append([p for p, _ in pairs]); placed.append([replace(c, ref=j) for j, (_, c) in enumerate(pairs)])
     x_ref, mask = apply_conditions(z, latents, placed, loop, align or None)
@@ -138,4 +140,6 @@ def check_references(
 ):
     "Raise `ValueError` or `FileNotFoundError` for a reference that cannot be read or a condition that does not fit"
     counts, room = [count_frames(p) for p in references], len(latent_spans(vae, num_frames))
-    for c in conditions: cut_length(c, len(latent_spans(vae, counts[c.ref])), room)
+    for c in conditions:
+        if c.ref >= len(counts): raise ValueError(f"condition {conditions_text([c])} asks for reference {c.ref}, but there are {len(counts)} (they count from 0)")
+        cut_length(c, len(latent_spans(vae, counts[c.ref])), room)
