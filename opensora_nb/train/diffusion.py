@@ -9,6 +9,7 @@ __all__ = ['TIMES', 'mask_shares', 'bucket_shares', 'T2VTrain', 'TextToVideo', '
            'T2VTask']
 
 # %% ../../nbs/10_train/04_diffusion.ipynb #ed8b62d0
+import json
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from ..sample.pipeline import IMG_FPS, Natural, Pipeline, SampleConfig, find_wei
 from ..metrics.objects import score_world
 from .features import Features, TextFeatures, build_features, build_text
 from .loop import Task, TrainConfig
+from .state import latest
 
 # %% ../../nbs/10_train/04_diffusion.ipynb #a6e0961b
 TIMES = ('uniform', 'logit-normal')
@@ -208,7 +210,10 @@ class T2VTask(Task):
                                        dtype=torch.bfloat16 if fast_bf16(self.device) else torch.float32, state=PartialState()))
 
     def stored_sizes(self, a_step): # size -> (latents of the clips that this run will want in it, clip -> row)
-        need = self.mixed.needed(self.cfg.steps*a_step, a_step)
+        need, there = self.mixed.needed(self.cfg.steps*a_step, a_step), latest(self.cfg.folder) if self.cfg.resume else None
+        if there: # on as many batches a step as before, these are among them
+            at = json.loads((there/'state.json').read_text())
+            for size, ids in self.mixed.needed((self.cfg.steps - at['step'])*a_step, a_step, **at.get('data', {})).items(): need[size] = sorted({*need.get(size, ()), *ids})
         return {size: (self.stored(self.mixed.part(size, ids), '/' + 'x'.join(map(str, size))), {i: k for k, i in enumerate(ids)}) for size, ids in need.items()}
 
     def to_pictures(self): # the first latent of a chunk is its first frame alone
