@@ -52,6 +52,9 @@ def test_what_does_not_fit_is_left_out_and_nothing_fitting_is_an_error(cfg):
 def test_the_limit_sets_no_time(cfg):
     found = search_batches(cfg, memory=1., limit=20, trial=made_up, progress=False)
     assert next(r for r in found.rows if r.name == '64/1').batch == 20 and not found.base.startswith('64/1,')
+    small = next(r.name for r in found.rows if r.frames == 1); only = lambda s, n: None if s[0] == 1 else made_up(s, n)
+    with pytest.warns(UserWarning, match=f'no clip of {small} fits, so .* sets the time'): search_batches(cfg, memory=1., base=small, trial=only, progress=False)
+    with pytest.raises(ValueError, match='base=0 is no time'): search_batches(cfg, memory=1., base='0', trial=made_up, progress=False)
     assert {r.balanced for r in search_batches(cfg, memory=1., base=0.11, trial=made_up, progress=False).rows if r.frames > 1} == {1}
 
 def test_ctrl_c_gives_what_was_found(cfg, tmp_path, monkeypatch, capsys):

@@ -192,7 +192,8 @@ class Trials:
         "One trial"
         while True:
             if not self.child: self.begin()
-            self.pipe.send((size, n, self.timed)); said = self.answer()
+            try: self.pipe.send((size, n, self.timed)); said = self.answer()
+            except BaseException: self.end(); raise                        # its answer must not be taken for that of the next trial
             if said is None or said == 'again': self.end()                 # it crashed or the net caught it, or its heap is full of holes
             if said != 'again': return said or None
 
@@ -273,7 +274,7 @@ def search_batches(
     try: seconds = float(base) if base else 0.
     except ValueError: seconds = None
     if seconds is None and base not in (names := [r.name for r in rows]): raise ValueError(f"unknown base {base!r}; use one of {', '.join(names)}, or seconds")
-    if seconds and not 0 < seconds < float('inf'): raise ValueError(f"base={base} is no time; use seconds above 0")
+    if base and seconds is not None and not 0 < seconds < float('inf'): raise ValueError(f"base={base} is no time; use seconds above 0")
     with Trials(cfg, memory, timed) if trial is None else _plain(trial, memory) as go, tqdm(total=len(rows), desc='buckets', disable=not progress, dynamic_ncols=True) as bar:
         out = BatchSearch(cfg, rows, limit, go.memory)
         def tried(r, n):
@@ -286,6 +287,7 @@ def search_batches(
             found = [r for r in rows if r.batch]
             if not found: raise ValueError(f"not even one clip of any bucket fits in {go.memory or 0:.2f} GB; give more with --memory, or use checkpointing=yes")
             first = None if seconds else next((r for r in found if r.name == base), None) or min(found, key=lambda r: (r.batch == limit, r.trials[r.batch][0])) # what the limit cut short sets no time
+            if base and not seconds and first.name != base: warnings.warn(f"no clip of {base} fits, so {first.name} sets the time", stacklevel=2)
             most = seconds or first.trials[first.batch][0]; out.base = f"{seconds:g} s" if seconds else f"{first.name}, {most:.3g} s"
             for r in found:
                 n = r.batch if r is first or r.trials[r.batch][0] <= most else min(r.batch, r.until(0, most) or 1)
