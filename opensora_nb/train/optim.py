@@ -62,7 +62,7 @@ def split_matrices(
     return [p for p in ps if id(p) in mats], [p for p in ps if id(p) not in mats]
 
 # %% ../../nbs/10_train/00_optim.ipynb #muon-code
-TOGETHER = 2**22 # numbers that are orthogonalised at once
+TOGETHER = 2**22 # most numbers in the matrices that are orthogonalised together
 
 def orthogonalise(
     g:torch.Tensor, # (n, rows, columns), n matrices
