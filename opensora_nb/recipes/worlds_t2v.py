@@ -19,13 +19,14 @@ MASKS = 'image_head:0.08,quarter_head:0.05,image_tail:0.03,image_head_tail:0.06,
 
 def worlds_t2v(
     quick:bool=False, # a few minutes at level core
-) -> list[T2VTrain]:  # three stages
+) -> list[T2VTrain]:  # four stages
     "Text to video on levels core, full and many: pictures, then clips with given frames and scores behind captions"
     level, n = ('core', 256) if quick else ('core:0.15,full:0.4,many:0.45', 32768)
     def stage(name, steps, batch_size, warmup, final, lr=2e-3, **more):
         if quick: steps, batch_size, more = 150, 32, more | dict(validate_on=16, preview_prompts=PREVIEWS[:1])
-        return T2VTrain(name=f'worlds_t2v/{name}', data=DataConfig(n=n, level=level), steps=steps, batch_size=batch_size, ema=0.998, save_every=200, validate_every=1000, validate_steps=15,
-                        optim=OptimConfig(name='muon', lr=lr, warmup=warmup, decay='linear', final=final), **dict(validate_on=96, preview_prompts=PREVIEWS) | more)
+        return T2VTrain(name=f'worlds_t2v/{name}', steps=steps, batch_size=batch_size, ema=0.998, save_every=200, validate_every=1000, validate_steps=15,
+                        optim=OptimConfig(name='muon', lr=lr, warmup=warmup, decay='linear', final=final), **dict(data=DataConfig(n=n, level=level), validate_on=96, preview_prompts=PREVIEWS) | more)
     return [stage('1_pictures', 6000, 96, 100, 0.1, pictures=True),
             stage('2_clips', 5500, 64, 50, 0.05, init='previous', masks=MASKS, retell=0.3),
-            stage('3_longer', 4600, 64, 50, 0.03, lr=1.5e-3, init='previous', masks=MASKS, retell=0.5)]
+            stage('3_longer', 4600, 64, 50, 0.03, lr=1.5e-3, init='previous', masks=MASKS, retell=0.5),
+            stage('4_numbers', 2100, 64, 50, 0.03, lr=8e-4, init='previous', masks=MASKS, retell=0.5, data=DataConfig(n=n, seed=1, level=level), features='runs/features_1')]
