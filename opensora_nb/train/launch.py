@@ -9,7 +9,7 @@ __all__ = ['LOST', 'recipe_names', 'find_recipe', 'pick_stage', 'resolve', 'run_
            'cost_table', 'command', 'torchrun', 'PassOn', 'start_processes', 'node_commands', 'one_line', 'main']
 
 # %% ../../nbs/10_train/06_launch.ipynb #5cf44cff
-import json, os, pkgutil, platform, shlex, subprocess, sys, time
+import json, os, pkgutil, platform, shlex, signal, subprocess, sys, time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -186,7 +186,9 @@ def main(argv=None):
     if not args: raise SystemExit(f"usage: python -m opensora_nb.train.launch RECIPE [name=value …] [--quick]\nrecipes: {', '.join(recipe_names())}")
     try: runs = run_recipe(*args, quick=quick)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as e: raise SystemExit(f"error: {one_line(e)}") from None
-    if runs[-1].stopped: raise SystemExit(130)
+    if runs[-1].stopped: # all has been saved; the signal of a process that heard of the stop from another one may still come
+        for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)
+        raise SystemExit(130)
     if runs[-1].acc.is_main_process: print(cost_table(summary(runs)))
 
 # %% ../../nbs/10_train/06_launch.ipynb #cb1ace57
