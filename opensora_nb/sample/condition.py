@@ -64,9 +64,12 @@ def cut_length(
     cond:Condition, # what goes where
     have:int,       # latent frames of the reference
     room:int,       # latent frames of the clip
+    align:int=0,    # latent frames of a chunk, where both places move to the start of one
 ) -> int:
     "How many latent frames of a condition fit; `ValueError` where it begins outside"
-    return min(cond.length, have - inside(cond.ref_start, have, 'ref_start'), room - inside(cond.start, room, 'start'))
+    r, t = inside(cond.ref_start, have, 'ref_start'), inside(cond.start, room, 'start')
+    if align: r, t = snap(r, have, align), snap(t, room, align)
+    return min(cond.length, have - r, room - t)
 
 @torch.inference_mode()
 def encode_frames(
@@ -96,8 +99,7 @@ def given(
         for c in conds:
             if c.ref >= len(clips): raise ValueError(f"condition {conditions_text([c])} asks for reference {c.ref}, but prompt {i} has {len(clips)} (they count from 0)")
             have, room = len(latent_spans(vae, len(clips[c.ref]))), z.shape[2]
-            at = replace(c, ref_start=snap(inside(c.ref_start, have, 'ref_start'), have, align), start=snap(inside(c.start, room, 'start'), room, align)) if align else c
-            fits = cut_length(at, have, room)
+            fits = cut_length(c, have, room, align)
             if fits < c.length: warnings.warn(f"condition {conditions_text([c])} asks for {c.length} latent frame{'s' if c.length > 1 else ''}; {fits} fit{' from the start of a chunk' if align else ''} (reference {c.ref} has {have}, the clip {room})", stacklevel=2)
         if align: used = {c.ref for c in conds}; latents.append([encode_frames(vae, f) if k in used else None for k, f in enumerate(clips)]); placed.append(conds); continue
         pairs = [encode_piece(vae, clips[c.ref], c, num_frames) for c in conds]
