@@ -80,18 +80,19 @@ class Muon(torch.optim.Muon):
         super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn='match_rms_adamw'); self.share = share
 
     def _momentum(self, p, momentum): # the state is torch's, so that what one has saved the other can load
-        buf = self.state[p].setdefault('momentum_buffer', torch.zeros_like(p.grad)); buf.lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(buf, momentum)
+        state = self.state[p]
+        if 'momentum_buffer' not in state: state['momentum_buffer'] = torch.zeros_like(p.grad)
+        return p.grad.lerp(state['momentum_buffer'].lerp_(p.grad, 1 - momentum), momentum)
 
     def _orthogonal(self, gs): # the updates of all matrices, in their order
         rank, processes = (dist.get_rank(), dist.get_world_size()) if self.share else (0, 1)
-        order = sorted(range(len(gs)), key=lambda i: gs[i].shape)[rank::processes]; out = [torch.zeros_like(g) for g in gs]
+        order = sorted(range(len(gs)), key=lambda i: gs[i].shape)[rank::processes]; out = {}
         for shape in dict.fromkeys(gs[i].shape for i in order):
             same, n = [i for i in order if gs[i].shape == shape], max(1, TOGETHER//shape.numel())
             for part in (same[k:k+n] for k in range(0, len(same), n)):
-                for i, u in zip(part, orthogonalise(torch.stack([gs[i] for i in part]))): out[i] = u
-        if processes == 1: return out
-        flat = torch.cat([u.reshape(-1) for u in out]); dist.all_reduce(flat) # every update comes from one process, the others add zeros
+                out |= zip(part, orthogonalise(torch.stack([gs[i] for i in part])))
+        if processes == 1: return [out[i] for i in range(len(gs))]
+        flat = torch.cat([(out[i] if i in out else torch.zeros_like(g)).reshape(-1) for i, g in enumerate(gs)]); dist.all_reduce(flat) # every update comes from one process, the others add zeros
         return [u.view(g.shape) for u, g in zip(flat.split([g.numel() for g in gs]), gs)]
 
     @torch.no_grad()
