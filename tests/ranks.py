@@ -25,6 +25,13 @@ class Ranks:
 def free_port():
     with socket.socket() as s: s.bind(('localhost', 0)); return s.getsockname()[1]
 
+def together(code, folder, argv=lambda rank: (), local=lambda rank: rank): # what each of two processes prints that run this code and can talk to each other
+    port = free_port()
+    env = lambda r: dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{ROOT/"tests"}', OMP_NUM_THREADS='1', RANK=str(r), WORLD_SIZE='2', LOCAL_RANK=str(local(r)), MASTER_ADDR='localhost', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
+    both = [subprocess.Popen([sys.executable, '-c', code, *argv(r)], env=env(r), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
+    said = [p.communicate(timeout=100)[0] for p in both]; assert [p.returncode for p in both] == [0, 0], said
+    return said
+
 def child(job, rank, port, out):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job['processes']), LOCAL_WORLD_SIZE=str(job['processes']), MASTER_ADDR='localhost', MASTER_PORT=str(port))
     if job['processes'] == 1: [os.environ.pop(k) for k in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE')]

@@ -1,8 +1,9 @@
 "Bad tables and files as people really have them, and a build of features that is killed"
-import json, os, signal, socket, subprocess, sys, time, warnings
+import json, os, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
+from ranks import together
 from opensora_nb.data.dataset import ClipFiles, DataConfig, ToySource, open_data, open_source, read_table
 from opensora_nb.data.video_io import write_image, write_video
 from opensora_nb.train.features import Features, build_features
@@ -124,7 +125,7 @@ def test_killed_build_goes_on(tmp_path):
     assert torch.equal(a.latents, b.latents) and all(a.texts(i) == b.texts(i) for i in range(40))
 
 SHARED = """
-import sys; sys.path.insert(0, {tests!r})
+import sys
 from accelerate import PartialState
 from test_dataset import TinyVAE, ToySource, build_features
 class Counted(TinyVAE):
@@ -137,12 +138,9 @@ build_features(ToySource(40, image_size=(16, 16)), Counted(), sys.argv[1], batch
 @pytest.mark.parametrize('disk', ['shared', 'own'])
 def test_processes_share_the_encoding(tmp_path, disk):
     "Files one and three of five are the second process's; a machine that does not see the other's files makes them itself; clips of before are thrown away once"
-    with socket.socket() as s: s.bind(('localhost', 0)); port = s.getsockname()[1]
     build_features(ToySource(16, seed=9, image_size=(16, 16)), TinyVAE(), tmp_path/'0', batch_size=4, shard=8, progress=False)
     folder = lambda rank: str(tmp_path/('0' if disk == 'shared' else str(rank)))
-    env = lambda rank: dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank if disk == 'shared' else 0), MASTER_ADDR='localhost', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
-    both = [subprocess.Popen([sys.executable, '-c', SHARED.format(tests=str(ROOT/'tests')), folder(r)], env=env(r), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
-    said = [p.communicate(timeout=100)[0] for p in both]; assert [p.returncode for p in both] == [0, 0], said
+    said = together(SHARED, tmp_path, lambda r: [folder(r)], lambda r: r if disk == 'shared' else 0)
     assert [int(s.split('clips ')[1]) for s in said] == ([24, 16] if disk == 'shared' else [40, 40])
     alone = Features(build_features(ToySource(40, image_size=(16, 16)), TinyVAE(), tmp_path/'g', batch_size=4, shard=8, progress=False))
     for r in (0, 1): assert torch.equal(Features(folder(r)).latents, alone.latents) and Features(folder(r)).texts(39) == alone.texts(39)

@@ -1,7 +1,8 @@
 "Training as a user meets it: real signals, real second processes, real full disks."
-import json, os, signal, socket, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
+from ranks import together
 from opensora_nb.train.optim import OPTIMISERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,11 +71,7 @@ print('matrices', mine, sum(seen) - mine, (shared - alone).abs().max().item())
 
 def test_processes_share_the_matrices_of_muon(tmp_path):
     "Five matrices, two steps: the first process takes three, the second two, and both end where one alone does"
-    with socket.socket() as s: s.bind(('localhost', 0)); port = s.getsockname()[1]
-    env = lambda rank: dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank), MASTER_ADDR='localhost', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
-    both = [subprocess.Popen([sys.executable, '-c', SHARED], env=env(r), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
-    said = [p.communicate(timeout=100)[0] for p in both]; assert [p.returncode for p in both] == [0, 0], said
-    shared, alone, apart = zip(*(t.split('matrices ')[1].split() for t in said))
+    shared, alone, apart = zip(*(t.split('matrices ')[1].split() for t in together(SHARED, tmp_path)))
     assert shared == ('6', '4') and alone == ('10', '10') and max(map(float, apart)) < 1e-6
 
 def test_wrong_number_of_processes_is_refused(folder):
