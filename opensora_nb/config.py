@@ -76,16 +76,20 @@ def override(
         if isinstance(a, dict): pairs += a.items(); continue
         if '=' not in a: raise ValueError(f"an override is written name=value, not {a!r}; valid names: {', '.join(f.name for f in fields(cfg))}")
         pairs.append(a.split('=', 1))
-    for name, value in pairs: cfg = _set(cfg, name.strip().split('.'), value, name)
-    return cfg
+    return _set(cfg, [(name.strip().split('.'), value, name) for name, value in pairs])
 
-def _set(cfg, path, value, full):
-    types_, head = typing.get_type_hints(type(cfg)), path[0]
-    if head not in types_: raise _unknown(head, type(cfg).__name__, [f.name for f in fields(cfg)])
-    if len(path) == 1: return replace(cfg, **{head: parse_value(value, types_[head], full)})
-    inner = getattr(cfg, head)
-    if not is_dataclass(inner): raise ValueError(f"{full!r}: {head} is a single value and has no {path[1]!r} in it")
-    return replace(cfg, **{head: _set(inner, path[1:], value, full)})
+def _set(cfg, changes):
+    "All changes of a group at once, so that they are checked together; each is (path, value, whole name)"
+    types_, new, inner = typing.get_type_hints(type(cfg)), {}, {}
+    for (head, *rest), value, full in changes:
+        if head not in types_: raise _unknown(head, type(cfg).__name__, [f.name for f in fields(cfg)])
+        if not rest:
+            new[head] = parse_value(value, types_[head], full)
+            continue
+        if not is_dataclass(getattr(cfg, head)): raise ValueError(f"{full!r}: {head} is a single value and has no {rest[0]!r} in it")
+        inner.setdefault(head, []).append((rest, value, full))
+    new |= {head: _set(new.get(head, getattr(cfg, head)), more) for head, more in inner.items()}
+    return replace(cfg, **new)
 
 # %% ../nbs/00_start/02_config.ipynb #2d9b079c
 def to_dict(

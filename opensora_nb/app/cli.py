@@ -11,7 +11,13 @@ __all__ = ['LEVELS', 'COMMANDS', 'sample_options', 'sample', 'start_together', '
            'main']
 
 # %% ../../nbs/11_app/05_cli.ipynb #d03bb682
-import argparse, json, os, shlex, sys, warnings
+import sys
+
+# %% ../../nbs/11_app/05_cli.ipynb #0e88360c
+if __name__ == '__main__' and not getattr(sys.flags, 'safe_path', False): del sys.path[0]
+
+# %% ../../nbs/11_app/05_cli.ipynb #20d3c67d
+import argparse, json, os, shlex, warnings
 from pathlib import Path
 
 # %% ../../nbs/11_app/05_cli.ipynb #5ad20a0b
@@ -50,10 +56,10 @@ def start_together(
 ) -> int:           # exit code
     "Run a command in several processes that know of each other, and wait for them; Ctrl-C reaches all of them"
     import subprocess, torch
-    from opensora_nb.train.launch import PassOn
+    from opensora_nb.train.launch import PassOn, processes_calling
     env = dict(os.environ)
     if not torch.cuda.is_available(): env.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1)//processes)))
-    line = [sys.executable, '-c', 'from opensora_nb.train.launch import torchrun; torchrun()', '--standalone', '--nproc_per_node', str(processes), '-m', 'opensora_nb.app.cli', *argv]
+    line = [*processes_calling('opensora_nb.app.cli', 'main', processes), *argv]
     child = subprocess.Popen(line, env=env, start_new_session=True) # so that Ctrl-C comes once, from here
     with PassOn(child): return child.wait()
 
