@@ -9,7 +9,7 @@ __all__ = ['DEVICES', 'DTYPES', 'set_seed', 'rng_for', 'torch_rng', 'pick_device
            'repo_root', 'real_data', 'has_package', 'require']
 
 # %% ../nbs/00_start/01_core.ipynb #4e1906cd
-import os, random
+import hashlib, os, random
 from importlib import import_module, metadata
 from pathlib import Path
 import numpy as np, torch
@@ -26,7 +26,9 @@ def rng_for(
     *key:int, # what identifies the draw: seed, epoch, sample id, …
 ) -> np.random.Generator:
     "A numpy generator that depends on `key` alone: same key, same numbers, on any process and in any order"
-    return np.random.default_rng([int(k) % 2**32 for k in key])
+    key = [int(k) for k in key]
+    if all(0 <= k < 2**32 for k in key): return np.random.default_rng(key)
+    return np.random.default_rng(np.frombuffer(hashlib.sha256(repr(key).encode()).digest(), np.uint32)) # numpy starts from words of 32 bits
 
 def torch_rng(
     *key:int, # what identifies the draw

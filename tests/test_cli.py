@@ -25,7 +25,7 @@ def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     (['sample', '--prompt', 'a red circle', '--weights', 'tyni'], "weights 'tyni'"),
     (['sample', '--prompt', 'a red circle', '--num-frames', '0'], "'0' is not a length; use a number of frames from 1 on"),
     (['sample', '--prompt', 'a red circle', '--image-size', '60', '64'], 'height 60 is not a multiple of 8; try 56 or 64'),
-    (['sample', '--prompt', 'a red circle', '--num-sampling-steps', '0'], 'at least 1 step, not 0'),
+    (['sample', '--prompt', 'a red circle', '--num-sampling-steps', '0'], 'num_sampling_steps is 0; use 1 to 1000 steps'),
     (['sample', '--prompt', 'a red circle', '--device', 'gpu'], "unknown device 'gpu'"),
     (['sample', '--prompt-path', 'none.txt'], "prompt file 'none.txt' does not exist"),
     (['sample', '--prompt-path', 'empty.txt'], 'holds no prompt'),

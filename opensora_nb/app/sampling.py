@@ -6,10 +6,11 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/sampling.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'PRESETS', 'UNKNOWN_VAE', 'truth', 'sample_options', 'preset_of', 'SamplePlan', 'read_lines', 'clip_size',
-           'plan_sample', 'plan_cost', 'load_for', 'check_target', 'check_memory', 'check_todo', 'run_sample']
+           'file_rate', 'plan_sample', 'plan_cost', 'load_for', 'check_target', 'check_memory', 'check_todo',
+           'run_sample']
 
 # %% ../../nbs/11_app/03_sampling.ipynb #043f5bf3
-import argparse, math, os, re, warnings
+import argparse, os, re, warnings
 from pathlib import Path
 from dataclasses import dataclass, replace
 from ..config import add_options, from_options, load_config
@@ -193,6 +194,18 @@ def clip_size(
         raise ValueError(f"--aspect-ratio {args.aspect_ratio} needs a --resolution, such as 144p")
     return natural.image_size
 
+def file_rate(
+    args,             # what the parser read
+    cfg:SampleConfig, # filled
+) -> float:           # frames a second
+    "The rate of the files; `ValueError` for one that the format cannot say, before any work is done"
+    rate = cfg.fps/args.frame_interval if args.save_fps is None else args.save_fps
+    gif = args.format == 'gif' and cfg.num_frames > 1
+    most = 50 if gif else 1000
+    if 0.01 <= rate <= most: return rate
+    said = '--save-fps' if args.save_fps is not None else '--fps over --frame-interval' if args.frame_interval > 1 else '--fps'
+    raise ValueError(f"{said} is {rate:g}; {'a GIF' if gif else 'a file'} has 0.01 to {most} frames a second{', use --format mp4 for more' if gif and rate > most else ''}")
+
 def plan_sample(
     args, # from a parser with `sample_options`
 ) -> SamplePlan:
@@ -217,12 +230,9 @@ def plan_sample(
     rest = argparse.Namespace(**{k: v for k, v in vars(args).items() if k not in ('num_frames', 'image_size')})
     cfg = replace(from_options(SampleConfig, rest), num_frames=num_frames(args.num_frames) if args.num_frames is not None else None, image_size=clip_size(args, natural)).filled(natural)
     check_size(cfg.num_frames, *cfg.image_size)
-    if cfg.num_sampling_steps < 1: raise ValueError(f"--num-sampling-steps must be at least 1 step, not {cfg.num_sampling_steps}")
     for name in ('num_sample', 'batch_size', 'frame_interval'):
         if getattr(args, name) < 1: raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    if cfg.fps <= 0 or (args.save_fps is not None and args.save_fps <= 0): raise ValueError(f"frames a second must be above 0, not {cfg.fps if cfg.fps <= 0 else args.save_fps:g}")
-    if not (math.isfinite(cfg.cfg_scale) and 0 <= cfg.cfg_scale <= 100): raise ValueError(f"--cfg-scale is {cfg.cfg_scale:g}; use a number from 0 (no prompt) over 1 (the prompt as it is) to about 10")
-    if not (math.isfinite(cfg.fps) and cfg.fps <= 1000 and (args.save_fps is None or math.isfinite(args.save_fps) and args.save_fps <= 1000)): raise ValueError("frames a second must be a number up to 1000")
+    save_fps = file_rate(args, cfg)
     pick_dtype(args.dtype or 'auto', pick_device(args.device))
     if long.loop < 1: raise ValueError(f"--loop is {long.loop}; it is the number of rounds, 1 or more")
     if long.loop == 1 and long.condition_frame_length is not None: warnings.warn("--condition-frame-length has no effect without --loop 2 or more")
@@ -232,7 +242,7 @@ def plan_sample(
                      (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread, *['int8']*(args.linears == 'int8')))
     tiling = Tiling(spread=args.vae_spread, tile=args.vae_tile) if args.vae_tile or args.vae_spread else None
     if tiling: tiling.check(VideoVAEConfig())
-    plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, args.save_fps or cfg.fps/args.frame_interval, tiling, args)
+    plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, save_fps, tiling, args)
     shared = plan.shared_latents                                        # says at once where rounds cannot be joined
     check_rounds([j.spec for j in plan.todo if j.k == 0], long.loop, shared, len(latent_spans(UNKNOWN_VAE, cfg.num_frames)))
     for j in plan.todo:

@@ -19,7 +19,7 @@ from ..data.captions import clean_prompt, score_text
 from ..data.video_io import write_video
 from .condition import read_reference
 from .long import LongConfig, rounds
-from .pipeline import SampleConfig
+from .pipeline import SampleConfig, check_setting
 from ..text.prompts import PromptSpec, parse_prompt_spec, sample_name
 from ..text.refine import refine_spec
 
@@ -103,6 +103,7 @@ def plan_jobs(
     if num_sample < 1: raise ValueError(f"num_sample is {num_sample}; it is the number of clips of each prompt, 1 or more")
     for what, given in (('reference_path', references), ('mask_strategy', masks)):
         if given and len(given) != len(lines): raise ValueError(f"{len(given)} entries of {what} for {len(lines)} prompts; give one for each, '' for none")
+    for k in (0, num_sample - 1): check_setting('seed', seed + k)
     jobs, names = [], {}
     for j, (i, line) in enumerate(lines):
         try: spec = parse_prompt_spec(line, *(g[j] if g else None for g in (references, masks)))
