@@ -287,10 +287,10 @@ def data(args):
         buckets = Buckets.named(args.buckets)
         sizes = read_sizes(args.paths[0])
         print(plan_buckets(sizes, buckets, args.frame_interval, args.seed, args.epoch, args.world)._repr_markdown_()); return
-    from opensora_nb.data.video_io import probe
+    from opensora_nb.data.video_io import probe_frames
     bad = 0
     for path in args.paths:
-        try: print(f"{path}: {probe(path)}")
+        try: print(f"{path}: {probe_frames(path)}")
         except (ValueError, FileNotFoundError) as e: bad += 1; print(f"{path}: cannot be used: {e}")
     if bad: print(f"{bad} of {len(args.paths)} files cannot be used")
     return int(bad == len(args.paths))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from .dataset import table_rows
 from .sizes import closest_ratio, num_pixels, num_tokens, shapes_of
-from .video_io import is_image, is_video, iter_video, probe, read_image
+from .video_io import is_image, is_video, iter_frames, probe_frames
 
 # %% ../../nbs/01_data/07_bucket.ipynb #804a2537
 V12_STAGE1 = { # Open-Sora 1.2, first stage: resolution -> frames -> (keep or (keep, try), clips in a batch)
@@ -239,10 +239,11 @@ def file_size(
     count:bool=False, # decode all frames: true also where the header lies, and an error where a frame is broken
 ) -> tuple:           # frames, height, width
     "How large a clip is; `ValueError` for a file that cannot be read"
-    if is_image(path): return 1, *read_image(path).shape[:2]
-    if not count: i = probe(path); return i.num_frames, i.height, i.width
+    if not count:
+        info = probe_frames(path)
+        return info.num_frames, info.height, info.width
     n, size = 0, ()
-    for n, frame in enumerate(iter_video(path), 1): size = frame.shape[:2]
+    for n, frame in enumerate(iter_frames(path), 1): size = frame.shape[:2]
     if not n: raise ValueError(f"{Path(path).name} holds no frame")
     return n, *size
 

@@ -21,7 +21,7 @@ from ..config import opt, override
 from ..core import rng_for
 from .worlds import captions_of, draw_world, render_world
 from .transforms import resize_crop_to_fill, temporal_crop
-from .video_io import DEFAULT_FPS, ReadReport, is_image, is_video, iter_video, probe, read_image, read_video
+from .video_io import DEFAULT_FPS, ReadReport, is_image, is_video, iter_frames, probe_frames, read_frames
 
 # %% ../../nbs/01_data/06_dataset.ipynb #dd65e8e3
 class ClipSource(Protocol):
@@ -126,7 +126,7 @@ class ClipFiles:
     KEEP = 1<<29 # bytes of memory for files longer than a clip, kept whole at clip size
     def __init__(self,
         files:list,                  # of (path, list of captions)
-        num_frames:int=17,           # frames of a clip; a picture is repeated
+        num_frames:int=17,           # frames of a clip; a still is repeated
         image_size:tuple=(64, 64),   # height, width
         frame_interval:int=1,        # take every k-th frame
         seed:int=0,                  # for the random windows and captions
@@ -144,8 +144,9 @@ class ClipFiles:
     def texts(self, i): return self.files[i][1]
     def test_prompts(self, n): return [] # no program knows what these clips should show
     def info(self, p):
-        if p not in self.infos: self.infos[p] = probe(p)
+        if p not in self.infos: self.infos[p] = probe_frames(p)
         return self.infos[p]
+    def still(self, p): return is_image(p) and self.info(p).num_frames == 1 # an animated picture is a clip
     def _rng(self, i, epoch, what): return rng_for(self.seed, epoch, zlib.crc32(self.path(i).name.encode()), what)
 
     def window(self,
@@ -157,31 +158,31 @@ class ClipFiles:
 
     def clip(self, i, epoch=0):
         p = self.path(i)
-        if is_image(p): return resize_crop_to_fill(read_image(p)[None], self.image_size).repeat(self.num_frames, 0)
+        if self.still(p): return resize_crop_to_fill(read_frames(p), self.image_size).repeat(self.num_frames, 0)
         at, whole = self.window(i, epoch), self.whole(p)
         if whole is not None: return whole[at]
-        return resize_crop_to_fill(read_video(p, int(at[0]), self.num_frames, self.frame_interval), self.image_size)
+        return resize_crop_to_fill(read_frames(p, int(at[0]), self.num_frames, self.frame_interval), self.image_size)
 
     def whole(self, p): # all frames of a file at clip size, or None where it is one clip long or memory is used up
         n, (h, w) = self.info(p).num_frames, self.image_size
         if p not in self.kept and n > self.num_frames and n*h*w*3 <= self.left:
-            frames = np.concatenate([resize_crop_to_fill(f[None], (h, w)) for f in iter_video(p)])
+            frames = np.concatenate([resize_crop_to_fill(f[None], (h, w)) for f in iter_frames(p)])
             self.kept[p] = frames; self.left -= frames.nbytes
         return self.kept.get(p)
 
     def fps_of(self, i):
         if self.num_frames == 1: return IMG_FPS
-        return self.fps if is_image(self.path(i)) else self.info(self.path(i)).fps/self.frame_interval
+        return self.fps if self.still(self.path(i)) else self.info(self.path(i)).fps/self.frame_interval
 
     @cached_property
     def fps(self): # what most files have
-        rates = [self.info(p).fps for p, _ in self.files if not is_image(p)]
+        rates = [self.info(p).fps for p, _ in self.files if not self.still(p)]
         return float(np.median(rates or [DEFAULT_FPS]))/self.frame_interval
 
     @cached_property
     def repeatable(self): # true if no file is longer than its clip
         span = (self.num_frames-1)*self.frame_interval + 1
-        return all(is_image(p) or self.info(p).num_frames == span for p, _ in self.files)
+        return all(self.still(p) or self.info(p).num_frames == span for p, _ in self.files)
 
     def __getitem__(self, i): return self.sample(i)
     def sample(self,
