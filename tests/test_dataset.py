@@ -103,70 +103,74 @@ from test_dataset import TinyVAE, ToySource, build_features
 class Slow(TinyVAE):
     def encode(self, x, sample=False): time.sleep(0.2); return super().encode(x)
 Slow.__name__ = 'TinyVAE'
-build_features(ToySource(40, image_size=(16, 16)), Slow(), {out!r}, batch_size=4, shard=8, progress=False)
+build_features(ToySource(40, image_size=(16, 16)), Slow(), {out!r}, batch_size=4, flush=0.3, progress=False)
 '''
 
-def test_killed_build_goes_on(tmp_path):
-    "SIGKILL in the middle: finished shards stay as they are, the rest is made, the result is that of an undisturbed run"
+def test_killed_build_goes_on(tmp_path, capsys):
+    "SIGKILL in the middle: what was written stays as it is, the rest is made, the result is that of an undisturbed run"
     src, out = ToySource(40, image_size=(16, 16)), tmp_path/'f'
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     p = subprocess.Popen([sys.executable, '-c', SCRIPT.format(tests=str(ROOT/'tests'), out=str(out))], env=env)
     until = time.time() + 120
-    while not (out/'latents-00001.safetensors').exists():
+    while len(list(out.glob('*/latents-*'))) < 2:
         assert time.time() < until and p.poll() is None
         time.sleep(.02)
     p.send_signal(signal.SIGKILL); p.wait()
-    kept = {f.name: f.stat().st_mtime_ns for f in out.glob('latents-*.safetensors')}
-    assert 2 <= len(kept) < 5
-    with pytest.raises(ValueError, match=f'{len(kept)} of 5 files are there'): Features(out)
-    with warnings.catch_warnings(): warnings.simplefilter('error'); build_features(src, TinyVAE(), out, batch_size=4, shard=8, progress=False)
-    assert all((out/n).stat().st_mtime_ns == t for n, t in kept.items())
-    a, b = Features(out), Features(build_features(src, TinyVAE(), tmp_path/'g', batch_size=4, shard=8, progress=False))
+    kept = {f: f.stat().st_mtime_ns for f in out.glob('*/latents-*')}; entry, = {f.parent for f in kept}
+    done = sum(int(f.name.split('-')[2]) - int(f.name.split('-')[1]) for f in kept)
+    assert 2 <= len(kept) and 0 < done < 40
+    with pytest.raises(ValueError, match=f'{done} of 40 latents are there'): Features(entry)
+    with warnings.catch_warnings(): warnings.simplefilter('error'); build_features(src, TinyVAE(), out, batch_size=4, progress=False)
+    assert f'latents: {done} of 40 are there already' in capsys.readouterr().err
+    assert all(f.stat().st_mtime_ns == t for f, t in kept.items()) and not list(entry.glob('.*.part'))
+    a, b = Features(entry), Features(build_features(src, TinyVAE(), tmp_path/'g', batch_size=4, progress=False))
     assert torch.equal(a.latents, b.latents) and all(a.texts(i) == b.texts(i) for i in range(40))
 
 SHARED = """
 import sys
 from accelerate import PartialState
 from test_dataset import TinyVAE, ToySource, build_features
+import opensora_nb.train.features as features
+features.BLOCK = 8
 class Counted(TinyVAE):
     clips = 0
     def encode(self, x, sample=False): Counted.clips += len(x); return super().encode(x)
 Counted.__name__ = 'TinyVAE'
-build_features(ToySource(40, image_size=(16, 16)), Counted(), sys.argv[1], batch_size=4, shard=8, progress=False, state=PartialState(cpu=True)); print('clips', Counted.clips)
+where = build_features(ToySource(40, image_size=(16, 16)), Counted(), sys.argv[1], batch_size=4, progress=False, state=PartialState(cpu=True)); print('clips', Counted.clips, where)
 """
 
 @pytest.mark.parametrize('disk', ['shared', 'own'])
 def test_processes_share_the_encoding(tmp_path, disk):
-    "Files one and three of five are the second process's; a machine that does not see the other's files makes them itself; clips of before are thrown away once"
-    build_features(ToySource(16, seed=9, image_size=(16, 16)), TinyVAE(), tmp_path/'0', batch_size=4, shard=8, progress=False)
+    "Blocks one and three of five are the second process's; a machine that does not see the other's files makes them itself; clips of before stay"
+    before = build_features(ToySource(16, seed=9, image_size=(16, 16)), TinyVAE(), tmp_path/'0', batch_size=4, progress=False)
     folder = lambda rank: str(tmp_path/('0' if disk == 'shared' else str(rank)))
     said = together(SHARED, tmp_path, lambda r: [folder(r)], lambda r: r if disk == 'shared' else 0)
-    assert [int(s.split('clips ')[1]) for s in said] == ([24, 16] if disk == 'shared' else [40, 40])
-    alone = Features(build_features(ToySource(40, image_size=(16, 16)), TinyVAE(), tmp_path/'g', batch_size=4, shard=8, progress=False))
-    for r in (0, 1): assert torch.equal(Features(folder(r)).latents, alone.latents) and Features(folder(r)).texts(39) == alone.texts(39)
+    count, where = zip(*(s.split('clips ')[1].split() for s in said))
+    assert [int(c) for c in count] == ([24, 16] if disk == 'shared' else [40, 40])
+    alone = Features(build_features(ToySource(40, image_size=(16, 16)), TinyVAE(), tmp_path/'g', batch_size=4, progress=False))
+    for w in where: assert torch.equal(Features(w).latents, alone.latents) and Features(w).texts(39) == alone.texts(39)
+    assert len(Features(before)) == 16
 
 def test_features_of_files(folder):
     src = open_source(folder/'meta.csv', num_frames=8, image_size=(16, 16), progress=False)
     f = Features(build_features(src, TinyVAE(), folder/'feats', progress=False))
     assert f.latents.shape == (2, 4, 2, 2, 2) and f.texts(1) == ['two'] and f.fps.tolist() == [10, 10]
 
-def test_changes_are_noticed(tmp_path):
+def test_what_differs_gets_a_place_of_its_own(tmp_path):
+    "Another VAE, other clips or another format never replace latents that are there"
     src, other = ToySource(4, image_size=(16, 16)), TinyVAE()
     with torch.no_grad(): other.conv.bias += 1e-3
-    build_features(src, TinyVAE(), tmp_path, progress=False)
-    before = (tmp_path/'latents-00000.safetensors').stat().st_mtime_ns
-    build_features(src, TinyVAE(), tmp_path, progress=False)
-    assert (tmp_path/'latents-00000.safetensors').stat().st_mtime_ns == before          # nothing to do, nothing done
-    with pytest.warns(UserWarning, match='another VAE; computing'): build_features(src, other, tmp_path, progress=False)
-    with pytest.warns(UserWarning, match='other clips; computing'): build_features(ToySource(4, seed=9, image_size=(16, 16)), other, tmp_path, progress=False)
-    with pytest.warns(UserWarning, match='other settings'): build_features(ToySource(4, seed=9, image_size=(16, 16)), other, tmp_path, shard=2, progress=False)
-    assert len(Features(tmp_path)) == 4
+    build = lambda src, vae, **how: build_features(src, vae, tmp_path, progress=False, **how)
+    first = build(src, TinyVAE()); file, = first.glob('latents-*'); before = file.stat().st_mtime_ns
+    assert build(src, TinyVAE()) == first and file.stat().st_mtime_ns == before          # nothing to do, nothing done
+    more = [build(src, other), build(ToySource(4, seed=9, image_size=(16, 16)), other), build(src, TinyVAE(), dtype=torch.bfloat16), build(ToySource(5, image_size=(16, 16)), TinyVAE())]
+    assert len({first, *more}) == 5 and file.stat().st_mtime_ns == before and [len(Features(f)) for f in (first, *more)] == [4, 4, 4, 4, 5]
 
 def test_overflow_is_said(tmp_path):
     big = TinyVAE()
     with torch.no_grad(): big.conv.bias += 1e6
     with pytest.raises(ValueError, match='NaN or numbers beyond 65504'): build_features(ToySource(2, image_size=(16, 16)), big, tmp_path, progress=False)
-    assert not list(tmp_path.glob('latents-*'))
+    assert not list(tmp_path.rglob('latents-*'))
 
 def test_full_disk(tmp_path, monkeypatch):
     "One sentence, and no half file"
@@ -177,6 +181,6 @@ def test_full_disk(tmp_path, monkeypatch):
         if 'latents' in self.name: real(self, data[:10]); raise OSError(28, 'No space left on device')
         return real(self, data)
     monkeypatch.setattr(io_.Path, 'write_bytes', full)
-    with pytest.raises(OSError, match='No space left'): build()
-    assert [f.name for f in (tmp_path/'f').iterdir()] == ['index.json']
+    with pytest.raises(OSError, match='latents.*No space left.* 0 of 2 latents are encoded and stay; osnb data features .* --clear unused'): build()
+    assert not list((tmp_path/'f').rglob('*latents-*'))
     monkeypatch.undo(); assert len(Features(build())) == 2

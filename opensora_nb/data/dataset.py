@@ -9,7 +9,7 @@ __all__ = ['IMG_FPS', 'ClipSource', 'mixture', 'ToySource', 'table_rows', 'read_
            'folder_source', 'DataConfig', 'find_data', 'open_data', 'open_source']
 
 # %% ../../nbs/01_data/06_dataset.ipynb #ad46cb80
-import copy, csv, hashlib, io, zlib
+import copy, csv, hashlib, io, os, zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,8 @@ class ClipSource(Protocol):
     def fps_of(self, i:int) -> float: "Frames a second of clip i as returned"
     def test_prompts(self, n:int) -> list[str]: "n prompts for things never trained on, where a program can judge the answer; else none"
     def fingerprint(self) -> str: "Equal for equal content; what was computed from this source stays valid as long as it does"
+    def clips_fingerprint(self, ids=None) -> str: "The same of these clips (none: all) without their captions; a source without this method counts the captions in"
+    def describe(self) -> str: "A few words for lists"
 
 # %% ../../nbs/01_data/06_dataset.ipynb #6da26be6
 def mixture(level): # 'core' or 'core:0.7,full:0.3' -> names and cumulative shares
@@ -76,6 +78,12 @@ class ToySource:
         h = hashlib.sha256(repr(self).encode())
         for i in range(min(4, self.n)): h.update(self.clip(i).tobytes() + repr(self.texts(i)).encode()) # notices a changed renderer
         return h.hexdigest()[:16]
+    def clips_fingerprint(self, ids=None):
+        ids = list(range(self.n) if ids is None else ids)
+        h = hashlib.sha256(repr((replace(self, n=0), ids)).encode())
+        for i in ids[:4]: h.update(self.clip(i).tobytes())
+        return h.hexdigest()[:16]
+    def describe(self): return f"toy {self.level}, seed {self.seed}{'' if self.split == 'train' else f', {self.split}'}"
 
 # %% ../../nbs/01_data/06_dataset.ipynb #98f52100
 def table_rows(
@@ -220,6 +228,24 @@ def fingerprint(self:ClipFiles) -> str:
     h = hashlib.sha256(repr((self.num_frames, self.image_size, self.frame_interval, self.seed)).encode())
     for p, texts in self.files: h.update(repr((p.name, texts)).encode() + _ends(p))
     return h.hexdigest()[:16]
+
+@patch
+def clips_fingerprint(self:ClipFiles,
+    ids=None, # numbers of the clips; none: all
+) -> str:
+    "Changes with the pixels of these clips, not with their captions"
+    h = hashlib.sha256(repr((self.num_frames, self.image_size)).encode())
+    for i in range(len(self)) if ids is None else ids:
+        p = self.path(i)
+        frames = [] if is_image(p) else self.window(i).tolist()
+        h.update(repr((p.name, p.stat().st_mtime_ns, frames, self.fps_of(i))).encode() + _ends(p))
+    return h.hexdigest()[:16]
+
+@patch
+def describe(self:ClipFiles) -> str:
+    "The folder that all files are in"
+    try: return f"files of {os.path.commonpath([p.parent.absolute() for p, _ in self.files])}"
+    except ValueError: return f"files of {self.path(0).parent} and elsewhere" # on several drives
 
 # %% ../../nbs/01_data/06_dataset.ipynb #282912ba
 class ClipTable(ClipFiles):

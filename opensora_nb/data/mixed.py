@@ -60,6 +60,10 @@ class Part:
     def fps_of(self, i): return self.source.fps_of(self.ids[i])
     def test_prompts(self, n): return self.source.test_prompts(n)
     def fingerprint(self): return f'{self.source.fingerprint()} {zlib.crc32(repr(self.ids).encode()):08x}'
+    def clips_fingerprint(self, ids=None):
+        own = self.ids if ids is None else [self.ids[i] for i in ids]
+        return self.source.clips_fingerprint(own) if hasattr(self.source, 'clips_fingerprint') else self.fingerprint()
+    def describe(self): return self.source.describe() if hasattr(self.source, 'describe') else type(self.source).__name__
 
 class Mixed:
     "A source whose clips come in many sizes, and the batches of it"

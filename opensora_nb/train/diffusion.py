@@ -6,10 +6,10 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/diffusion.html.md"""
 
 # %% auto #0
 __all__ = ['TIMES', 'mask_shares', 'bucket_shares', 'T2VTrain', 'TextToVideo', 'draw', 'draw_frames', 'stdit3_of', 'any_vae',
-           'T2VTask']
+           'name_of_encoder', 'make_room', 'T2VTask']
 
 # %% ../../nbs/10_train/04_diffusion.ipynb #ed8b62d0
-import json
+import hashlib, json, math, sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,9 +33,10 @@ from ..text.encoders import T5Text, TinyText, tiny_text
 from ..vae.released import load_released_vae
 from ..sample.pipeline import IMG_FPS, Natural, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
 from ..metrics.objects import score_world
-from .features import Features, TextFeatures, build_features, build_text
+from .features import TextFeatures, build_text, open_features
 from .loop import Task, TrainConfig
 from .state import latest
+from .store import old_layout, trim
 
 # %% ../../nbs/10_train/04_diffusion.ipynb #a6e0961b
 TIMES = ('uniform', 'logit-normal')
@@ -70,7 +71,8 @@ class T2VTrain(TrainConfig):
     data:DataConfig = DataConfig()
     vae_weights:str = opt('tiny', "the autoencoder: an embedded name, a run folder, a folder of weights or a released one")
     text_weights:str = opt('', "a frozen T5, by folder or address on Hugging Face; captions are encoded once. Empty: a small encoder that learns along")
-    features:str = opt('', "folder for latents computed once; empty: OUT/features")
+    features:str = opt('', "folder for latents computed once, which runs share; empty: OUT/features")
+    features_gb:float = opt(20., "size in GB above which stored latents that no run uses are deleted, the one unused for longest first; 0: no limit")
     times:str = opt('logit-normal', "how diffusion times are drawn: uniform or logit-normal")
     shift:bool = opt(True, "shift times towards noise by size and length, as when sampling")
     base_pix:int = opt(64*64, "pixels at which a single frame is not shifted")
@@ -100,6 +102,7 @@ class T2VTrain(TrainConfig):
         if not 0 <= self.retell <= 1: raise ValueError(f"retell is a share in [0, 1], not {self.retell}")
         if self.text_weights and self.retell: raise ValueError("retell makes up captions while training, and a frozen text encoder has to see them before; use retell=0")
         if self.train_only: read_parts(self.train_only)
+        if not 0 <= self.features_gb < math.inf: raise ValueError(f"features_gb is a size in GB, not {self.features_gb}; try 20, or 0 for no limit")
         if self.lora < 0: raise ValueError(f"lora is the rank of an adapter, not {self.lora}; use 8, or 0 for none")
         if self.lora and self.train_only: raise ValueError(f"lora={self.lora} trains an adapter alone and train_only={self.train_only} a part of the weights; give one of them")
         if (self.lora or self.train_only) and self.shard != 'no': raise ValueError("lora and train_only were not tried with shard=fsdp2; use shard=no")
@@ -153,7 +156,7 @@ def stdit3_of(where): # the folder that `load_stdit3` reads: a run's, or the giv
     except FileNotFoundError: return where
     return folder/'stdit3' if (folder/'stdit3').is_dir() else where
 
-def any_vae(cfg): # the autoencoder that `init` comes with, or `vae_weights`: of this kit, or released
+def any_vae(cfg): # the autoencoder that `init` comes with, or `vae_weights`: of this kit, or released; it knows from where
     for where in filter(None, (cfg.init, cfg.vae_weights)):
         try: there = (find_weights(where)/'vae').is_dir()
         except FileNotFoundError:
@@ -162,6 +165,21 @@ def any_vae(cfg): # the autoencoder that `init` comes with, or `vae_weights`: of
         if there: return load_vae(where)
     if there is None: return load_released_vae(cfg.vae_weights).float()
     raise FileNotFoundError(f"vae_weights={cfg.vae_weights} holds no autoencoder (no folder 'vae' in it)")
+
+def name_of_encoder(where): # with the dates of its files, so that other weights in the same folder are another encoder
+    files = sorted(p for p in Path(where).glob('*') if p.is_file())
+    dates = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return f'{where} {hashlib.sha256(repr(dates).encode()).hexdigest()[:8]}' if files else where
+
+def make_room(
+    store:Path, # of latents and texts
+    gb:float,   # how large it may be; 0: as large as it likes
+):
+    "Delete what no run uses where a store has become too large, and say so; say what an earlier version left there"
+    for k in trim(store, gb): print(f"{store} is larger than features_gb={gb:g}; deleted, unused for longest: {k}", file=sys.stderr)
+    if old := old_layout(store):
+        size = sum(f.stat().st_size for f in old)/1e6
+        print(f"note: {store} also holds {len(old)} files ({size:.1f} MB) of an earlier version, which are not read; osnb data features {store} --clear unused deletes them", file=sys.stderr)
 
 class T2VTask(Task):
     "Rectified flow on stored latents"
@@ -176,7 +194,8 @@ class T2VTask(Task):
         else: self.source = open_data(cfg.data)
         if self.mixed: self.stores = self.stored_sizes(cfg.batches or state.num_processes//cfg.sequence)
         else: features = self.stored(self.source); self.stores = {self.size: (features, range(len(features)))}
-        if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)), '_held')
+        if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)))
+        if state.is_main_process: make_room(self.store, cfg.features_gb)
         if cfg.pictures: self.to_pictures()
         self.texts = {i: f.texts(k) or [''] for f, row in self.stores.values() for k, i in enumerate(row)}
         if cfg.text_weights: # captions and prompts are encoded, then the encoder is let go
@@ -191,7 +210,9 @@ class T2VTask(Task):
         cfg = self.cfg
         texts = [''] + list(cfg.preview_prompts) + [t for i in self.texts for t in self.texts[i]] + self.asked() + (self.asked(confirm=True) if cfg.stop_at else [])
         if self.held is not None: texts += [t for i in range(len(self.held)) for t in self.held.texts(i)]
-        out = TextFeatures(build_text(texts, lambda: T5Text(cfg.text_weights, n, pick_dtype('auto', self.device), self.device), Path(cfg.features or Path(cfg.out)/'features')/'text', f'{cfg.text_weights} ({n} tokens)'))
+        dtype = pick_dtype('auto', self.device)
+        def encoder(): return T5Text(cfg.text_weights, n, dtype, self.device)
+        out = TextFeatures(build_text(texts, encoder, self.store, f'{name_of_encoder(cfg.text_weights)} ({n} tokens, {str(dtype)[6:]})'), texts)
         out.name, out.max_length = cfg.text_weights, n
         return out
 
@@ -203,18 +224,21 @@ class T2VTask(Task):
             if has != gives: raise ValueError(f"init={cfg.init} takes {has} {what}, but there are {gives}; choose the parts that were trained together")
         return model.train()
 
-    def stored(self, source, suffix=''): # all processes call this together
+    @property
+    def store(self): return Path(self.cfg.features or Path(self.cfg.out)/'features') # where latents and texts lie, by content
+
+    def stored(self, source): # all processes call this together
         from accelerate import PartialState
-        path = Path(self.cfg.features or Path(self.cfg.out)/'features')
-        return Features(build_features(source, self.vae, Path(f'{path}{suffix}'), device=self.device,
-                                       dtype=torch.bfloat16 if fast_bf16(self.device) else torch.float32, state=PartialState()))
+        cfg = self.cfg
+        return open_features(source, self.vae, self.store, device=self.device, dtype=torch.bfloat16 if fast_bf16(self.device) else torch.float32,
+                             state=PartialState(), vae_name=cfg.init or cfg.vae_weights)
 
     def stored_sizes(self, a_step): # size -> (latents of the clips that this run will want in it, clip -> row)
         need, there = self.mixed.needed(self.cfg.steps*a_step, a_step), latest(self.cfg.folder) if self.cfg.resume else None
         if there: # on as many batches a step as before, these are among them
             at = json.loads((there/'state.json').read_text())
             for size, ids in self.mixed.needed((self.cfg.steps - at['step'])*a_step, a_step, **at.get('data', {})).items(): need[size] = sorted({*need.get(size, ()), *ids})
-        return {size: (self.stored(self.mixed.part(size, ids), '/' + 'x'.join(map(str, size))), {i: k for k, i in enumerate(ids)}) for size, ids in need.items()}
+        return {size: (self.stored(self.mixed.part(size, ids)), {i: k for k, i in enumerate(ids)}) for size, ids in need.items()}
 
     def to_pictures(self): # the first latent of a chunk is its first frame alone
         for stored in filter(None, (self.stores[self.size][0], self.held)): stored.latents, stored.fps = stored.latents[:, :, :1].clone(), torch.full_like(stored.fps, IMG_FPS)
