@@ -7,8 +7,8 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/cli.html.md"""
 # %% auto #0
 __all__ = ['LEVELS', 'COMMANDS', 'sample_options', 'sample', 'start_together', 'train_options', 'truth', 'say_run', 'train',
            'search_options', 'search_batch', 'plan_options', 'read_sizes', 'plan', 'eval_options', 'evaluate',
-           'following', 'honest', 'demo_options', 'demo', 'data_options', 'data', 'doctor_options', 'look', 'doctor',
-           'main']
+           'following', 'honest', 'demo_options', 'demo', 'data_options', 'stored_features', 'data', 'doctor_options',
+           'look', 'doctor', 'main']
 
 # %% ../../nbs/11_app/05_cli.ipynb #d03bb682
 import sys
@@ -260,8 +260,8 @@ def demo(args):
 
 # %% ../../nbs/11_app/05_cli.ipynb #d9dc9c0f
 def data_options(p):
-    p.add_argument('what', choices=('shapes', 'sprites', 'probe', 'plan'), help="shapes: write toy clips with a metadata.csv; sprites: unpack an .npz of labelled sprites; probe: say what files hold; plan: which bucket each clip goes to")
-    p.add_argument('paths', nargs='+', metavar='PATH', help="the folder to write (shapes), the .npz and the folder to write (sprites), the files to look at (probe), or a table or folder of clips (plan)")
+    p.add_argument('what', choices=('shapes', 'sprites', 'probe', 'plan', 'features'), help="shapes: write toy clips with a metadata.csv; sprites: unpack an .npz of labelled sprites; probe: say what files hold; plan: which bucket each clip goes to; features: which latents are stored")
+    p.add_argument('paths', nargs='*', metavar='PATH', help="the folder to write (shapes), the .npz and the folder to write (sprites), the files to look at (probe), a table or folder of clips (plan), or a store of latents or the folder of runs it lies in (features; default: runs)")
     p.add_argument('--num', type=int, default=32, metavar='N', help="clips to write (default: 32)")
     p.add_argument('--level', default='core', choices=LEVELS[:2], help="toy world level (default: core)")
     p.add_argument('--seed', type=int, default=0, help="seed of the clips, or of a plan's draws (default: 0)")
@@ -269,9 +269,27 @@ def data_options(p):
     p.add_argument('--frame-interval', type=int, default=1, metavar='N', help="plan: take every n-th frame (default: 1)")
     p.add_argument('--epoch', type=int, default=0, help="plan: which pass; each draws anew (default: 0)")
     p.add_argument('--world', type=int, default=1, metavar='N', help="plan: processes that share the batches (default: 1)")
+    p.add_argument('--clear', metavar='WHAT', help="features: delete the latents of this key, unused (all that no run uses) or all")
+
+def stored_features(args):
+    "List stored latents and texts, or delete some"
+    from opensora_nb.train.store import clear, kept, old_layout
+    if len(args.paths) > 1: raise ValueError(f"osnb data features takes one folder, not {len(args.paths)}")
+    given = Path(args.paths[0] if args.paths else 'runs')
+    root = given/'features' if (given/'features').is_dir() else given
+    if not root.is_dir(): raise FileNotFoundError(f"there is no folder {root}; give the store of latents or the folder of runs that it lies in")
+    if args.clear:
+        gone = clear(root, args.clear)
+        print(*(f"deleted {k}" for k in gone), f"{len(gone)} deleted, {sum(k.size for k in gone)/1e6:.1f} MB", sep='\n')
+    there, old = kept(root), old_layout(root)
+    print(f"{root}: {len(there)} stored, {sum(k.size for k in there)/1e6:.1f} MB", *there, sep='\n')
+    if old: print(f"{len(old)} files ({sum(f.stat().st_size for f in old)/1e6:.1f} MB) of an earlier version, which are not read; --clear unused deletes them")
 
 def data(args):
     "Make toy data, or look at files"
+    if args.clear and args.what != 'features': raise ValueError(f"--clear deletes stored latents; use it as osnb data features --clear {args.clear}")
+    if args.what == 'features': return stored_features(args)
+    if not args.paths: raise ValueError(f"osnb data {args.what} needs a path; see osnb data --help")
     if args.what == 'shapes':
         from opensora_nb.data.toy import write_dataset
         print(write_dataset(args.paths[0], args.num, level=args.level, seed=args.seed)); return

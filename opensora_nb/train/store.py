@@ -245,9 +245,9 @@ def kept(
     root:str|Path, # a store
 ) -> list[Kept]:   # the last used first
     "What a store holds"
-    if not Path(root).is_dir(): return []
-    with Store(root).guard():
-        out = [_look(p) for p in Path(root).iterdir() if re.fullmatch('[0-9a-f]{12}', p.name) and p.is_dir()]
+    def entries(): return [p for p in Path(root).glob('[!.]*') if re.fullmatch('[0-9a-f]{12}', p.name) and p.is_dir()]
+    if not entries(): return []
+    with Store(root).guard(): out = [_look(p) for p in entries()]
     return sorted(out, key=lambda k: -k.used)
 
 def trim(
