@@ -8,7 +8,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/cli.html.md"""
 __all__ = ['LEVELS', 'COMMANDS', 'sample_options', 'sample', 'start_together', 'train_options', 'truth', 'say_run', 'train',
            'search_options', 'search_batch', 'plan_options', 'read_sizes', 'plan', 'eval_options', 'evaluate',
            'following', 'honest', 'demo_options', 'demo', 'data_options', 'stored_features', 'data', 'doctor_options',
-           'look', 'doctor', 'main']
+           'try_to_load', 'look', 'look_at_parts', 'doctor', 'main']
 
 # %% ../../nbs/11_app/05_cli.ipynb #d03bb682
 import sys
@@ -317,27 +317,55 @@ def data(args):
 def doctor_options(p):
     p.add_argument('weights', nargs='?', default='tiny', help="an embedded name, a run folder, a file or folder of weights, or an address on Hugging Face that is in the cache (default: tiny)")
 
-def look(path, indent='  '):
-    "Print what weights are and whether they load; True if they do"
+def try_to_load(path, kind):
+    "What can be said of weights of this kind once they are loaded, '' if no class of this kit loads them; `ValueError` where they do not load"
     from opensora_nb.models.zoo import ZOO, compare_presets, load_stdit3
     from opensora_nb.models.stdit3 import stdit3_tiny
+    from opensora_nb.text.encoders import TinyText
     from opensora_nb.vae.released import VAE_UNTOLD, load_released_vae
     from opensora_nb.vae.video import video_vae_narrow, video_vae_tiny, video_vae_v12
-    from opensora_nb.weights import describe
+    if kind.startswith('STDiT3'):
+        lines = compare_presets(load_stdit3(path).cfg, {**{k: e.preset() for k, e in ZOO.items()}, 'stdit3_tiny': stdit3_tiny()})
+    elif kind.startswith('VideoVAE'):
+        presets = dict(video_vae_v12=video_vae_v12(), video_vae_tiny=video_vae_tiny(), video_vae_narrow=video_vae_narrow())
+        lines = compare_presets(load_released_vae(path).cfg, presets, (*VAE_UNTOLD, 'shift', 'scale'))
+    elif kind.startswith('PixArt'): return "an STDiT3 can start from it: load_stdit3 of opensora_nb.models.zoo"
+    elif kind.startswith('TinyText'):
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        if not (folder/'config.json').is_file(): return "its vocabulary, config.json, is not beside it"
+        lines = [f"it knows {len(TinyText.load(folder).cfg.words)} words"]
+    else: return ''
+    return '\n'.join(['it loads', *([l for l in lines if l.startswith('fits')] or lines)])
+
+def look(path, indent='  '):
+    "Print what weights are and whether they load; True if they do"
+    from opensora_nb.weights import check_finite, describe, read_state
     def say(text): print(*(indent + l for l in str(text).splitlines()), sep='\n')
-    lines = []
     try:
-        info = describe(path); say(info)
-        if info.kind.startswith('STDiT3'): lines = compare_presets(load_stdit3(path).cfg, {**{k: e.preset() for k, e in ZOO.items()}, 'stdit3_tiny': stdit3_tiny()})
-        elif info.kind.startswith('VideoVAE'):
-            presets = dict(video_vae_v12=video_vae_v12(), video_vae_tiny=video_vae_tiny(), video_vae_narrow=video_vae_narrow())
-            lines = compare_presets(load_released_vae(path).cfg, presets, (*VAE_UNTOLD, 'shift', 'scale'))
-        elif info.kind.startswith('PixArt'): say("an STDiT3 can start from it: load_stdit3 of opensora_nb.models.zoo")
-        elif not info.kind.startswith('TinyText'): say("no class of this kit loads it"); return False
-    except (ValueError, OSError) as e: say(f"does not load: {e}"); return False
-    fits = [l for l in lines if l.startswith('fits')]
-    if lines: say('\n'.join(['it loads', *(fits or lines)]))
-    return True
+        info = describe(path)
+        say(info)
+        check_finite(read_state(path, lazy=True), path)
+        said = try_to_load(path, info.kind)
+    except (ValueError, OSError) as e: said, good = f"does not load: {e}", False
+    else: good = bool(said)
+    say(said or "no class of this kit loads it")
+    return good
+
+def look_at_parts(folder, name):
+    "The same for a folder of weights: each part, and what it says of itself"
+    from opensora_nb.config import load_config
+    from opensora_nb.sample.pipeline import Natural, T5Note
+    good = True
+    for part in sorted(p.parent for p in folder.glob('*/model.safetensors')):
+        print(f"{name}, {part.name}:")
+        good &= look(part)
+    for file, kind in ((folder/'pipeline.json', Natural), (folder/'text'/'t5.json', T5Note)):
+        if not file.is_file(): continue
+        try: load_config(kind, file)
+        except ValueError as e:
+            print(f"  does not load: {e}")
+            good = False
+    return good
 
 def doctor(args):
     "Say what is installed here and what a set of weights is; check that every layout loads"
@@ -354,9 +382,7 @@ def doctor(args):
     except FileNotFoundError:
         if not ('/' in args.weights or Path(args.weights).exists()): raise
         print(f"{args.weights}:"); good = look(fetch(args.weights, download=False))
-    else:
-        good = True
-        for part in sorted(p.parent for p in folder.glob('*/model.safetensors')): print(f"{args.weights}, {part.name}:"); good &= look(part)
+    else: good = look_at_parts(folder, args.weights)
     print("self-check, a toy of each network saved in every layout and read back:")
     with tempfile.TemporaryDirectory() as tmp:
         both = zip(check_stdit3_layouts(Path(tmp)/'a').items(), check_vae_layouts(Path(tmp)/'b').values())

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from ..config import from_dict, save_config, to_dict
+from ..config import about, load_config, save_config, to_dict
 from ..core import require
-from ..weights import count_parameters, read_config, read_state, save_state
+from ..weights import check_finite, count_parameters, read_state, save_state
 
 # %% ../../nbs/04_models/09_adapters.ipynb #802914d4
 ATTENTION = ('attn.qkv', 'attn.proj', 'cross_attn.q_linear', 'cross_attn.kv_linear', 'cross_attn.proj')
@@ -179,11 +179,26 @@ def read_lora(
     folder = find_lora(folder)
     for name in ('lora.json', 'lora.safetensors'):
         if not (folder/name).is_file(): raise FileNotFoundError(f"{folder} holds no adapter: there is no {name}; give a folder written by save_lora, or a run that trains one")
-    d = read_config(folder/'lora.json')
-    try: lora = from_dict(Lora, d)
-    except TypeError as e: raise ValueError(f"{folder/'lora.json'} does not describe an adapter: {e}") from None
+    lora = load_config(Lora, folder/'lora.json')
     if not isinstance(lora.model, dict): raise ValueError(f"{folder/'lora.json'} does not say which model its adapter belongs to")
     return lora
+
+def _check_adapter(lora, state, model):
+    "`ValueError` for an adapter that was made for another model, or whose two files do not belong together"
+    net = transformer(model)
+    own = to_dict(net.cfg)
+    clash = [f"{k} {v}, this model has {own.get(k)}" for k, v in lora.model.items() if k != 'class_dropout_prob' and own.get(k) != v]
+    if clash: raise ValueError(f"the adapter was made for another model: {'; '.join(clash)}")
+    text = parts_of(model).get('text')
+    if lora.words and text is None: raise ValueError(f"the adapter brings the words {', '.join(lora.words)}, and {type(model).__name__} has no text encoder that can learn them")
+    want = {}
+    for k in chosen_linears(model, lora.layers):
+        layer = net.get_submodule(k)
+        want |= {f'{k}.A': (lora.rank, layer.in_features), f'{k}.B': (layer.out_features, lora.rank)}
+    if lora.words: want['words'] = (len(lora.words), text.dim)
+    if lost := sorted(set(want) ^ set(state)): raise ValueError(f"lora.safetensors {'lacks' if lost[0] in want else 'holds an unknown'} {lost[0]} ({len(lost)} such names); lora.json speaks of {len(want)} arrays, the file has {len(state)}")
+    for k, shape in want.items():
+        if tuple(state[k].shape) != shape: raise ValueError(f"{k} in lora.safetensors is {tuple(state[k].shape)}, lora.json and this model make it {shape}")
 
 @torch.no_grad()
 def load_lora(
@@ -191,24 +206,23 @@ def load_lora(
     folder:str|Path, # what `find_lora` takes
 ):                   # the same model, everything but the adapter frozen; see `merge_lora`
     "Read an adapter into a model; another size raises `ValueError` with both numbers, other weights of the same size a warning"
-    folder, net = find_lora(folder), transformer(model); lora, state = read_lora(folder), read_state(folder/'lora.safetensors'); own = to_dict(net.cfg)
-    clash = [f"{k} {v}, this model has {own.get(k)}" for k, v in lora.model.items() if k != 'class_dropout_prob' and own.get(k) != v]
-    if clash: raise ValueError(f"the adapter in {folder} was made for another model: {'; '.join(clash)}")
-    text = parts_of(model).get('text') if lora.words else None
-    if lora.words and text is None: raise ValueError(f"the adapter in {folder} brings the words {', '.join(lora.words)}, and {type(model).__name__} has no text encoder that can learn them")
-    want = {f'{k}.{a}': (lora.rank, net.get_submodule(k).in_features) if a == 'A' else (net.get_submodule(k).out_features, lora.rank) for k in chosen_linears(model, lora.layers) for a in 'AB'}
-    if lora.words: want['words'] = (len(lora.words), text.dim)
-    if lost := sorted(set(want) ^ set(state)): raise ValueError(f"{folder/'lora.safetensors'} {'lacks' if lost[0] in want else 'holds an unknown'} {lost[0]} ({len(lost)} such names); lora.json speaks of {len(want)} arrays, the file has {len(state)}")
-    for k, shape in want.items():
-        if tuple(state[k].shape) != shape: raise ValueError(f"{folder/'lora.safetensors'}: {k} is {tuple(state[k].shape)}, lora.json and this model make it {shape}")
+    folder, net = find_lora(folder), transformer(model)
+    lora, state = read_lora(folder), read_state(folder/'lora.safetensors')
+    with about(folder): _check_adapter(lora, state, model)
+    check_finite(state, folder/'lora.safetensors')
     mine = _mark(net)
     if lora.mark and not (len(lora.mark) == len(mine) and all(abs(a-b) <= .01*max(abs(a), 1e-3) for a, b in zip(lora.mark, mine))): warnings.warn(f"the adapter in {folder} was trained on other weights of the same size; what it does here is anyone's guess")
-    if lora.words: text.grow(list(lora.words))
-    add_lora(model, lora.rank, lora.alpha, list(lora.layers), lora.words)
+    if lora.words: model.text.grow(list(lora.words))
+    with about(folder): add_lora(model, lora.rank, lora.alpha, list(lora.layers), lora.words)
     for k, m in adapters(model):
-        for a in 'AB': w = getattr(m, f'lora_{a}')['default'].weight; w.copy_(state[f'{k}.{a}'])
-    if lora.words: own = text.token; at = {int(i): n for n, i in enumerate(own.rows)}; own.new[[at[text.index[w]] for w in lora.words]] = state['words'].to(own.new)
+        for a in 'AB': getattr(m, f'lora_{a}')['default'].weight.copy_(state[f'{k}.{a}'])
+    if lora.words: _set_words(model.text, lora.words, state['words'])
     return model
+
+def _set_words(text, words, vectors): # rows of an embedding table that is being trained
+    table = text.token
+    at = {int(i): n for n, i in enumerate(table.rows)}
+    table.new[[at[text.index[w]] for w in words]] = vectors.to(table.new)
 
 # %% ../../nbs/04_models/09_adapters.ipynb #9ae1c85c
 PARTS = dict(spatial=('model.spatial_blocks.',), temporal=('model.temporal_blocks.',), text=('model.y_embedder.', 'text.'),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 from einops import rearrange
+from ..config import check_range
 from ..blocks.layers import MLP, FinalLayer, PatchEmbed, drop_path, layer_norm, modulate, unpatchify
 from ..blocks.attention import CrossAttention, SelfAttention, pack_text
 from ..blocks.position import RoPE, sincos_2d
@@ -42,6 +43,8 @@ class STDiT3Config:
         if len(self.patch_size) != 3: raise ValueError(f"patch_size needs 3 numbers (frames, rows, columns), got {len(self.patch_size)}: {self.patch_size}")
         for name in ('input_sq_size', 'in_channels', 'hidden_size', 'depth', 'num_heads', 'mlp_ratio', 'caption_channels', 'model_max_length'):
             if getattr(self, name) <= 0: raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+        check_range(self, 1, 1000, 'depth')
+        check_range(self, 0, 2**20, 'input_sq_size', 'patch_size', 'in_channels', 'hidden_size', 'mlp_ratio', 'caption_channels', 'model_max_length')
         if min(self.patch_size) < 1: raise ValueError(f"patch_size must be at least 1 on each axis, got {self.patch_size}")
         if d % k: raise ValueError(f"hidden_size {d} is not divisible by num_heads {k}; try hidden_size {-(-d//k)*k}")
         if d//k % 2: raise ValueError(f"hidden_size {d} / num_heads {k} = {d//k} is odd, and rotary positions turn pairs; try num_heads {d//(d//k + 1)}")

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from torch import nn
-from ..weights import read_state, save_state, load_into
+from ..config import about
+from ..weights import check_finite, read_saved, read_state, save_state, load_into
 from ..parallel.memory import mine, spread, whole
 
 # %% ../../nbs/10_train/01_state.ipynb #466a634c
@@ -150,13 +151,14 @@ def load_checkpoint(
     "Continue from a checkpoint; weights of another model raise `ValueError` that lists what differs"
     path = Path(path); own = model.state_dict(); info = {k: v for k, v in json.loads((path/'state.json').read_text()).items() if k != 'files'}
     state, shadow = {k: spread(v, own[k]) if k in own and own[k].shape == v.shape else v for k, v in read_state(path/'model.safetensors').items()}, read_state(path/'ema.safetensors')
-    if 'frozen' not in info: load_into(model, state)
+    check_finite(shadow, path/'ema.safetensors')
+    if 'frozen' not in info: load_into(model, state, source=path/'model.safetensors')
     if other := sorted(set(shadow) ^ set(ema.shadow)): raise ValueError(f"{path} trained {len(shadow)} arrays, this run trains {len(ema.shadow)}; only one of them trains {other[0]}. Train the same parts as before, or choose another name=…")
     if 'frozen' in info:
         frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}; was, now = info.pop('frozen'), _sum(frozen)
         if abs(was - now) > 1e-9*abs(was): raise ValueError(f"{path} left out the weights that are not trained, and those of this model are others (they sum to {now:g}, not {was:g}); start from the same weights as before (init=…)")
-        load_into(model, state | {k: p.detach() for k, p in frozen.items()})
+        load_into(model, state | {k: p.detach() for k, p in frozen.items()}, source=path/'model.safetensors')
     for k, s in ema.shadow.items(): s.copy_(spread(shadow[k], s))
-    opt.load_state_dict(torch.load(path/'optim.pt', map_location='cpu', weights_only=True))
+    with about(path/'optim.pt'): opt.load_state_dict(read_saved(path/'optim.pt'))
     for p, state in opt.state.items(): state.update({k: spread(v, p) for k, v in state.items() if torch.is_tensor(v) and v.shape == p.shape})
     return info

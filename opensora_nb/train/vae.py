@@ -15,7 +15,7 @@ import numpy as np, torch
 from torch import nn
 import torch.distributed as dist
 from einops import rearrange
-from ..config import opt
+from ..config import about, opt
 from ..core import rng_for
 from ..viz import contact_sheet
 from ..data.dataset import DataConfig, open_data
@@ -28,7 +28,7 @@ from ..sample.pipeline import embedded, find_weights, load_vae, save_vae, to_pix
 from ..metrics.objects import score_world
 from ..metrics.recon import psnr, round_trip
 from .loop import Task, TrainConfig, batch_ids
-from ..weights import fetch, load_into, read_state
+from ..weights import fetch, load_into, read_saved, read_state
 
 # %% ../../nbs/10_train/05_vae.ipynb #f8c6b863
 STAGES = ('image', 'temporal', 'joint', 'decoder', 'all')
@@ -153,7 +153,7 @@ def load_2d(
         vae.cfg = replace(vae.cfg, scaling_factor=other.cfg.scaling_factor); vae.spatial_vae.scaling_factor = other.cfg.scaling_factor
     else: # a released one; the factor stays that of the settings, which is 0.18215 for Open-Sora 1.2 whatever the file says
         state = read_state(fetch(where, 'the 2-D autoencoder (0.3 GB)'))
-    try: load_into(vae.spatial_vae.module, state)
+    try: load_into(vae.spatial_vae.module, state, source=where)
     except ValueError as e: raise ValueError(f"the 2-D autoencoder {where!r} does not fit vae.vae_2d; choose the same sizes there. {e}") from None
 
 # %% ../../nbs/10_train/05_vae.ipynb #7e0d21a4
@@ -264,8 +264,9 @@ class VAETask(Task):
 
     def load(self, folder):
         if not self.adversary or not (folder/'adversary.pt').exists(): return # a run that gets its discriminator only now
-        state = torch.load(folder/'adversary.pt', map_location='cpu', weights_only=True)
-        try: self.adversary.load_state_dict(state['net'])
+        state = read_saved(folder/'adversary.pt')
+        try:
+            with about(folder/'adversary.pt'): self.adversary.load_state_dict(state['net'])
         except RuntimeError as e: raise ValueError(f"{folder}/adversary.pt holds another discriminator than adversarial.kind={self.cfg.adversarial.kind} with ndf={self.cfg.adversarial.ndf}, n_layers={self.cfg.adversarial.n_layers}; use the settings of the stopped run, or another name=…") from e
         self.adversary_opt.load_state_dict(state['optim'])
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from einops import rearrange
+from ..config import check_range
 from ..blocks.attention import attend
 
 # %% ../../nbs/05_vae/01_image_vae.ipynb #afd5c058
@@ -53,6 +54,9 @@ class AutoencoderKLConfig:
     norm_num_groups:int = 32       # groups of every GroupNorm
 
     def __post_init__(self):
+        if not self.block_out_channels: raise ValueError("block_out_channels is empty; give a width for each level, such as 128 256 512 512")
+        check_range(self, 1, 1000, 'layers_per_block')
+        check_range(self, 1, 2**20, 'in_channels', 'latent_channels', 'block_out_channels', 'norm_num_groups')
         for c in self.block_out_channels:
             if c % self.norm_num_groups:
                 raise ValueError(f"block_out_channels holds {c}, which {self.norm_num_groups} groups (norm_num_groups) "

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
+from ..config import check_range
 from ..data.sizes import latent_frames
 from .image import AutoencoderKLConfig, Posterior, VideoAutoencoderKL, check_pixels
 from .causal import CausalConv3d, frames_from_channels, res_blocks
@@ -33,6 +34,8 @@ class TemporalVAEConfig:
     num_groups:int = 32            # groups of every GroupNorm
 
     def __post_init__(self):
+        check_range(self, 1, 1000, 'num_res_blocks', 'channel_multipliers')
+        check_range(self, 1, 2**20, 'in_out_channels', 'latent_embed_dim', 'embed_dim', 'filters', 'num_groups')
         n, m = len(self.channel_multipliers), len(self.temporal_downsample)
         if m != n-1:
             raise ValueError(f"temporal_downsample has {m} entries; {n} levels (channel_multipliers) have {n-1} steps between them")
@@ -135,6 +138,8 @@ class VideoVAEConfig:
         for name in ('micro_frame_size', 'micro_batch_size'):
             n = getattr(self, name)
             if n is not None and n < 1: raise ValueError(f"{name} is {n}; give at least 1 frame, or none for all at once")
+        check_range(self, 1e-9, 1e9, 'scaling_factor')
+        check_range(self, -1e9, 1e9, 'shift', 'scale')
         a, b, c = self.vae_2d.latent_channels, self.vae_temporal.in_out_channels, self.vae_temporal.embed_dim
         if a != b:
             raise ValueError(f"the 2-D network has {a} latent channels (vae_2d.latent_channels), "
