@@ -122,3 +122,29 @@ def test_demo(demo, page):
     page.get_by_label('steps').fill('4'); page.get_by_text('a cyan square moves up').first.click(); go.click()                    # an example, after a stop
     page.wait_for_function("document.querySelector('video')?.currentSrc.includes('seed7') && !document.querySelector('video').currentSrc.includes('zebra')")
     assert not page.away, page.away
+
+def test_demo_is_left_alone_by_other_pages(demo, page):
+    "Another page of the same browser cannot press the button; a tab that is closed in mid-run does not hold up the next"
+    page.goto('about:blank')
+    ask = "url => fetch(url, {method: 'POST', body: '{}'}).then(r => r.status, e => 'unreadable')"
+    assert page.evaluate(ask, demo + '/gradio_api/queue/join') in (403, 'unreadable')
+    page.goto(demo.replace('127.0.0.1', 'localhost'))                    # its other name
+    page.get_by_role('button', name='Generate').wait_for()
+    other = page.context.browser.new_page()
+    other.set_default_timeout(WAIT)
+    other.goto(demo)
+    other.get_by_label('prompt', exact=True).fill('a red circle moves left')
+    other.get_by_label('steps').fill('1000')
+    other.get_by_role('button', name='Generate').click()
+    other.get_by_text(re.compile(r'\d+/1000')).first.wait_for()
+    other.close()
+    page.get_by_label('prompt', exact=True).fill('a blue star moves up')
+    page.get_by_label('seed').fill('-1')
+    page.get_by_role('button', name='Generate').click()
+    page.get_by_role('status').filter(has_text='Seed is -1; use a whole number from 0 to 4294967295.').wait_for()
+    shot(page, 'demo_refused')
+    page.get_by_label('seed').fill('5')
+    page.get_by_label('steps').fill('4')
+    page.get_by_role('button', name='Generate').click()
+    page.wait_for_function("(v => v?.currentSrc.includes('seed5') && v.readyState >= 2)(document.querySelector('video'))", timeout=40_000)
+    shot(page, 'demo_after')

@@ -248,12 +248,14 @@ def demo_options(p):
     p.add_argument('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
     p.add_argument('--port', type=int, metavar='N', help="port on this machine (default: the first free one from 7860 on)")
     p.add_argument('--share', action='store_true', help="also ask Gradio for a public address; needs a network (default: off)")
+    p.add_argument('--host', action='append', default=[], metavar='NAME',
+                   help="a further name under which browsers reach the page, as behind a proxy; may be given several times (default: none)")
 
 def demo(args):
     "Serve the web page until Ctrl-C"
     import threading
     from opensora_nb.app.demo import start
-    page = start(args.weights, args.device, args.port, args.share)
+    page = start(args.weights, args.device, args.port, args.share, args.host)
     print(f"Open {page.share_url or page.local_url} in a browser. Ctrl-C stops.", flush=True)
     try: threading.Event().wait()
     finally: page.close(verbose=False)

@@ -86,8 +86,9 @@ RANGES = dict( # field of `SampleConfig` -> smallest value, largest value, kind 
     seed=(0, 2**32 - 1, numbers.Integral, f"use a whole number from 0 to {2**32 - 1}"))
 
 def check_setting(
-    name:str, # field of `SampleConfig`
-    value,    # what it shall be
+    name:str,     # field of `SampleConfig`
+    value,        # what it shall be
+    label:str='', # what a form calls it; '' is the name itself
 ):
     "Raise `ValueError` with the range, where a setting is outside it"
     if name == 'negative_prompt' and not isinstance(value, str): raise ValueError(f"negative_prompt is {value!r}; give a text, or '' for none")
@@ -97,7 +98,7 @@ def check_setting(
             raise ValueError(f"image_size is {value!r}; give height and width in pixels, such as (64, 64)")
     if name not in RANGES: return
     low, high, kind, told = RANGES[name]
-    if not (isinstance(value, kind) and low <= value <= high): raise ValueError(f"{name} is {value!r}; {told}")
+    if not (isinstance(value, kind) and low <= value <= high): raise ValueError(f"{label or name} is {value!r}; {told}")
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #10f5a8b6
 def save_vae(
