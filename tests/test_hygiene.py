@@ -38,7 +38,7 @@ def unknown_names(source):
     known, used = set(dir(builtins)) | {'__file__', '__name__'}, set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)): known |= {(a.asname or a.name).split('.')[0] for a in node.names}
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): known.add(node.name)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): known.add(node.name)
         elif isinstance(node, ast.arg): known.add(node.arg)
         elif isinstance(node, ast.ExceptHandler): known.add(node.name)
         elif isinstance(node, ast.Name): (used if isinstance(node.ctx, ast.Load) else known).add(node.id)
