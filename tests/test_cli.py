@@ -43,9 +43,10 @@ def test_mistakes_are_one_clear_sentence(tmp_path, args, said):
     assert out.returncode == 1 and said in out.stderr and 'Traceback' not in out.stderr, out.stderr[-1500:]
 
 def test_data_plan_counts_and_says_why_nothing_fits(tmp_path):
-    (tmp_path/'t.csv').write_text('path,num_frames,height,width\n' + 'a,60,480,854\n'*9 + 'b,nan,480,854\n'); (tmp_path/'b.json').write_text('{"240p": {"51": [1.0, 4]}}')
+    rows = ''.join(f'a{i}.mp4,x,60,480,854\n' for i in range(9)) + 'b.mp4,x,nan,480,854\n'
+    (tmp_path/'t.csv').write_text('path,text,num_frames,height,width\n' + rows); (tmp_path/'b.json').write_text('{"240p": {"51": [1.0, 4]}}')
     out = osnb('data', 'plan', 't.csv', '--buckets', 'b.json', '--world', '2', cwd=tmp_path)
-    assert out.returncode == 0 and '| 240p | 51 | 1 | 9 | 4 | 2 | 1 |' in out.stdout and 'skipped: 1 (a size is missing' in out.stdout and '9 of 9 clips are kept; 1 step an epoch on 2 processes' in out.stdout
+    assert out.returncode == 0 and '| 240p | 51 | 1 | 9 | 4 | 2 | 1 |' in out.stdout and 'left out b.mp4' in out.stderr and '9 of 10 files used' in out.stderr and '9 of 9 clips are kept; 1 step an epoch on 2 processes' in out.stdout
     out = osnb('data', 'plan', 't.csv', cwd=tmp_path)
     assert out.returncode == 1 and 'no step in an epoch of 9 clips' in out.stderr and 'make batches smaller' in out.stderr
 

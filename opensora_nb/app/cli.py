@@ -144,20 +144,25 @@ def plan_options(p):
     p.add_argument('overrides', nargs='*', metavar='name=value', help="settings to change, as for osnb train")
     p.add_argument('--num-processes', type=int, metavar='N', help="processes that train, on all machines together (default: 1; for v10_stages and v11_stages as many as there were)")
     p.add_argument('--data', metavar='PATH', help="a table or folder of clips, for recipes with buckets (default: an assumed mix of sizes)")
+    p.add_argument('--decode', action='store_true', help="read every frame of every clip for its size, as training does (default: tables and headers)")
     p.add_argument('--peak', type=float, default=989., metavar='X', help="10^12 operations a second of one GPU (default: 989, an H100 in bf16)")
     p.add_argument('--used', type=float, default=.15, metavar='SHARE', help="the share of it that is reached (default: 0.15, what Open-Sora 1.2 reached)")
 
-def read_sizes(path): # of the clips of a table or folder; says what was left out
+def read_sizes(
+    path:str,          # a table or folder of clips
+    decode:bool=False, # read every frame, as training does
+) -> list:             # (frames, height, width) of each clip that can be used
+    "Sizes for a plan; says which files were left out, and which were not opened"
     from tqdm import tqdm
     from opensora_nb.data.bucket import clip_sizes
-    sizes, skipped = clip_sizes(path, lambda files: tqdm(files, desc='sizes', unit='file'))
-    if skipped: print('skipped:', ', '.join(f'{n} ({why})' for why, n in skipped.items()))
-    return sizes
+    found = clip_sizes(path, lambda files: tqdm(files, desc='sizes', unit='file'), decode)
+    if str(found): print(found)
+    return found.sizes
 
 def plan(args):
     "Say what each stage of a recipe would cost; nothing is trained"
     from opensora_nb.train.earlier import plan_recipe
-    sizes = read_sizes(args.data) if args.data else None
+    sizes = read_sizes(args.data, args.decode) if args.data else None
     plans = plan_recipe(args.recipe, *args.overrides, processes=args.num_processes, sizes=sizes, peak=args.peak*1e12, used=args.used)
     print(*plans, sep='\n\n')
     if len(plans) > 1: print(f"\nall stages: {sum(p.hours('transformer') for p in plans):,.1f} GPU-hours with stored features, {sum(p.hours('transformer', 'autoencoder', 'text') for p in plans):,.1f} where all three run in every step")
@@ -268,6 +273,8 @@ def data_options(p):
     p.add_argument('--level', default='core', choices=LEVELS[:2], help="toy world level (default: core)")
     p.add_argument('--seed', type=int, default=0, help="seed of the clips, or of a plan's draws (default: 0)")
     p.add_argument('--buckets', default='v12_stage1', metavar='NAME', help="plan: v12_stage1, v12_stage2, v12_stage3, v12_adapt, v11_stage1, v11_stage2, v11_stage3, toy_mix, toy_large, or a .json file (default: v12_stage1)")
+    p.add_argument('--max-batch', type=int, default=0, metavar='N', help="plan: at most N clips in a batch (default: as many as the buckets say)")
+    p.add_argument('--decode', action='store_true', help="plan: read every frame of every clip for its size, as training does (default: tables and headers)")
     p.add_argument('--frame-interval', type=int, default=1, metavar='N', help="plan: take every n-th frame (default: 1)")
     p.add_argument('--epoch', type=int, default=0, help="plan: which pass; each draws anew (default: 0)")
     p.add_argument('--world', type=int, default=1, metavar='N', help="plan: processes that share the batches (default: 1)")
@@ -304,8 +311,8 @@ def data(args):
         if len(args.paths) != 1: raise ValueError(f"osnb data plan takes one table or folder, not {len(args.paths)}")
         for name in ('frame_interval', 'world'):
             if getattr(args, name) < 1: raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; use 1 or more")
-        buckets = Buckets.named(args.buckets)
-        sizes = read_sizes(args.paths[0])
+        buckets = Buckets.named(args.buckets, args.max_batch)
+        sizes = read_sizes(args.paths[0], args.decode)
         print(plan_buckets(sizes, buckets, args.frame_interval, args.seed, args.epoch, args.world)._repr_markdown_()); return
     from opensora_nb.data.video_io import probe_frames
     bad = 0
@@ -426,6 +433,7 @@ def main(argv=None):
         code = 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); code = 141 # osnb … | head: whoever reads has seen enough
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as e:
+        if hasattr(e, 'plan') and not rank: print(e.plan._repr_markdown_(), flush=True) # `NoStep`: where the clips go all the same
         print(f"osnb: error: {f'rank {rank}: ' if rank else ''}{e}", file=sys.stderr, flush=True); code = 1
     return code or 0
 

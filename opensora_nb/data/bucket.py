@@ -7,20 +7,20 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_data/bucket.html.md"""
 # %% auto #0
 __all__ = ['V12_STAGE1', 'V12_STAGE2', 'V12_STAGE3', 'V12_ADAPT', 'V11_STAGE1', 'V11_STAGE2', 'V11_STAGE3', 'TOY_MIX',
            'TOY_LARGE', 'BUCKETS', 'TOO_SMALL', 'TOO_SHORT', 'NO_PICTURES', 'UNLUCKY', 'BLOCKED', 'AREA',
-           'SIZE_COLUMNS', 'Pair', 'Buckets', 'Place', 'assign', 'clip_seed', 'BucketPlan', 'plan_buckets', 'file_size',
-           'clip_sizes']
+           'SIZE_COLUMNS', 'Pair', 'Buckets', 'Place', 'assign', 'clip_seed', 'BucketPlan', 'NoStep', 'way_out',
+           'place_clips', 'plan_buckets', 'file_size', 'told_sizes', 'Measured', 'measure', 'clip_sizes']
 
 # %% ../../nbs/01_data/07_bucket.ipynb #a8405da1
-import json, re
+import copy, json, re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 import numpy as np
-from .dataset import table_rows
+from .dataset import DataConfig, find_data, table_rows
 from .sizes import closest_ratio, num_pixels, num_tokens, shapes_of
-from .video_io import is_image, is_video, iter_frames, probe_frames
+from .video_io import ReadReport, iter_frames, probe_frames
 
 # %% ../../nbs/01_data/07_bucket.ipynb #804a2537
 V12_STAGE1 = { # Open-Sora 1.2, first stage: resolution -> frames -> (keep or (keep, try), clips in a batch)
@@ -111,14 +111,26 @@ class Buckets:
 
     @classmethod
     def named(cls,
-        name:str, # one of `BUCKETS`, or a JSON file with such a dictionary
+        name:str,        # one of `BUCKETS`, or a JSON file with such a dictionary
+        max_batch:int=0, # clips in a batch at most; 0: as many as the configuration says
     ):
         "A shipped configuration or one's own; `ValueError` or `FileNotFoundError` says what there is"
+        if max_batch: return cls.named(name).at_most(max_batch)
         if name in BUCKETS: return cls(BUCKETS[name])
         if not str(name).endswith('.json'): raise ValueError(f"unknown buckets {name!r}; use one of {', '.join(BUCKETS)}, or a .json file: resolution -> frames -> [probability, batch size]")
         try: config = json.loads(Path(name).read_text(encoding='utf-8'))
         except (UnicodeDecodeError, json.JSONDecodeError) as e: raise ValueError(f"{name} is not JSON: {e}") from None
         return cls(config)
+
+    def at_most(self,
+        n:int, # clips in a batch
+    ):
+        "The same buckets with smaller batches, for data sets that do not fill those of the original"
+        if n < 1: raise ValueError(f"max_batch is {n}; a batch holds 1 clip or more")
+        out = copy.copy(self)
+        out.table = {name: [replace(p, batch_size=p.batch_size and min(p.batch_size, n)) for p in pairs]
+                     for name, pairs in self.table.items()}
+        return out
 
     @property
     def pairs(self): return [p for ps in self.table.values() for p in ps]
@@ -182,6 +194,7 @@ class BucketPlan:
     buckets:Buckets
     places:tuple # a `Place` for each clip
     world:int    # processes that share the batches
+    a_step:int=0 # batches in a step of all of them together; 0: one for each
 
     def __repr__(self): return f"BucketPlan({sum(self.clips.values())} of {len(self.places)} clips in {len(self.clips)} buckets, {self.steps} steps)"
     @cached_property
@@ -191,23 +204,78 @@ class BucketPlan:
     def batches(self): # (pair, ratio) -> full batches of one process
         return {k: n//k[0].batch_size for k, n in self.clips.items()}
     @property
-    def steps(self): return sum(self.batches.values())//self.world
+    def together(self): return self.a_step or self.world # batches in a step
+    @property
+    def steps(self): return sum(self.batches.values())//self.together
     @property
     def dropped(self): # why the clips that go nowhere were last sent on -> how many
         return Counter(f'{p.why[-1][1]} ({p.why[-1][0]})' for p in self.places if p.pair is None)
     @property
     def rows(self): # one dictionary a pair that has clips
-        out = []
-        for pair in self.buckets.pairs:
-            mine = {r: n for (p, r), n in self.clips.items() if p == pair}; full = sum(self.batches[pair, r] for r in mine)
-            if mine: out.append(dict(resolution=pair.resolution, frames=pair.frames, shapes=len(mine), clips=sum(mine.values()), batch_size=pair.batch_size, batches=full,
-                                     left_over=sum(mine.values()) - pair.batch_size*full, tokens=pair.batch_size*max(num_tokens(pair.frames, *shapes_of(pair.resolution)[r]) for r in mine)))
-        return out
+        return [self._row(pair, mine) for pair in self.buckets.pairs
+                if (mine := {r: n for (p, r), n in self.clips.items() if p == pair})]
+    def _row(self, pair, mine): # mine: ratio -> clips
+        size, clips, full = pair.batch_size, sum(mine.values()), sum(self.batches[pair, r] for r in mine)
+        tokens = max(num_tokens(pair.frames, *shapes_of(pair.resolution)[r]) for r in mine)
+        lacks = 0 if full else size - max(mine.values())
+        return dict(resolution=pair.resolution, frames=pair.frames, shapes=len(mine), clips=clips, batch_size=size,
+                    batches=full, left_over=clips - size*full, tokens=size*tokens, lacks=lacks)
     def _repr_markdown_(self):
-        cols = 'resolution frames shapes clips batch_size batches left_over tokens'.split()
-        lines = ['| ' + ' | '.join(c.replace('_', ' ') for c in cols) + ' |', '|---'*len(cols) + '|', *('| ' + ' | '.join(f'{r[c]:,}' if isinstance(r[c], int) else r[c] for c in cols) + ' |' for r in self.rows)]
-        kept = sum(self.clips.values()); gone = ', '.join(f'{n:,} {w}' for w, n in self.dropped.most_common())
-        return '\n'.join(lines) + f"\n\n{kept:,} of {len(self.places):,} clips are kept; {self.steps:,} step{'s' if self.steps > 1 else ''} an epoch on {self.world} process{'es' if self.world > 1 else ''}." + (f" Dropped: {gone}." if gone else '')
+        rows, columns = self.rows, 'resolution frames shapes clips batch_size batches left_over tokens'.split()
+        if any(r['lacks'] for r in rows): columns.append('lacks')
+        cells = [[f'{r[c]:,}' if isinstance(r[c], int) else r[c] for c in columns] for r in rows]
+        head, line = [c.replace('_', ' ') for c in columns], '|---'*len(columns) + '|'
+        top, *others = ['| ' + ' | '.join(row) + ' |' for row in (head, *cells)]
+        kept, gone = sum(self.clips.values()), ', '.join(f'{n:,} {w}' for w, n in self.dropped.most_common())
+        steps, world = f"{self.steps:,} step{'s'*(self.steps != 1)}", f"{self.world} process{'es'*(self.world > 1)}"
+        if self.together != self.world: world += f" with {self.together:,} batches a step"
+        says = f"{kept:,} of {len(self.places):,} clips are kept; {steps} an epoch on {world}."
+        if 'lacks' in columns: says += " A bucket without a batch lacks that many clips of its fullest shape."
+        if gone: says += f" Dropped: {gone}."
+        return '\n'.join([top, line, *others, '', says]) if rows else says
+
+    def fitting(self): # -> the largest max_batch with which half of the clips are trained on; 0: there is none
+        def used(n): # batches, and clips in them, of at most n clips
+            most = {k: min(k[0].batch_size, n) for k in self.clips}
+            batches = {k: self.clips[k]//most[k] for k in most}
+            return sum(batches.values()), sum(batches[k]*most[k] for k in most)
+        half, sizes = sum(self.clips.values())/2, range(max((p.batch_size for p, _ in self.clips), default=0), 0, -1)
+        tried = ((n, *used(n)) for n in sizes)
+        return next((n for n, batches, clips in tried if batches >= self.together and clips >= half), 0)
+
+class NoStep(ValueError):
+    "There is no full batch for every process; `plan` holds the table of what there is"
+    def __init__(self, says, plan):
+        super().__init__(says)
+        self.plan = plan
+
+def way_out(
+    plan:BucketPlan, # one without a step
+    sizes:list,      # of its clips
+    interval:int, seed:int, epoch:int, # as for `plan_buckets`
+) -> str:            # why it has none, and what to change
+    "What an epoch without a step lacks, and the setting that helps"
+    def option(name, value): return f"{name}={value} (osnb data plan: --{name.replace('_', '-')} {value})"
+    if plan.clips:
+        (pair, ratio), n = max(plan.clips.items(), key=lambda kv: kv[1]/kv[0][0].batch_size)
+        full, fits = sum(plan.batches.values()), plan.fitting()
+        fullest = f"the fullest bucket ({pair.resolution}, {pair.frames} frames, shape {ratio}) has {n} clips"
+        fewer = f"{plan.world} processes" if plan.together == plan.world else f"the {plan.together} of one step"
+        why = f"{full} batches are fewer than {fewer}" if full else f"{fullest} for batches of {pair.batch_size}"
+        help = f"make batches smaller with {option('max_batch', fits)}" if fits else "use fewer processes, or more clips"
+        return f"{why}; {help}"
+    few = sizes[:500] # enough to see what takes them
+    plans = {name: place_clips(few, Buckets(c), interval, seed, epoch) for name, c in BUCKETS.items()}
+    best = max(plans, key=lambda name: sum(plans[name].clips.values()))
+    why = f"all of them are dropped: {', '.join(f'{n} {w}' for w, n in plan.dropped.most_common(3))}"
+    if not plans[best].clips: return f"{why}; write buckets of such sizes into a .json file (see --buckets)"
+    fits = place_clips(sizes, Buckets(BUCKETS[best]), interval, seed, epoch, plan.world, plan.a_step)
+    most = 0 if fits.steps else fits.fitting()
+    return f"{why}; {option('buckets', best)} takes clips of such sizes" + (f", with {option('max_batch', most)}" if most else '')
+
+def place_clips(sizes, buckets, interval=1, seed=0, epoch=0, world=1, a_step=0): # -> BucketPlan, with steps or without
+    places = [assign(buckets, *s, interval, clip_seed(buckets, i, seed, epoch)) for i, s in enumerate(sizes)]
+    return BucketPlan(buckets, tuple(places), world, a_step)
 
 def plan_buckets(
     sizes,            # (frames, height, width) of each clip
@@ -216,30 +284,28 @@ def plan_buckets(
     seed:int=0,       # of the run
     epoch:int=0,      # which pass
     world:int=1,      # processes
+    a_step:int=0,     # batches in a step of all of them together; 0: one for each
 ) -> BucketPlan:
-    "Assign every clip; `ValueError` where no batch fills, with the reason"
+    "Assign every clip; `NoStep`, a `ValueError`, where no batch fills, with the reason and what helps"
     sizes = [tuple(map(int, s)) for s in sizes]
     if not sizes: raise ValueError("there are no clips to put into buckets")
     if world < 1: raise ValueError(f"world is {world}; it is the number of processes, 1 or more")
-    if bad := [(i, s) for i, s in enumerate(sizes) if len(s) != 3 or min(s) < 1]: raise ValueError(f"clip {bad[0][0]} has the size {bad[0][1]}; frames, height and width are 1 or more")
-    plan = BucketPlan(buckets, tuple(assign(buckets, *s, interval, clip_seed(buckets, i, seed, epoch)) for i, s in enumerate(sizes)), world)
-    if not plan.steps:
-        kept, full = sum(plan.clips.values()), sum(plan.batches.values())
-        most = max(plan.clips.items(), key=lambda kv: kv[1]/kv[0][0].batch_size, default=None)
-        why = f"the fullest bucket ({most[0][0].resolution}, {most[0][0].frames} frames, shape {most[0][1]}) has {most[1]} clips for batches of {most[0][0].batch_size}; make batches smaller" if most and not full else \
-              f"{full} batches are fewer than {world} processes" if full else f"all of them are dropped: {', '.join(f'{n} {w}' for w, n in plan.dropped.most_common(3))}"
-        raise ValueError(f"no step in an epoch of {len(sizes)} clips, of which {kept} go into a bucket: {why}")
-    return plan
+    bad = [(i, s) for i, s in enumerate(sizes) if len(s) != 3 or min(s) < 1]
+    if bad: raise ValueError(f"clip {bad[0][0]} has the size {bad[0][1]}; frames, height and width are 1 or more")
+    plan = place_clips(sizes, buckets, interval, seed, epoch, world, a_step)
+    if plan.steps: return plan
+    kept, why = sum(plan.clips.values()), way_out(plan, sizes, interval, seed, epoch)
+    raise NoStep(f"no step in an epoch of {len(sizes)} clips, of which {kept} go into a bucket: {why}", plan)
 
 # %% ../../nbs/01_data/07_bucket.ipynb #e5447cc0
 SIZE_COLUMNS = 'num_frames', 'height', 'width'
 
 def file_size(
-    path:str|Path,    # a video or a picture
-    count:bool=False, # decode all frames: true also where the header lies, and an error where a frame is broken
-) -> tuple:           # frames, height, width
+    path:str|Path,     # a video or a picture
+    decode:bool=False, # look at all frames: true also where the header lies, and an error where a frame is broken
+) -> tuple:            # frames, height, width
     "How large a clip is; `ValueError` for a file that cannot be read"
-    if not count:
+    if not decode:
         info = probe_frames(path)
         return info.num_frames, info.height, info.width
     n, size = 0, ()
@@ -247,26 +313,58 @@ def file_size(
     if not n: raise ValueError(f"{Path(path).name} holds no frame")
     return n, *size
 
+def told_sizes(path): # file -> (frames, height, width), where the columns of a table have all three
+    rows, names = table_rows(path)
+    told = {}
+    for row in rows if set(SIZE_COLUMNS) <= set(names) else ():
+        try: size = tuple(int(float(row[c])) for c in SIZE_COLUMNS)
+        except (ValueError, OverflowError): continue # empty or nan: the file will be asked
+        if min(size) >= 1: told[Path(path).parent/row['path'].strip()] = size
+    return told
+
+@dataclass
+class Measured:
+    "The clips of a data set that can be used, and how their sizes became known"
+    files:list      # (path, captions)
+    sizes:list      # (frames, height, width) of each
+    told:int=0      # sizes that a table told, files unopened
+    headers:int=0   # sizes from the header of a file alone
+
+    def __str__(self): # what a plan should say about it; empty where all files were decoded
+        told, headers = f"{self.told:,} from the table, files unopened", f"{self.headers:,} from headers of files"
+        known = [text for n, text in ((self.told, told), (self.headers, headers)) if n]
+        if not known: return ''
+        return f"sizes: {', '.join(known)}; training decodes every file and leaves out damaged ones, as --decode does here"
+
+def measure(
+    files:list,        # (path, captions)
+    decode:bool=False, # read every frame, as training does
+    told:dict=None,    # sizes that are known
+    progress=iter,     # wraps the files, e.g. tqdm
+) -> Measured:
+    "How large clips are; what cannot be used is named and counted in warnings, `ValueError` when nothing is left"
+    report, out = ReadReport(), Measured([], [])
+    for file in progress(files):
+        size = None if decode else (told or {}).get(file[0])
+        if size: out.told += 1
+        else:
+            try: size = file_size(file[0], decode)
+            except (ValueError, OSError) as e:
+                report.skip(file[0], e)
+                continue
+            out.headers += not decode
+        report.good += 1
+        out.files.append(file)
+        out.sizes.append(size)
+    report.close()
+    return out
+
 def clip_sizes(
-    path:str|Path,  # a CSV with the columns num_frames, height and width, or path; or a folder of videos and pictures
-    progress=None,  # wraps the files that must be opened, e.g. tqdm
-) -> tuple[list, dict]: # (frames, height, width) of each clip that can be used; reason -> how many cannot
-    "Sizes for `plan_buckets`; a table without the columns raises `ValueError`"
-    path, skipped, sizes = Path(path), Counter(), []
-    if not path.exists(): raise FileNotFoundError(f"there is no table or folder {path}")
-    if path.is_dir(): files = sorted(p for p in path.rglob('*') if is_video(p) or is_image(p))
-    else:
-        rows, names = table_rows(path)
-        if set(SIZE_COLUMNS) <= set(names):
-            for r in rows:
-                try: size = tuple(int(float(r[c])) for c in SIZE_COLUMNS)
-                except (TypeError, ValueError, OverflowError): skipped['a size is missing or no number'] += 1; continue
-                if min(size) < 1: skipped['a size is below 1'] += 1
-                else: sizes.append(size)
-            return sizes, dict(skipped)
-        if 'path' not in names: raise ValueError(f"{path.name} has neither the columns {', '.join(SIZE_COLUMNS)} nor path; its columns are: {', '.join(names) or 'none'}")
-        files = [path.parent/(r['path'] or '').strip() for r in rows]
-    for f in (progress or iter)(files):
-        try: sizes.append(file_size(f))
-        except (ValueError, OSError): skipped['a file cannot be read'] += 1
-    return sizes, dict(skipped)
+    path:str|Path,     # a CSV with the columns path and text, perhaps also num_frames, height and width; or a folder
+    progress=iter,     # wraps the files, e.g. tqdm
+    decode:bool=False, # read every frame of every file, as training does
+) -> Measured:
+    "Sizes for `plan_buckets`; the errors of `find_data` and `measure`"
+    if not Path(path).exists(): raise FileNotFoundError(f"there is no table or folder {path}")
+    source = find_data(DataConfig(path=str(path)))
+    return measure(source.files, decode, told_sizes(source.table) if source.table else {}, progress)

@@ -14,11 +14,10 @@ from dataclasses import replace
 from itertools import count
 from tqdm.auto import tqdm
 from ..core import rng_for
-from .bucket import Buckets, file_size
+from .bucket import Buckets, measure
 from .dataset import ClipSource, DataConfig, ToySource, find_data
 from .sampler import BucketSampler
 from .sizes import shapes_of
-from .video_io import ReadReport
 
 # %% ../../nbs/01_data/09_mixed.ipynb #7480cc74
 def read_size(
@@ -38,14 +37,11 @@ def native_sizes(
         if not native: raise ValueError("toy clips have no size of their own; give some, such as data.native=35x96x96,1x96x96")
         of = [read_size(t) for t in native]
         return source, [of[rng_for(source.seed, i, 3).integers(len(of))] for i in range(len(source))]
-    report, good, sizes = ReadReport(), [], []
-    for f in tqdm(source.files, desc='reading clips', unit='clip', disable=not progress):
-        try: size = file_size(f[0], count=True)
-        except (ValueError, OSError) as e: report.skip(f[0], e); continue
-        report.good += 1; good.append(f); sizes.append(size)
-    report.close()
-    source = source.at(source.num_frames, source.image_size); source.files = good
-    return source, sizes
+    def bar(files): return tqdm(files, desc='reading clips', unit='clip', disable=not progress)
+    found = measure(source.files, decode=True, progress=bar)
+    source = source.at(source.num_frames, source.image_size)
+    source.files = found.files
+    return source, found.sizes
 
 # %% ../../nbs/01_data/09_mixed.ipynb #4cc6306c
 class Part:

@@ -11,7 +11,7 @@ __all__ = ['Batch', 'BucketSampler']
 from collections import defaultdict
 from dataclasses import dataclass
 from ..core import rng_for
-from .bucket import Buckets, plan_buckets
+from .bucket import Buckets, place_clips, plan_buckets
 
 # %% ../../nbs/01_data/08_sampler.ipynb #67ded5fc
 @dataclass(frozen=True)
@@ -57,5 +57,9 @@ class BucketSampler:
             batches = self.epoch(epoch)
             if used < 0 or used > len(batches): raise ValueError(f"{used} entries of epoch {epoch} are said to be used, but it has {len(batches)}; the state belongs to other data, another seed or other buckets")
             for k in range(used, len(batches) - world + 1, world): empty = 0; yield batches[k + rank], dict(epoch=epoch, used=k + world)
-            if (empty := empty + 1) > 1: raise ValueError(f"an epoch has {len(batches)} batches, fewer than the {world} of one step; use fewer processes or batches a step, smaller batches or more clips")
+            if (empty := empty + 1) > 1:
+                most = place_clips(self.sizes, self.buckets, self.interval, self.seed, epoch, world).fitting()
+                smaller = f"smaller batches (max_batch={most})" if most else "smaller batches"
+                few = f"an epoch has {len(batches)} batches, fewer than the {world} of one step"
+                raise ValueError(f"{few}; use fewer processes or batches a step, {smaller} or more clips")
             epoch, used = epoch + 1, 0

@@ -79,6 +79,7 @@ class T2VTrain(TrainConfig):
     caption_drop:float = opt(0.1, "share of samples trained with the null text")
     pictures:bool = opt(False, "train on the first frame of every clip, as a picture: several times cheaper, and what things look like can be learned there")
     buckets:str = opt('', "train on many sizes: v12_stage1, v12_stage2, v12_stage3, v12_adapt, v11_stage1, v11_stage2, v11_stage3, toy_mix, toy_large or a .json file; empty: one size, that of data")
+    max_batch:int = opt(0, "with buckets: clips in a batch at most, for data sets that do not fill larger ones; 0: as many as the buckets say")
     masks:str = opt('', "frames given in training: v11, v12_stage1, v12_stage3, v12_adapt, or shares such as image_head:0.2,random:0.05; empty: none")
     masks_of:tuple[str, ...] = opt((), "other shares for some buckets, as FRAMES=SHARES or RESOLUTION/FRAMES=SHARES, such as 64/34=quarter_head:0.3")
     retell:float = opt(0., "share of samples described in another true way: scores behind the caption, toy clips also by frame rate")
@@ -98,6 +99,8 @@ class T2VTrain(TrainConfig):
         if self.times not in TIMES: raise ValueError(f"unknown times {self.times!r}; use one of {', '.join(TIMES)}")
         mask_shares(self.masks); bucket_shares(self.masks_of); [read_size(s) for s in self.validate_sizes]
         if self.masks_of and not self.buckets: raise ValueError("masks_of names buckets, but there are none; set buckets, or use masks")
+        if self.max_batch < 0: raise ValueError(f"max_batch is {self.max_batch}; use 1 or more clips, or 0 for the batches of the buckets")
+        if self.max_batch and not self.buckets: raise ValueError("max_batch limits the batches of buckets, and there are none; set buckets, or use batch_size")
         if self.pictures and self.buckets: raise ValueError("pictures takes first frames of clips of one size; with buckets, give pictures a bucket of 1 frame")
         if not 0 <= self.retell <= 1: raise ValueError(f"retell is a share in [0, 1], not {self.retell}")
         if self.text_weights and self.retell: raise ValueError("retell makes up captions while training, and a frozen text encoder has to see them before; use retell=0")
@@ -190,7 +193,7 @@ class T2VTask(Task):
         self.vae = any_vae(cfg)
         self.size, self.shares, self.shares_of, self.held, self.mixed = (cfg.data.num_frames, *cfg.data.image_size), mask_shares(cfg.masks), bucket_shares(cfg.masks_of), None, None
         if cfg.buckets:
-            self.mixed = open_mixed(cfg.data, Buckets.named(cfg.buckets), cfg.seed, state.is_main_process); self.source, self.sampler = self.mixed.source, self.mixed.sampler
+            self.mixed = open_mixed(cfg.data, Buckets.named(cfg.buckets, cfg.max_batch), cfg.seed, state.is_main_process); self.source, self.sampler = self.mixed.source, self.mixed.sampler
         else: self.source = open_data(cfg.data)
         if self.mixed: self.stores = self.stored_sizes(cfg.batches or state.num_processes//cfg.sequence)
         else: features = self.stored(self.source); self.stores = {self.size: (features, range(len(features)))}

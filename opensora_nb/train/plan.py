@@ -69,10 +69,11 @@ def usual_batches(
     sizes:list,             # (frames, height, width) of each clip
     frame_interval:int=1,   # every n-th frame is taken
     seed:int=42,            # of the draws
+    a_step:int=1,           # batches in a step
 ) -> list[tuple]:           # (pair, its most frequent frames, height and width, share of the batches)
     "Which batches come, and how often"
     found, most = {}, {}
-    for p in plan_buckets(sizes, buckets, frame_interval, seed).places:
+    for p in plan_buckets(sizes, buckets, frame_interval, seed, a_step=a_step).places:
         if p.pair: found[p.pair, p.size] = found.get((p.pair, p.size), 0) + 1
     for (pair, size), n in found.items(): most[pair] = max(most.get(pair, (0, ())), (n, size))
     batches = {pair: sum(n for (q, _), n in found.items() if q == pair)/pair.batch_size for pair in most}; total = sum(batches.values())
@@ -150,7 +151,7 @@ def plan_run(
     if cfg.buckets:
         per = cfg.batches or groups
         if per % groups: raise ValueError(f"{per} batches a step do not divide over {groups} processes{' or groups'*(cfg.sequence > 1)}; try batches={-(-per//groups)*groups}")
-        rows = [row(batch_name(p), size, p.batch_size, share) for p, size, share in usual_batches(Buckets.named(cfg.buckets), assumed_sizes() if sizes is None else sizes, cfg.data.frame_interval, cfg.seed)]
+        rows = [row(batch_name(p), size, p.batch_size, share) for p, size, share in usual_batches(Buckets.named(cfg.buckets, cfg.max_batch), assumed_sizes() if sizes is None else sizes, cfg.data.frame_interval, cfg.seed, per)]
         rows = [r | {k: r[k]*per/processes for k in ('transformer', 'autoencoder', 'text')} for r in rows]
     else:
         size = (1 if cfg.pictures else cfg.data.num_frames, *cfg.data.image_size)
