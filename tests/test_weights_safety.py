@@ -8,12 +8,13 @@ from huggingface_hub import constants
 from opensora_nb.app.cli import look, main
 from opensora_nb.config import load_config
 from opensora_nb.core import has_package
+from opensora_nb.data.dataset import ToySource
 from opensora_nb.models.adapters import add_lora, load_lora, save_lora
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.models.zoo import load_stdit3, randomise
 from opensora_nb.sample.pipeline import Natural, Pipeline, find_weights, load_pipeline, load_text, load_vae
 from opensora_nb.text.encoders import T5Text, TinyText, tiny_text
-from opensora_nb.train.features import Features
+from opensora_nb.train.features import Features, build_features
 from opensora_nb.train.state import EMA, latest, load_checkpoint, save_checkpoint
 from opensora_nb.train.vae import load_2d
 from opensora_nb.vae.image import AutoencoderKLConfig
@@ -22,6 +23,7 @@ from opensora_nb.vae.released import load_released_vae
 from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig
 from opensora_nb.weights import check_finite, load_into, read_saved, read_state, save_state
 from released_files import write_released
+from test_dataset import TinyVAE
 
 PACKAGE = Path(find_weights.__code__.co_filename).parent.parent
 MODEL = STDiT3Config(input_sq_size=64, hidden_size=24, depth=2, num_heads=2, caption_channels=8, model_max_length=6)
@@ -221,12 +223,20 @@ def test_no_checkpoint_runs(tmp_path, name):
     assert not (tmp_path/'ran').exists()
 
 def test_no_features_run(tmp_path):
-    "A pickle in place of stored latents or of their index"
-    for name in ('index.json', 'latents-00000.safetensors'):
-        (tmp_path/'index.json').write_text(json.dumps(dict(clips=1, shard=1024)))
-        plant(tmp_path/name, tmp_path/'ran', 'bare')
-        with pytest.raises(Exception): Features(tmp_path) # noqa: B017 -- whatever is said, nothing ran
-    assert not (tmp_path/'ran').exists()
+    "A pickle in place of every file of the store of latents, one after another: named or made anew, and nothing has run"
+    def build(): return build_features(ToySource(2, image_size=(16, 16)), TinyVAE(), tmp_path/'store', progress=False)
+    want = Features(build()).latents
+    kept = {file: file.read_bytes() for file in build().rglob('*') if file.is_file()}
+    assert len(kept) >= 3                              # what it is, latents, captions
+    for file, raw in kept.items():
+        for how in ('torch', 'bare'):
+            plant(file, tmp_path/'ran', how)
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                try: assert torch.equal(Features(build()).latents, want)
+                except (ValueError, OSError) as e: assert str(file.parent) in str(e), str(e)
+            assert not (tmp_path/'ran').exists(), file
+            file.write_bytes(raw)
 
 def calls(tree): # (dotted name, keywords) of every call
     for node in ast.walk(tree):
