@@ -25,7 +25,8 @@ from ..config import opt, override
 from ..core import rng_for
 from .worlds import captions_of, draw_world, render_world
 from .transforms import resize_crop_to_fill, temporal_crop
-from .video_io import DEFAULT_FPS, ReadReport, is_image, is_video, iter_frames, probe_frames, read_frames
+from .video_io import (DEFAULT_FPS, ReadReport, even_order, frame_times, is_image, is_video, iter_frames,
+                                       probe_frames, read_at, read_frames)
 
 # %% ../../nbs/01_data/06_dataset.ipynb #dd65e8e3
 class ClipSource(Protocol):
@@ -243,7 +244,8 @@ class ClipFiles:
     ):
         self.files, self.num_frames, self.image_size, self.frame_interval, self.seed = files, num_frames, tuple(image_size), frame_interval, seed
         self.table = None # the CSV that names the files, if one does
-        self.infos, self.kept, self.left = {}, {}, self.KEEP # path -> VideoInfo; path -> frames; bytes still free
+        self.infos, self.orders = {}, {} # path -> VideoInfo; path -> frame numbers in equal steps of time
+        self.kept, self.left = {}, self.KEEP # path -> frames; bytes still free
 
     def at(self, num_frames, image_size): # the same clips in another size, read anew each time
         out = copy.copy(self); out.num_frames, out.image_size, out.kept, out.left = num_frames, tuple(image_size), {}, 0
@@ -258,21 +260,29 @@ class ClipFiles:
         if p not in self.infos: self.infos[p] = probe_frames(p)
         return self.infos[p]
     def still(self, p): return is_image(p) and self.info(p).num_frames == 1 # an animated picture is a clip
+    def order(self, p): # (f,) which frame is seen at each step; 0, 1, 2, ... where the rate is steady
+        if p not in self.orders:
+            info = self.info(p)
+            self.orders[p] = np.arange(info.num_frames) if info.steady else even_order(frame_times(p))
+        return self.orders[p]
     def _rng(self, i, epoch, what): return rng_for(self.seed, epoch, zlib.crc32(self.path(i).name.encode()), what)
 
     def window(self,
         i:int,       # clip
         epoch:int=0, # the window moves from epoch to epoch
     ) -> np.ndarray: # (f,) frame numbers
-        "Which frames of its file make clip i; `ValueError` when the file is too short"
-        return temporal_crop(self.info(self.path(i)).num_frames, self.num_frames, self.frame_interval, self._rng(i, epoch, 0))
+        "Which frames of its file make clip i, in equal steps of time; `ValueError` when the file is too short"
+        order = self.order(self.path(i))
+        return order[temporal_crop(len(order), self.num_frames, self.frame_interval, self._rng(i, epoch, 0))]
 
     def clip(self, i, epoch=0):
         p = self.path(i)
         if self.still(p): return resize_crop_to_fill(read_frames(p), self.image_size).repeat(self.num_frames, 0)
         at, whole = self.window(i, epoch), self.whole(p)
         if whole is not None: return whole[at]
-        return resize_crop_to_fill(read_frames(p, int(at[0]), self.num_frames, self.frame_interval), self.image_size)
+        if self.info(p).steady: frames = read_frames(p, int(at[0]), self.num_frames, self.frame_interval)
+        else: frames = read_at(p, at)
+        return resize_crop_to_fill(frames, self.image_size)
 
     def whole(self, p): # all frames of a file at clip size, or None where it is one clip long or memory is used up
         n, (h, w) = self.info(p).num_frames, self.image_size

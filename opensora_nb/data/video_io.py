@@ -6,9 +6,9 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_data/video_io.html.md"""
 
 # %% auto #0
 __all__ = ['VIDEO', 'IMAGE', 'DEFAULT_FPS', 'MOST_BEATS', 'CODECS', 'GIF_FPS', 'FPS_RANGE', 'BACKGROUND', 'PICTURES', 'MOVING',
-           'MOST_MOVING', 'DAMAGED', 'is_video', 'is_image', 'VideoInfo', 'probe', 'iter_video', 'read_video',
-           'write_atomic', 'write_video', 'read_image', 'write_image', 'probe_frames', 'iter_frames', 'read_frames',
-           'ReadReport', 'readable']
+           'MOST_MOVING', 'DAMAGED', 'is_video', 'is_image', 'VideoInfo', 'probe', 'frame_times', 'even_order',
+           'iter_video', 'read_video', 'read_at', 'write_atomic', 'write_video', 'read_image', 'write_image',
+           'probe_frames', 'iter_frames', 'read_frames', 'ReadReport', 'readable']
 
 # %% ../../nbs/01_data/01_video_io.ipynb #86da12c7
 import io, math, os, re, struct, warnings
@@ -16,9 +16,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from itertools import count, islice, repeat
 from pathlib import Path
 import av, numpy as np
+from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import ExifTags, Image, ImageOps
 
@@ -50,27 +52,80 @@ DEFAULT_FPS = 24. # where a file does not say (Open-Sora)
 
 def _videos(c): return [s for s in c.streams.video if not s.disposition & s.disposition.attached_pic] # without cover pictures
 
+def _container(path): # opened; a title that is no UTF-8 is read as well as it can be
+    try: return av.open(path)
+    except UnicodeDecodeError: return av.open(path, metadata_errors='replace')
+
 @contextmanager
 def _open(path, stream=0): # -> container and video stream, single-threaded; `ValueError` in one sentence
     p = _file(path, VIDEO)
-    try: c = av.open(str(p))
+    try: c = _container(str(p.absolute()))
     except av.error.FFmpegError as e: raise ValueError(f"{p.name} ({p.stat().st_size} bytes) is not a readable video: {e.strerror}") from None
     with c:
         videos = _videos(c)
         kinds = ', '.join(s.type for s in c.streams) or 'none at all'
         if not videos: raise ValueError(f"{p.name} has no video stream; its streams: {kinds}")
         if stream >= len(videos): raise ValueError(f"{p.name} has {len(videos)} video streams, so stream {stream} does not exist")
-        videos[stream].thread_type = 'NONE'
-        yield c, videos[stream]
+        s = videos[stream]
+        if c.format.name == 'concat': raise ValueError(f"{p.name} is a list of other files, not a video; give these files")
+        if s.codec_context is None: raise ValueError(f"{p.name} is packed with a codec that is not known here; convert it to H.264")
+        if s.codec_context.width*s.codec_context.height > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(f"{p.name} has frames of {s.codec_context.height}x{s.codec_context.width}; "
+                             f"at most {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels are read")
+        s.thread_type = 'NONE'
+        yield c, s
 
-def _decode(c, s): # frames of stream s; a decoder's complaint becomes a `ValueError`
-    try:
-        counts = _gif_rhythm(c.name)[0] if c.format.name == 'gif' else repeat(1)
-        for frame, n in zip(c.decode(s), counts): yield from repeat(frame, n)
+# %% ../../nbs/01_data/01_video_io.ipynb #09071776
+def _packets(c, s): # packets of stream s; a `ValueError` where data are lacking
+    name, n, end = Path(c.name).name, 0, 0.
+    indexed = sum(not e.is_discard for e in getattr(s, 'index_entries', ())) if 'mp4' in c.format.name else 0
+    lasts = (c.duration or 0)/av.time_base if 'matroska' in c.format.name else 0.
+    for packet in c.demux(*([] if lasts else [s])): # the duration is that of the longest stream, so all are looked at
+        if packet.is_corrupt: raise ValueError(f"{name} is damaged: it breaks off within a packet, after {n} whole ones")
+        if lasts and packet.pts is not None: end = max(end, float((packet.pts + (packet.duration or 0))*packet.time_base))
+        if packet.stream.index != s.index: continue
+        n += packet.size > 0 and not packet.is_discard
+        yield packet
+    if n < indexed: raise ValueError(f"{name} is damaged: {n} of its {indexed} frames can be decoded")
+    if end < .95*lasts: raise ValueError(f"{name} is damaged: it promises {lasts:.1f} seconds and ends after {end:.1f}")
+    if c.format.name == 'avi': _check_avi(c.name)
+
+def _check_avi(path): # the first bytes say how many follow, or nothing sensible if they were written to a pipe
+    with open(path, 'rb') as f: promised = int.from_bytes(f.read(8)[4:], 'little') + 8
+    size = os.path.getsize(path)
+    if size < .95*promised and promised < 1<<32:
+        raise ValueError(f"{Path(path).name} is damaged: {size:,} of its {promised:,} bytes are there")
+
+@contextmanager
+def _complaints(c): # what a decoder complains of becomes a `ValueError`
+    try: yield
     except av.error.FFmpegError as e: raise ValueError(f"{Path(c.name).name} is damaged: {e.strerror}") from None
 
-def _rgb(frame): # (h, w, 3), turned the way the file asks for (phones film sideways)
-    return np.rot90(frame.to_ndarray(format='rgb24'), round(frame.rotation/90))
+def _decode(c, s): # frames of stream s, in the order in which they are shown
+    counts = iter(_gif_rhythm(c.name)[0]) if c.format.name == 'gif' else repeat(1)
+    with _complaints(c):
+        for packet in _packets(c, s):
+            for frame in packet.decode(): yield from repeat(frame, next(counts, 1))
+
+# %% ../../nbs/01_data/01_video_io.ipynb #845159f6
+def _layout(frame): # -> are rows and columns exchanged? then: is the height, the width reversed?
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+    swap = abs(b) + abs(c) > abs(a) + abs(d)
+    return swap, (b if swap else d) < 0, (c if swap else a) < 0
+
+class _Screen:
+    "Frames as they are shown: upright, with square pixels, and all as large as the first"
+    def __init__(self, stream, first):
+        ratio = float(stream.sample_aspect_ratio or 1)
+        if abs(ratio - 1) < .01 or not 1/8 <= ratio <= 8: ratio = 1. # rounding, or nonsense
+        self.width, self.height = max(1, round(first.width*ratio)), first.height
+        self.size = (self.width, self.height) if _layout(first)[0] else (self.height, self.width) # height and width as shown
+    def show(self, frame): # -> uint8 (h, w, 3)
+        swap, up, left = _layout(frame)
+        image = frame.to_ndarray(format='rgb24', width=self.width, height=self.height)
+        if swap: image = image.swapaxes(0, 1)
+        return image[::-1 if up else 1, ::-1 if left else 1]
 
 # %% ../../nbs/01_data/01_video_io.ipynb #38952fe1
 MOST_BEATS = 10_000 # a rate that needs more frames than this is not searched for
@@ -105,45 +160,96 @@ def _gif_rhythm(path): # -> frames that each picture stands for, frames a second
 class VideoInfo:
     "What `probe` found in a file"
     num_frames:int  # frames in the stream
-    height:int      # pixels, after rotation
-    width:int       # pixels, after rotation
+    height:int      # pixels, as shown
+    width:int       # pixels, as shown
     fps:float       # average frames a second
     codec:str       # e.g. h264
     has_audio:bool  # is there sound?
     videos:int      # number of video streams
+    steady:bool=True # is the time from frame to frame the same throughout?
     @property
     def seconds(self): return self.num_frames/self.fps
 
+# %% ../../nbs/01_data/01_video_io.ipynb #b9f41d66
+def _may_be_empty(packet): # a hidden frame of VP8, or perhaps an MPEG-4 frame that repeats the one before
+    codec = packet.stream.codec_context.name
+    return not memoryview(packet)[0] & 16 if codec == 'vp8' else codec == 'mpeg4' and packet.size < 20
+
+def _scan(path, stream): # -> `VideoInfo` and (f,) seconds at which frames are shown
+    with _open(path, stream) as (c, s), _complaints(c):
+        first, doubt, stamps = None, False, []
+        for packet in _packets(c, s):
+            if first is None: first = next(iter(packet.decode()), None)
+            if packet.size and not packet.is_discard:
+                stamps.append((packet.pts, packet.dts))
+                doubt = doubt or _may_be_empty(packet)
+        if first is None: raise ValueError(f"{Path(path).name} holds no frame")
+        if doubt: stamps = _decoded_stamps(path, stream)
+        times, (h, w) = _seconds(stamps, first.pts, s), _Screen(s, first).size
+        fps = _rate(times, s.average_rate)
+        if c.format.name == 'gif':
+            counts, fps = _gif_rhythm(c.name)
+            if max(counts) > 1: times = np.arange(sum(counts))/fps
+        steady = bool((even_order(times) == np.arange(len(times))).all())
+        return VideoInfo(len(times), h, w, fps, s.codec_context.name, bool(c.streams.audio), len(_videos(c)), steady), times
+
+def _decoded_stamps(path, stream): # (pts, dts) of all frames
+    with _open(path, stream) as (c, s): return [(f.pts, f.dts) for f in _decode(c, s)]
+
+def _seconds(stamps, first, s): # (f,) seconds from the first frame shown, ascending
+    shown, order = [p for p, _ in stamps], [d for _, d in stamps if d is not None]
+    if None in shown: shown, first = order, None # an old AVI knows only the order in which packets come
+    if not shown or order != sorted(order): return np.arange(len(stamps))/float(s.average_rate or DEFAULT_FPS) # clock unknown or set back
+    ticks = np.sort(np.array([t for t in shown if first is None or t >= first])) # frames before the first complete picture are lost
+    return (ticks - ticks[0])*float(s.time_base)
+
+def _rate(times, claimed): # frames a second; the claimed one where it fits
+    if len(times) < 2 or not times[-1]: return float(claimed) if claimed and .01 <= claimed <= 1000 else DEFAULT_FPS
+    steps = len(times) - 1
+    if claimed and math.isclose(times[-1], steps/claimed, rel_tol=.005, abs_tol=.002): return float(claimed)
+    return float(steps/times[-1])
+
+# %% ../../nbs/01_data/01_video_io.ipynb #a1a47f4d
 def probe(
     path:str|Path, # a video file
     stream:int=0,  # which video stream
 ) -> VideoInfo:
-    "Size, length and rate of a video; frames are counted by decoding where the container does not say"
-    with _open(path, stream) as (c, s):
-        frames = _decode(c, s)
-        first = next(frames, None)
-        if first is None: raise ValueError(f"{Path(path).name} holds no frame")
-        h, w, _ = _rgb(first).shape
-        n, fps = s.frames, float(s.average_rate or DEFAULT_FPS)
-        if c.format.name == 'gif':
-            counts, fps = _gif_rhythm(path)
-            n = sum(counts)
-        n = n or 1 + sum(1 for _ in frames)
-        return VideoInfo(n, h, w, fps, s.codec_context.name, bool(c.streams.audio), len(_videos(c)))
+    "Size, length and rate of a video, from its packets and not from what the header claims"
+    return _scan(path, stream)[0]
 
-# %% ../../nbs/01_data/01_video_io.ipynb #b9f41d66
-def iter_video(
+def frame_times(
     path:str|Path, # a video file
     stream:int=0,  # which video stream
+) -> np.ndarray:   # (f,) seconds from the first frame, ascending
+    "When each frame is shown"
+    return _scan(path, stream)[1]
+
+# %% ../../nbs/01_data/01_video_io.ipynb #27d53409
+def even_order(
+    times:np.ndarray, # (f,) seconds, as `frame_times` gives them
+) -> np.ndarray:      # (f,) frame numbers, ascending; some twice or never where the rate varies
+    "The frame that is seen at each of f equal steps of time"
+    n = len(times)
+    if n < 2 or not times[-1]: return np.arange(n)
+    return np.searchsorted(times*((n - 1)/times[-1]), np.arange(n) + .5) - 1
+
+# %% ../../nbs/01_data/01_video_io.ipynb #48daaca6
+def _frames(path, stream): # for each frame a function that gives it as RGB
+    with _open(path, stream) as (c, s):
+        screen = None
+        for frame in _decode(c, s):
+            screen = screen or _Screen(s, frame)
+            yield partial(screen.show, frame)
+
+def iter_video(
+    path:str|Path,   # a video file
+    stream:int=0,    # which video stream
+    even:bool=False, # in equal steps of time, where the rate varies; else each frame once
 ) -> Iterator[np.ndarray]: # uint8 (h, w, 3)
     "Frames one after the other, for files too large to hold; `ValueError` in one sentence when damaged"
-    yield from map(_rgb, _frames(path, stream))
-
-def _frames(path, stream): # not yet turned into RGB; `ValueError` at the end when some are lacking
-    n = 0
-    with _open(path, stream) as (c, s):
-        for n, frame in enumerate(_decode(c, s), 1): yield frame
-        if n < s.frames: raise ValueError(f"{Path(path).name} is damaged: {n} of its {s.frames} frames can be decoded")
+    times = np.bincount(even_order(frame_times(path, stream))) if even else repeat(1)
+    for n, picture in zip(times, _frames(path, stream)):
+        if n: yield from repeat(picture(), n)
 
 def _check_range(start, num_frames, step): # counts that make sense, or a sentence
     if start < 0 or step < 1 or (num_frames is not None and num_frames < 1):
@@ -160,13 +266,27 @@ def read_video(
     _check_range(start, num_frames, step)
     name, out, n = Path(path).name, [], 0
     last = float('inf') if num_frames is None else start + (num_frames - 1)*step
-    for n, frame in enumerate(_frames(path, stream), 1):
-        if n - 1 >= start and (n - 1 - start) % step == 0: out.append(_rgb(frame))
+    for n, picture in enumerate(_frames(path, stream), 1):
+        if n - 1 >= start and (n - 1 - start) % step == 0: out.append(picture())
         if n > last: break
     if num_frames is not None and len(out) < num_frames:
         raise ValueError(f"{name} has {n} frames, but {num_frames} from frame {start} in steps of {step} need {last+1}")
     if not out: raise ValueError(f"{name} has {n} frames, so none from frame {start} on")
     return np.stack(out)
+
+def read_at(
+    path:str|Path,  # a video file
+    at:np.ndarray,  # (f,) frame numbers, in any order
+    stream:int=0,   # which video stream
+) -> np.ndarray:    # uint8 (f, h, w, 3)
+    "Decode these frames of a video; `ValueError` in one sentence when it is damaged or has fewer"
+    wanted, found, n = {int(i) for i in at}, {}, -1
+    if not wanted or min(wanted) < 0: raise ValueError(f"frame numbers are 0 or more, and at least one is needed, not {list(at)}")
+    for n, picture in enumerate(_frames(path, stream)):
+        if n in wanted: found[n] = picture()
+        if len(found) == len(wanted): break
+    else: raise ValueError(f"{Path(path).name} has {n+1} frames, so there is no frame {max(wanted)} (they count from 0)")
+    return np.stack([found[int(i)] for i in at])
 
 # %% ../../nbs/01_data/01_video_io.ipynb #f7eb5016
 def write_atomic(

@@ -114,7 +114,7 @@ def read_reference(
 ) -> np.ndarray:      # uint8 (f, h, w, 3)
     "Read a reference at the size of the clip, frame by frame; `ValueError` or `FileNotFoundError` in one sentence"
     _local(path)
-    parts = [read_frames(path)] if is_image(path) else (f[None] for f in iter_video(path))
+    parts = [read_frames(path)] if is_image(path) else (f[None] for f in iter_video(path, even=True))
     out, (gh, gw) = [], image_size
     for part in parts: h, w = part.shape[1:3]; out.append(resize_crop_to_fill(part, image_size))
     if not out: raise ValueError(f"reference {Path(path).name} holds no frames")
