@@ -6,10 +6,10 @@ Docs: https://opensora-nb.github.io/opensora_nb/00_start/config.html.md"""
 
 # %% auto #0
 __all__ = ['LARGEST_JSON', 'parse_value', 'override', 'to_dict', 'from_dict', 'save_config', 'about', 'read_json', 'load_config',
-           'check_range', 'flat', 'diff', 'opt', 'add_options', 'from_options']
+           'check_range', 'flat', 'diff', 'opt', 'add_options', 'from_options', 'check_limits']
 
 # %% ../nbs/00_start/02_config.ipynb #aaa605e9
-import argparse, dataclasses, difflib, json, types, typing
+import argparse, dataclasses, difflib, json, math, types, typing
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -189,9 +189,24 @@ def diff(
     return {k: (fa.get(k), fb.get(k)) for k in {**fa, **fb} if fa.get(k) != fb.get(k)}
 
 # %% ../nbs/00_start/02_config.ipynb #a71602bd
-def opt(default, help:str):
-    "A dataclass field with a default and a help text"
-    return field(default=default, metadata=dict(help=help))
+def opt(
+    default,        # of the field
+    help:str,       # what it means, in words
+    least=None,     # smallest number it may hold, if there is one
+    most=None,      # largest
+    above=None,     # it must be larger than this
+    below=None,     # … smaller than this
+):
+    "A dataclass field with a default, a help text and limits for `check_limits`"
+    return field(default=default, metadata=dict(help=help, least=least, most=most, above=above, below=below))
+
+def _limits(least=None, most=None, above=None, below=None, **_): # in words
+    if least is not None and most is not None: return f"from {least:,} to {most:,}"
+    words = ('above', above), ('of at least', least), ('below', below), ('of at most', most)
+    return ' and '.join(f'{w} {n:,}' for w, n in words if n is not None)
+
+def _written(value): # a value as an override writes it
+    return ','.join(map(str, value)) if isinstance(value, tuple) else value
 
 def add_options(
     parser:argparse.ArgumentParser, # gets one option per field
@@ -215,3 +230,17 @@ def from_options(
     types_ = typing.get_type_hints(cls)
     return cls(**{f.name: parse_value(getattr(ns, f.name), types_[f.name], '--' + f.name.replace('_', '-'))
                   for f in fields(cls) if hasattr(ns, f.name)})
+
+def check_limits(
+    cfg,            # a dataclass whose fields were made by `opt`
+    group:str='',   # what stands before their names in messages, such as optim.
+):
+    "`ValueError` for the first number that its field cannot hold, in groups of settings too; one that is not finite, no field can"
+    for f in fields(cfg):
+        value, m = getattr(cfg, f.name), f.metadata
+        if is_dataclass(value): check_limits(value, f'{group}{f.name}.')
+        for v in value if isinstance(value, tuple) else (value,):
+            if not isinstance(v, (int, float)) or isinstance(v, bool): continue
+            good = abs(v) < math.inf and (m.get('least') is None or v >= m['least']) and (m.get('most') is None or v <= m['most'])
+            good = good and (m.get('above') is None or v > m['above']) and (m.get('below') is None or v < m['below'])
+            if not good: raise ValueError(f"{group}{f.name} is a number{' ' + words if (words := _limits(**m)) else ''}, not {v}; try {_written(f.default)}")

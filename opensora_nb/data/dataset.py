@@ -23,7 +23,8 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..config import opt, override
 from ..core import rng_for
-from .worlds import captions_of, draw_world, render_world
+from .toy import SPLITS
+from .worlds import WORLDS, captions_of, draw_world, render_world
 from .transforms import resize_crop_to_fill, temporal_crop
 from .video_io import (DEFAULT_FPS, ReadReport, even_order, frame_times, is_image, is_video, iter_frames,
                                        probe_frames, read_at, read_frames)
@@ -50,7 +51,8 @@ def mixture(level): # 'core' or 'core:0.7,full:0.3' -> names and cumulative shar
     parts = [p.split(':') for p in level.replace(' ', '').split(',')]
     try: share = np.array([float(p[1]) if len(p) > 1 else 1. for p in parts])
     except ValueError: raise ValueError(f"level {level!r} is not readable; write core, full, many, physics, hidden or a mixture such as core:0.7,full:0.3") from None
-    if not (share > 0).all(): raise ValueError(f"level {level!r}: every share must be above 0")
+    if not ((share > 0) & np.isfinite(share)).all(): raise ValueError(f"level {level!r}: every share must be above 0")
+    if odd := [p[0] for p in parts if p[0] not in WORLDS]: raise ValueError(f"unknown level {odd[0]!r}; use one of {', '.join(WORLDS)}")
     return [p[0] for p in parts], np.cumsum(share)/share.sum()
 
 IMG_FPS = 120. # the rate Open-Sora 1.2 gives to single frames
@@ -418,6 +420,8 @@ class DataConfig:
             if not 1 <= value <= most: raise ValueError(f"data.{name} is {value}; use 1 to {most:,}")
         if len(self.image_size) != 2: raise ValueError(f"data.image_size is {self.image_size}; it is a height and a width")
         if not 0 < self.fps < float('inf'): raise ValueError(f"data.fps is {self.fps}; frames a second are above 0, such as 8")
+        mixture(self.level)
+        if self.split not in SPLITS: raise ValueError(f"unknown data.split {self.split!r}; use one of {', '.join(SPLITS)}")
 
 def find_data(
     cfg:DataConfig=DataConfig(), # which clips, and in what size

@@ -148,6 +148,7 @@ def find_weights(
     if done: return max(done, key=lambda p: (p.parts[:-2], int(p.parent.name[5:])))
     if any((path/part).is_dir() for part in ('vae', 'stdit3')): return path
     if (path/'weights').is_dir(): return path/'weights'
+    if path.is_file(): raise FileNotFoundError(f"weights {str(where)!r}: this is a file, and a pipeline is several networks; give one of the embedded names ({', '.join(embedded()) or 'none'}), a run folder like runs/NAME, or a folder with vae/, stdit3/ and text/")
     what = 'is a run that has not saved a checkpoint yet' if (path/'config.json').exists() else 'holds no weights' if path.is_dir() else 'does not exist'
     raise FileNotFoundError(f"weights {str(where)!r}: this folder {what}; give one of the embedded names ({', '.join(embedded()) or 'none'}), "
                             f"a run folder like runs/NAME, or a folder with vae/, stdit3/ and text/")

@@ -21,6 +21,7 @@ from ..viz import contact_sheet
 from ..data.bucket import Buckets
 from ..data.dataset import DataConfig, mixture, open_data
 from ..data.mixed import open_mixed, read_size
+from ..data.sizes import check_size
 from ..data.retold import retell, retold_words
 from ..flow.guidance import as_velocity
 from ..flow.masks import MASK_RATIOS, draw_mask, mask_ratios, pick_strategy
@@ -29,7 +30,7 @@ from ..flow.timesteps import logit_normal_times, timestep_shift, uniform_times
 from ..models.adapters import add_lora, freeze, merge_lora, read_parts, save_lora
 from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..models.zoo import load_stdit3
-from ..text.encoders import T5Text, TinyText, tiny_text
+from ..text.encoders import T5_NAME, T5Text, TinyText, t5_lacks, tiny_text
 from ..vae.released import load_released_vae
 from ..sample.pipeline import IMG_FPS, Natural, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
 from ..metrics.objects import score_world
@@ -75,7 +76,7 @@ class T2VTrain(TrainConfig):
     features_gb:float = opt(20., "size in GB above which stored latents that no run uses are deleted, the one unused for longest first; 0: no limit")
     times:str = opt('logit-normal', "how diffusion times are drawn: uniform or logit-normal")
     shift:bool = opt(True, "shift times towards noise by size and length, as when sampling")
-    base_pix:int = opt(64*64, "pixels at which a single frame is not shifted")
+    base_pix:int = opt(64*64, "pixels at which a single frame is not shifted", least=1)
     caption_drop:float = opt(0.1, "share of samples trained with the null text")
     pictures:bool = opt(False, "train on the first frame of every clip, as a picture: several times cheaper, and what things look like can be learned there")
     buckets:str = opt('', "train on many sizes: v12_stage1, v12_stage2, v12_stage3, v12_adapt, v11_stage1, v11_stage2, v11_stage3, toy_mix, toy_large or a .json file; empty: one size, that of data")
@@ -83,21 +84,24 @@ class T2VTrain(TrainConfig):
     masks:str = opt('', "frames given in training: v11, v12_stage1, v12_stage3, v12_adapt, or shares such as image_head:0.2,random:0.05; empty: none")
     masks_of:tuple[str, ...] = opt((), "other shares for some buckets, as FRAMES=SHARES or RESOLUTION/FRAMES=SHARES, such as 64/34=quarter_head:0.3")
     retell:float = opt(0., "share of samples described in another true way: scores behind the caption, toy clips also by frame rate")
-    lora:int = opt(0, "train an adapter of this rank beside all layers of the blocks, and new words, in place of the weights of init; 0: none")
+    lora:int = opt(0, "train an adapter of this rank beside all layers of the blocks, and new words, in place of the weights of init; 0: none", most=4096)
     train_only:str = opt('', "train these parts of init alone: spatial, temporal, text, time or ends, several as spatial+time, or: all but text; empty: all")
-    cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline")
-    sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline")
+    cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline", least=0, most=100)
+    sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline", least=1, most=1000)
     preview_prompts:tuple[str, ...] = opt(('a red circle moves left', 'a blue square moves up', 'a yellow star stays still', 'a green triangle moves right'), "what previews show")
-    validate_on:int = opt(64, "toy data: held-out prompts for validation")
-    validate_steps:int = opt(0, "toy data: sampling steps of validation, fewer are quicker; 0 takes sampling_steps")
+    validate_on:int = opt(64, "toy data: held-out prompts for validation; 0: none", least=0, most=10**6)
+    validate_steps:int = opt(0, "toy data: sampling steps of validation, fewer are quicker; 0 takes sampling_steps", least=0, most=1000)
     validate_sizes:tuple[str, ...] = opt((), "toy data: more sizes to score, FRAMESxHEIGHTxWIDTH")
-    confirm_on:int = opt(200, "toy data: other held-out prompts, with all sampling_steps, before stop_at ends a run")
+    confirm_on:int = opt(200, "toy data: other held-out prompts, with all sampling_steps, before stop_at ends a run", least=1, most=10**6)
     validate_path:str|None = opt(None, "other data: a CSV or folder of clips for the validation loss")
 
     def __post_init__(self):
         super().__post_init__()
         if self.times not in TIMES: raise ValueError(f"unknown times {self.times!r}; use one of {', '.join(TIMES)}")
-        mask_shares(self.masks); bucket_shares(self.masks_of); [read_size(s) for s in self.validate_sizes]
+        if not self.vae_weights.strip(): raise ValueError("vae_weights is empty, and clips are trained on as an autoencoder sees them; give an embedded name such as tiny, a run folder, or a folder of weights")
+        mask_shares(self.masks); bucket_shares(self.masks_of)
+        for size in ([] if self.buckets else [(self.data.num_frames, *self.data.image_size)]) + [read_size(s) for s in self.validate_sizes]: check_size(*size)
+        if self.stop_at and (self.data.path or not self.validate_on): raise ValueError(f"stop_at={self.stop_at} needs a score, and there is none {'for clips of your own' if self.data.path else 'with validate_on=0'}; use stop_at=0")
         if self.masks_of and not self.buckets: raise ValueError("masks_of names buckets, but there are none; set buckets, or use masks")
         if self.max_batch < 0: raise ValueError(f"max_batch is {self.max_batch}; use 1 or more clips, or 0 for the batches of the buckets")
         if self.max_batch and not self.buckets: raise ValueError("max_batch limits the batches of buckets, and there are none; set buckets, or use batch_size")
@@ -190,24 +194,43 @@ class T2VTask(Task):
     def __init__(self, cfg:T2VTrain, device):
         from accelerate import PartialState
         self.cfg, self.device, state = cfg, device, PartialState()
-        self.vae = any_vae(cfg)
+        self.vae = any_vae(cfg); self.begun = self.begin()
         self.size, self.shares, self.shares_of, self.held, self.mixed = (cfg.data.num_frames, *cfg.data.image_size), mask_shares(cfg.masks), bucket_shares(cfg.masks_of), None, None
         if cfg.buckets:
             self.mixed = open_mixed(cfg.data, Buckets.named(cfg.buckets, cfg.max_batch), cfg.seed, state.is_main_process); self.source, self.sampler = self.mixed.source, self.mixed.sampler
         else: self.source = open_data(cfg.data)
+        if lost := sorted(set(self.shares_of) - self.bucket_names()): raise ValueError(f"masks_of names the bucket {lost[0]}, and buckets={cfg.buckets} has none of that name; it has {', '.join(sorted(self.bucket_names()))}")
+        held = open_data(replace(cfg.data, path=cfg.validate_path)) if cfg.validate_path else None
         if self.mixed: self.stores = self.stored_sizes(cfg.batches or state.num_processes//cfg.sequence)
         else: features = self.stored(self.source); self.stores = {self.size: (features, range(len(features)))}
-        if cfg.validate_path: self.held = self.stored(open_data(replace(cfg.data, path=cfg.validate_path)))
+        if held is not None: self.held = self.stored(held)
         if state.is_main_process: make_room(self.store, cfg.features_gb)
         if cfg.pictures: self.to_pictures()
         self.texts = {i: f.texts(k) or [''] for f, row in self.stores.values() for k, i in enumerate(row)}
         if cfg.text_weights: # captions and prompts are encoded, then the encoder is let go
-            start = load_stdit3(stdit3_of(cfg.init)).float() if cfg.init else None # a run, a released model, or PixArt
+            start = self.begun
             with state.main_process_first(): self.frozen = self.stored_text((start.cfg if start else cfg.model).model_max_length)
             self.new_words = (); self.module = TextToVideo(self.start_model(start, self.frozen.one('').shape[-1])); self.narrow()
         else:
             model, text = self.start_weights([t for i in self.texts for t in self.texts[i]] + (retold_words(self.source) if cfg.retell else []))
             self.module = TextToVideo(model, text); self.narrow(); self.tokens = {i: text.tokenize(t) for i, t in self.texts.items()}
+        del self.begun
+
+    def begin(self):
+        "What `init` gives, read before clips are encoded, so that weights that are not there or do not fit cost no work: an STDiT3 for frozen texts, a pipeline, or None"
+        cfg, c = self.cfg, self.vae.cfg.latent_channels
+        if cfg.text_weights and Path(cfg.text_weights).exists() and (lost := t5_lacks(cfg.text_weights)): raise FileNotFoundError(f"cannot load the T5 encoder text_weights={cfg.text_weights}, which lacks {' and '.join(lost)}; give a folder with config.json, the weights and the tokenizer of a T5 encoder")
+        if cfg.text_weights and not Path(cfg.text_weights).exists() and cfg.text_weights.count('/') != 1: raise FileNotFoundError(f"cannot load the T5 encoder text_weights={cfg.text_weights}, which is neither a folder here nor an address on Hugging Face, which is written owner/name; such as {T5_NAME}")
+        if not cfg.init: return None
+        found = load_stdit3(stdit3_of(cfg.init)).float() if cfg.text_weights else load_pipeline(cfg.init, 'cpu', 'fp32') # a run, a released model, or PixArt; or all three parts
+        has = (found if cfg.text_weights else found.model).cfg.in_channels
+        if has != c: raise ValueError(f"init={cfg.init} takes {has} channels of the autoencoder, but there are {c}; choose the parts that were trained together")
+        return found
+
+    def bucket_names(self): # as `masks_of` may write them: RESOLUTION/FRAMES, or FRAMES
+        if not self.mixed: return set()
+        table = self.mixed.buckets.table
+        return {name for resolution, pairs in table.items() for p in pairs for name in (f'{resolution}/{p.frames}', str(p.frames))}
 
     def stored_text(self, n): # n tokens a text: features of all captions, of what previews and validation ask, and of the empty text
         cfg = self.cfg
@@ -257,7 +280,7 @@ class T2VTask(Task):
         if not cfg.init:
             if cfg.model.in_channels != c: self.cfg = cfg = replace(cfg, model=replace(cfg.model, in_channels=c)) # latents are what they are
             text = tiny_text(texts, cfg.model.caption_channels, cfg.model.model_max_length); return STDiT3(cfg.model), text
-        pipe = load_pipeline(cfg.init, 'cpu', 'fp32'); known = set(pipe.text.index); new = pipe.text.grow(texts); self.new_words = [w for w in pipe.text.index if w not in known]
+        pipe = self.begun; known = set(pipe.text.index); new = pipe.text.grow(texts); self.new_words = [w for w in pipe.text.index if w not in known]
         if new: print(f"{new} new words in the captions; their embeddings start fresh")
         if pipe.model.cfg != cfg.model: self.cfg = replace(cfg, model=pipe.model.cfg)
         return pipe.model, pipe.text
@@ -307,7 +330,7 @@ class T2VTask(Task):
 
     def pipeline(self) -> Pipeline:
         c, d = self.cfg, self.cfg.data
-        natural = Natural(d.num_frames, tuple(d.image_size), int(round(self.source.fps)), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, () if d.path else tuple(mixture(d.level)[0]))
+        natural = Natural(d.num_frames, tuple(d.image_size), min(1000, max(1, round(self.source.fps))), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, () if d.path else tuple(mixture(d.level)[0]))
         return Pipeline(self.vae, self.module.model, self.frozen if c.text_weights else self.module.text, natural, c.name)
 
     def export(self, folder): # plain weights; an adapter also by itself
@@ -315,6 +338,7 @@ class T2VTask(Task):
         else: self.pipeline().save(folder)
 
     def preview(self):
+        if not self.cfg.preview_prompts: return None
         pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)
         made = generate(pipe, list(self.cfg.preview_prompts), SampleConfig(num_frames=1 if self.cfg.pictures else None))
         return contact_sheet(made, titles=list(self.cfg.preview_prompts))

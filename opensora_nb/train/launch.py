@@ -21,7 +21,8 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from ..config import override
-from .loop import STOPS, StopAsked, TrainConfig, train
+from .loop import STOPS, StopAsked, TrainConfig, named, train
+from ..weights import atomic_write
 
 # %% ../../nbs/10_train/06_launch.ipynb #8e7ed501
 def recipe_names() -> list[str]:
@@ -118,7 +119,8 @@ def run_recipe(
         runs.append(train(cfg, progress))
         if runs[-1].stopped: return runs
     if runs[-1].acc.is_main_process:
-        (result_folder(runs)/'result.json').write_text(json.dumps(dict(recipe=recipe, overrides=list(overrides), quick=quick, **summary(runs)), indent=1) + '\n')
+        text = json.dumps(dict(recipe=recipe, overrides=list(overrides), quick=quick, **summary(runs)), indent=1) + '\n'
+        with named(path := result_folder(runs)/'result.json'): atomic_write(path, lambda tmp: tmp.write_text(text))
     return runs
 
 # %% ../../nbs/10_train/06_launch.ipynb #1f1d7027

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
-from ..config import opt
+from ..config import check_limits, opt
 from ..core import fast_bf16
 
 # %% ../../nbs/10_train/00_optim.ipynb #6206a945
@@ -22,18 +22,19 @@ from ..core import fast_bf16
 class OptimConfig:
     "How weights are updated"
     name:str = opt('adamw', "adamw, or muon (Muon for matrices, AdamW for the rest)")
-    lr:float = opt(1e-3, "highest learning rate")
-    betas:tuple[float, float] = opt((0.9, 0.99), "AdamW's two decays")
-    eps:float = opt(1e-8, "AdamW's epsilon")
-    weight_decay:float = opt(0.0, "decoupled weight decay")
-    warmup:int = opt(100, "steps of linear warm-up")
+    lr:float = opt(1e-3, "highest learning rate", most=1000)
+    betas:tuple[float, float] = opt((0.9, 0.99), "AdamW's two decays", least=0, below=1)
+    eps:float = opt(1e-8, "AdamW's epsilon", least=0)
+    weight_decay:float = opt(0.0, "decoupled weight decay", least=0)
+    warmup:int = opt(100, "steps of linear warm-up", least=0)
     decay:str = opt('cosine', "after warm-up: constant, linear or cosine")
-    final:float = opt(0.05, "the learning rate at the last step, as a share of the highest")
-    clip:float = opt(1.0, "largest global gradient norm; 0 turns clipping off")
+    final:float = opt(0.05, "the learning rate at the last step, as a share of the highest", least=0, most=1)
+    clip:float = opt(1.0, "largest global gradient norm; 0 turns clipping off", least=0)
 
     def __post_init__(self):
         if self.name not in OPTIMISERS: raise ValueError(f"unknown optimiser {self.name!r}; use one of {', '.join(OPTIMISERS)}")
         if self.decay not in DECAYS: raise ValueError(f"unknown decay {self.decay!r}; use one of {', '.join(DECAYS)}")
+        check_limits(self, 'optim.')
         if self.lr <= 0: raise ValueError(f"the learning rate must be positive, not {self.lr}; try 1e-3")
 
 OPTIMISERS = ('adamw', 'muon')

@@ -18,7 +18,7 @@ from einops import rearrange
 from ..config import about, opt
 from ..core import rng_for
 from ..viz import contact_sheet
-from ..data.dataset import DataConfig, open_data
+from ..data.dataset import DataConfig, find_data, open_data
 from ..vae.image import AutoencoderKL
 from ..vae.video import VAEOutput, VideoVAE, VideoVAEConfig, video_vae_tiny
 from ..vae.losses import VAELossConfig, frame_count, perceptual_term, vae_loss
@@ -39,10 +39,10 @@ MIXES  = ('mixed_video_image', 'mixed_video_random')
 class VAETrain(TrainConfig):
     "Settings of a stage of autoencoder training"
     stage:str = opt('image', "image, temporal, joint, decoder or all")
-    kl:float = opt(1e-4, "weight of the KL term, per latent value")
-    jitter:float = opt(0., "joint and decoder stage: noise added to the latent, so that the decoder forgives small errors")
-    frames_per_clip:int = opt(4, "image stage: frames taken from each clip")
-    crop:int = opt(0, "all but the temporal stage: side of a square window in pixels, the liveliest of four random ones; 0 takes whole frames")
+    kl:float = opt(1e-4, "weight of the KL term, per latent value", least=0)
+    jitter:float = opt(0., "joint and decoder stage: noise added to the latent, so that the decoder forgives small errors", least=0)
+    frames_per_clip:int = opt(4, "image stage: frames taken from each clip", least=1)
+    crop:int = opt(0, "all but the temporal stage: side of a square window in pixels, the liveliest of four random ones; 0 takes whole frames", least=0)
     mix:str = opt('mixed_video_image', "all but the image stage: mixed_video_image (some batches keep their first frame only) or mixed_video_random (each batch keeps its first n frames, n even over 1 … all)")
     image_share:float = opt(0.2, "mixed_video_image: share of batches that are one-frame videos")
     form:str = opt('own', "own: mean squared error, KL per latent value; v12: the sums of Open-Sora 1.2 with the terms of loss")
@@ -51,7 +51,7 @@ class VAETrain(TrainConfig):
     adversarial:AdversarialConfig = AdversarialConfig()
     init_2d:str = opt('', "start from this 2-D part and a new temporal one: an embedded name, a run folder, or an AutoencoderKL of diffusers (file, folder or address)")
     calibrate:bool = opt(True, "temporal stage: measure scaling_factor on the data; no keeps that of the settings")
-    validate_on:int = opt(64, "toy data: held-out clips for validation")
+    validate_on:int = opt(64, "toy data: held-out clips for validation", least=1)
     validate_path:str|None = opt(None, "other data: a CSV or folder of clips for validation")
     vae:VideoVAEConfig = video_vae_tiny()
     data:DataConfig = DataConfig()
@@ -63,6 +63,8 @@ class VAETrain(TrainConfig):
             raise ValueError(f"batch_size {self.batch_size} frames do not divide into {self.frames_per_clip} frames a clip; try {self.batch_size//self.frames_per_clip*self.frames_per_clip or self.frames_per_clip}")
         if self.crop and (self.crop % 8 or self.crop > min(self.data.image_size)):
             raise ValueError(f"crop {self.crop} must be a multiple of 8 and at most {min(self.data.image_size)}, the short side of a frame; try {min(self.crop, min(self.data.image_size))//8*8 or 8}")
+        if self.stop_at: raise ValueError(f"stop_at={self.stop_at} needs a score, and the validation of an autoencoder has none; use stop_at=0")
+        if not self.init: self.check_frames(self.vae.vae_2d.downsample)
         if self.init and self.init_2d: raise ValueError(f"init={self.init!r} brings both parts and init_2d={self.init_2d!r} one; give only one of them")
         if self.stage != 'image' and not (self.init or self.init_2d): raise ValueError(f"stage {self.stage!r} continues an earlier one; give its run folder as init=…, or a 2-D autoencoder as init_2d=…")
         for k, names in (('form', FORMS), ('mix', MIXES)):
@@ -80,6 +82,10 @@ class VAETrain(TrainConfig):
     def pixels(self): return self.stage != 'temporal' and (self.form == 'own' or self.loss.real_rec) # does the loss look at decoded pixels?
     @property
     def judged(self): return self.adversarial.kind != 'none'
+
+    def check_frames(self, block): # the side of the squares of pixels that become one latent value
+        odd = [n for n in self.data.image_size if n % block or n < block]
+        if odd and not self.crop: raise ValueError(f"data.image_size {','.join(map(str, self.data.image_size))} does not divide into blocks of {block} pixels, which the autoencoder needs; try {','.join(str(max(1, round(n/block))*block) for n in self.data.image_size)}, or windows with crop=…")
 
     def make_task(self, device): return VAETask(self, device)
 
@@ -171,13 +177,16 @@ def clip_length(
 class VAETask(Task):
     "One stage of autoencoder training"
     def __init__(self, cfg:VAETrain, device):
-        self.cfg, self.device = cfg, device; self.source = open_data(cfg.data); self.clips = ClipCache(self.source)
-        vae = load_vae(cfg.init) if cfg.init else VideoVAE(cfg.vae)
+        self.cfg, self.device = cfg, device
+        vae = load_vae(cfg.init) if cfg.init else VideoVAE(cfg.vae) # before clips are read: weights that are not there cost no work
         if cfg.init_2d: load_2d(vae, cfg.init_2d)
+        cfg.check_frames(vae.cfg.vae_2d.downsample)
+        self.distance = make_perceptual(cfg.loss.perceptual, cfg.lpips) if cfg.pixels else None
+        if cfg.validate_path: find_data(replace(cfg.data, path=cfg.validate_path))
+        self.source = open_data(cfg.data); self.clips = ClipCache(self.source)
         if cfg.stage == 'temporal' and cfg.calibrate: calibrate(vae, self.some(64))
         self.module, self.latents = VAEModule(vae.float().train(), cfg.stage, cfg.pixels), {}
         self.orders = {}
-        self.distance = make_perceptual(cfg.loss.perceptual, cfg.lpips) if cfg.pixels else None
         if self.distance: self.distance.to(device)
         self.adversary = Adversary(cfg.adversarial).to(device) if cfg.judged else None
         if self.adversary: self.adversary_opt = torch.optim.Adam(self.adversary.net.parameters(), lr=cfg.adversarial.lr, betas=cfg.adversarial.betas); self.judged = 0
