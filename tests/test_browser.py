@@ -119,7 +119,7 @@ def test_demo(demo, page):
     page.get_by_text(re.compile(r'step.*\d+/1000|\d+/1000')).first.wait_for(); shot(page, 'demo_running')
     halt.click(); status.filter(has_text='Stopped after').wait_for()
     done = int(re.search(r'Stopped after (\d+) of 1000 steps', status.filter(has_text='Stopped').inner_text())[1]); assert 0 < done < 1000
-    page.get_by_label('steps').fill('4'); page.get_by_text('a cyan square moves up').first.click(); go.click()                    # an example, after a stop
+    page.get_by_label('steps').fill('4'); page.get_by_text('a green star moves right').first.click(); go.click()                    # an example, after a stop
     page.wait_for_function("document.querySelector('video')?.currentSrc.includes('seed7') && !document.querySelector('video').currentSrc.includes('zebra')")
     assert not page.away, page.away
 

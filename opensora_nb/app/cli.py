@@ -7,8 +7,8 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/cli.html.md"""
 # %% auto #0
 __all__ = ['LEVELS', 'COMMANDS', 'sample_options', 'sample', 'start_together', 'train_options', 'truth', 'say_run', 'train',
            'search_options', 'search_batch', 'plan_options', 'read_sizes', 'plan', 'eval_options', 'evaluate',
-           'following', 'honest', 'demo_options', 'demo', 'data_options', 'stored_features', 'data', 'doctor_options',
-           'try_to_load', 'look', 'look_at_parts', 'doctor', 'main']
+           'score_prompts', 'following', 'honest', 'demo_options', 'demo', 'data_options', 'stored_features', 'data',
+           'doctor_options', 'try_to_load', 'look', 'look_at_parts', 'doctor', 'main']
 
 # %% ../../nbs/11_app/05_cli.ipynb #d03bb682
 import sys
@@ -179,7 +179,11 @@ def eval_options(p):
     p.add_argument('--split', choices=('test', 'train', 'all'), help="test: combinations never trained on (default: test; for --honesty train, since only those have copies)")
     p.add_argument('--num', type=int, default=200, metavar='N', help="prompts; for --honesty clips, four a prompt (default: 200)")
     p.add_argument('--seed', type=int, default=0, help="seed of the first clip (default: 0)")
-    p.add_argument('--seeds', type=int, default=1, metavar='K', help="clips per prompt, each from another noise (default: 1)")
+    p.add_argument('--seeds', type=int, metavar='K', help="clips per prompt, each from another noise (default: 1; with --prompt 10)")
+    p.add_argument('--prompt', action='append', metavar='TEXT',
+                   help="score this prompt alone, seed by seed; may be given several times (default: held-out prompts)")
+    p.add_argument('--loop', type=int, default=1, help="rounds of a film, with --prompt (default: 1)")
+    p.add_argument('--condition-frame-length', type=int, metavar='N', help="latent frames that a round is given by the one before, with --prompt")
     p.add_argument('--sizes', default='', metavar='LIST', help="clips of these sizes, FRAMESxHEIGHTxWIDTH with commas between, such as 17x96x96,1x64x64; a picture is judged by what a picture shows (default: the weights' own size)")
     p.add_argument('--batch-size', type=int, default=16, help="clips made at once (default: 16)")
     p.add_argument('--num-sampling-steps', type=int, default=None, help="Euler steps (default: the weights' own)")
@@ -196,7 +200,8 @@ def evaluate(args):
     from opensora_nb.data.sizes import check_size
     from opensora_nb.data.worlds import world_clips
     from opensora_nb.sample.pipeline import load_vae
-    for k in ('num', 'seeds', 'batch_size'):
+    args.seeds = args.seeds if args.seeds is not None else 10 if args.prompt else 1
+    for k in ('num', 'seeds', 'loop', 'batch_size'):
         if getattr(args, k) < 1: raise ValueError(f"--{k.replace('_', '-')} must be at least 1, not {getattr(args, k)}")
     sizes = [read_size(s.strip()) for s in args.sizes.split(',')] if args.sizes else [None]
     for s in filter(None, sizes): check_size(*s)
@@ -204,6 +209,9 @@ def evaluate(args):
     result = {}
     def write(): # after every part, so that a stop loses one
         if args.output: Path(args.output).write_text(json.dumps(result, indent=1) + '\n')
+    if args.prompt:
+        result['prompts'] = score_prompts(args)
+        return write()
     if args.honesty: result['honesty'] = honest(args); write()
     args.split = args.split or 'test'
     for size in sizes:
@@ -213,6 +221,46 @@ def evaluate(args):
             part['ceiling'] = {k: round(v, 4) for k,v in ceiling(load_vae(args.weights), clips, partial(score_world, still=len(clips[0].video) == 1)).items()}; write()
             print(f"ceiling of {args.weights} ({args.num} {args.split} clips of level {args.level}{at}):", json.dumps(part['ceiling']))
         if args.following or not (args.ceiling or args.honesty): part['following'] = following(args, size); write()
+
+def score_prompts(args) -> list:
+    "For each --prompt, how many seeds give a clip that shows all it names, and what the others show instead"
+    from tqdm import tqdm
+    from opensora_nb.data.worlds import read_prompt
+    from opensora_nb.sample.pipeline import load_pipeline
+    from opensora_nb.text.prompts import parse_prompt_spec
+    if args.following or args.ceiling or args.honesty or args.sizes:
+        raise ValueError("--prompt scores prompts one by one; give it without --following, --ceiling, --honesty and --sizes")
+    specs = [parse_prompt_spec(p) for p in args.prompt]
+    for text in (spec.text_at(i) for spec in specs for i in range(args.loop)):
+        if not read_prompt(text)[1]:
+            raise ValueError(f"the program that reads clips knows no word of {text!r}; try 'a red circle moves left'")
+    pipe, rows = load_pipeline(args.weights, args.device), []
+    seeds = range(args.seed, args.seed + args.seeds)
+    with tqdm(total=len(specs)*len(seeds), desc='sampling', unit='clip') as bar:
+        for prompt, spec in zip(args.prompt, specs):
+            wrong = {}
+            for a in range(0, len(seeds), args.batch_size):
+                wrong |= _wrong_rounds(args, pipe, spec, seeds[a:a+args.batch_size])
+                bar.update(len(seeds[a:a+args.batch_size]))
+            rows.append(dict(prompt=prompt, right=len(seeds) - len(wrong), of=len(seeds), first_seed=args.seed, wrong=wrong))
+            tqdm.write(f"{rows[-1]['right']} of {len(seeds)}  {prompt}")
+            for seed, shown in wrong.items(): tqdm.write(f"    seed {seed}: {shown}")
+    return rows
+
+def _wrong_rounds(args, pipe, spec, seeds):
+    "Seed -> what its clip shows instead of what the prompt names, in the first round that is wrong"
+    from opensora_nb.metrics.objects import score_world
+    from opensora_nb.sample.condition import read_reference
+    from opensora_nb.sample.long import LongConfig, rounds
+    from opensora_nb.sample.pipeline import SampleConfig
+    cfg = SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale).filled(pipe.natural)
+    refs, n, wrong = [read_reference(p, cfg.image_size) for p in spec.references], len(seeds), {}
+    long = LongConfig(args.loop, args.condition_frame_length)
+    for i, clips in enumerate(rounds(pipe, [spec]*n, [refs]*n, cfg, long, list(seeds))):
+        for seed, (want, got) in zip(seeds, score_world(clips, [spec.text_at(i)]*n).rows):
+            other = [f"{k} {got[k]}" for k in want if got[k] != want[k]]
+            if other: wrong.setdefault(seed, f"round {i}: "*(args.loop > 1) + ', '.join(other))
+    return wrong
 
 def following(args, size=None) -> dict:
     "Sample held-out prompts and score them, as clips of one size: (frames, height, width), or the weights' own"

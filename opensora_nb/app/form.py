@@ -6,18 +6,19 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/form.html.md"""
 
 # %% auto #0
 __all__ = ['LABELS', 'MOST_SIZE', 'FormField', 'form_fields', 'read_form', 'step_times', 'predicted_clean', 'Stopped', 'Made',
-           'settings_line', 'make', 'sentence', 'note_html', 'example_prompts']
+           'settings_line', 'make', 'sentence', 'note_html', 'Example', 'examples_for']
 
 # %% ../../nbs/11_app/00_form.ipynb #0c42f322
-import html, math, re, typing, warnings
+import html, json, math, re, typing, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 import numpy as np, torch
 from torch import Tensor
 from ..config import parse_value
+from ..core import assets
 from ..data.sizes import check_size
 from ..data.toy import test_prompts
-from ..sample.pipeline import Natural, Pipeline, SampleConfig, Video, check_setting, decode, text_to_video, times_of
+from ..sample.pipeline import Natural, Pipeline, SampleConfig, Video, check_setting, decode, embedded, text_to_video, times_of
 from ..text.encoders import split_text
 
 # %% ../../nbs/11_app/00_form.ipynb #86dd26dd
@@ -164,10 +165,22 @@ def note_html(
             f'{html.escape(sentence(problem))}</div>')
 
 # %% ../../nbs/11_app/00_form.ipynb #ed9ca84a
-def example_prompts(
+@dataclass(frozen=True)
+class Example:
+    "A prompt to begin with, and for how many seeds its clip shows what it says"
+    prompt:str
+    right:int=0 # clips that were right …
+    of:int=0    # … of as many seeds; 0 = not measured
+    def __str__(self): return f"{self.prompt} ({self.right} of {self.of} seeds right)" if self.of else self.prompt
+
+def examples_for(
     pipe:Pipeline, # whose words count
     n:int=4,       # how many at most
-) -> list[str]:
-    "Held-out prompts of the toy world, where the text encoder knows all their words"
+) -> list[Example]:
+    "Measured prompts of embedded weights, else held-out prompts whose words the text encoder knows"
+    if pipe.name in embedded():
+        rows = json.loads(assets(pipe.name, 'examples.json').read_text(encoding='utf-8'))['prompts']
+        plain = [r for r in rows if not set('{|') & set(r['prompt'])] # no films, no given frames
+        return [Example(r['prompt'], r['right'], r['of']) for r in plain[:n]]
     known = getattr(pipe.text, 'index', {})
-    return [p for p in test_prompts(n, 'core') if all(w in known for w in split_text(p))]
+    return [Example(p) for p in test_prompts(n, 'core') if all(w in known for w in split_text(p))]

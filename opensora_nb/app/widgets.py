@@ -13,7 +13,7 @@ import ipywidgets as W, numpy as np
 from fastcore.basics import patch
 from IPython import get_ipython
 from PIL import Image
-from .form import Made, Stopped, example_prompts, form_fields, make, note_html, settings_line
+from .form import Made, Stopped, examples_for, form_fields, make, note_html, settings_line
 from ..sample.pipeline import Pipeline, load_pipeline
 
 # %% ../../nbs/11_app/01_widgets.ipynb #e397cc94
@@ -50,7 +50,8 @@ class Sampler:
     ):
         self.pipe = weights if isinstance(weights, Pipeline) else load_pipeline(weights, device)
         self.side, self.keep, self.made, self.shown, self.thread, self.flag = side, keep, [], None, None, threading.Event()
-        self.prompt = W.Text(value=next(iter(example_prompts(self.pipe)), ''), description='prompt', placeholder='describe a clip',
+        first = next((e.prompt for e in examples_for(self.pipe, 1)), '')
+        self.prompt = W.Text(value=first, description='prompt', placeholder='describe a clip',
                              layout=W.Layout(**_WIDE), style=dict(description_width='118px'))
         self.fields = {f.name: _box(f) for f in form_fields(self.pipe.natural)}
         self.button = W.Button(description='Generate', button_style='primary', icon='play', tooltip='make a clip for this prompt')
