@@ -1,9 +1,26 @@
 "Wrong settings, odd lengths and damaged runs of sampling: each ends in one sentence, and no clip is wrong without a word."
+import argparse
+import time
 import warnings
+from dataclasses import replace
 import numpy as np
+import psutil
 import pytest
+from opensora_nb.app.form import make
+from opensora_nb.app.sampling import UNKNOWN_VAE, plan_cost, plan_sample, sample_options
 from opensora_nb.core import rng_for
-from opensora_nb.sample.pipeline import Natural, RANGES, SampleConfig, generate, load_pipeline, text_to_video
+from opensora_nb.data.toy import Scene, render
+from opensora_nb.data.video_io import read_frames, write_video
+from opensora_nb.data.worlds import world_clips
+from opensora_nb.flow.masks import parse_conditions
+from opensora_nb.metrics.recon import round_trip
+from opensora_nb.sample.condition import given, read_reference
+from opensora_nb.sample.forecast import forecast
+from opensora_nb.sample.long import rounds
+from opensora_nb.sample.pipeline import (Natural, RANGES, SampleConfig, generate, length_note, load_pipeline, made_frames,
+                                         text_to_video)
+from opensora_nb.sample.released import OPENSORA_12
+from opensora_nb.text.prompts import parse_prompt_spec
 
 RED = 'a red circle moves left'
 
@@ -57,3 +74,140 @@ def test_seeds_that_differ_by_two_to_the_32_are_not_the_same(tiny):
     keys = [(s + k*2**32, 3) for s in (0, 42, 2**32 - 1) for k in (-1, 0, 1, 2, 2**32)]
     assert len({rng_for(*k).random() for k in keys}) == len(keys)
     assert rng_for(42, 3).random() == np.random.default_rng([42, 3]).random()       # ordinary keys draw what they always did
+
+# ---------------------------------------------------------------- lengths
+
+FEW = dict(num_sampling_steps=2)
+
+def as_asked(pipe):
+    "The same weights, told to make every length as it is, as released weights are"
+    return replace(pipe, natural=replace(pipe.natural, lengths=(1,)))
+
+@pytest.mark.parametrize('frames', range(1, 41))
+def test_a_length_is_made_whole_and_cut(tiny, frames):
+    "For every length the next one is made whose chunks of 17 begin with the three empty frames that the autoencoder was trained with"
+    made = made_frames(tiny.vae, tiny.natural, frames)
+    ends = [min(17, made - a) for a in range(0, made, 17)]
+    assert all(-n % 4 == 3 for n in ends) and 0 <= made - frames < 4 and made_frames(tiny.vae, tiny.natural, made) == made
+    assert not any(all(-min(17, n - a) % 4 == 3 for a in range(0, n, 17)) for n in range(frames, made))
+    assert bool(length_note(tiny.vae, tiny.natural, frames)) == (made != frames)
+
+@pytest.mark.parametrize('frames', [1, 5, 17, 18, 34, 35])
+def test_good_lengths_are_what_they_were_to_the_bit(tiny, frames):
+    "17, 18, 34, 35 frames and pictures do not change by a bit, and nothing is said"
+    cfg = SampleConfig(num_frames=frames, **FEW)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        got = generate(tiny, [RED], cfg)[0]
+    with warnings.catch_warnings(record=True): want = generate(as_asked(tiny), [RED], cfg)[0]
+    assert np.array_equal(got, want) and len(got) == frames
+
+@pytest.mark.parametrize('frames,made', [(16, 17), (4, 5), (21, 22)])
+def test_other_lengths_are_the_beginning_of_the_next_good_one(tiny, frames, made):
+    "`num_frames=16` gave broken first frames and a shape in two pieces, without a word"
+    with pytest.warns(UserWarning, match=f'{made} frames are made and the first {frames} kept') as said: video = text_to_video(RED, tiny, num_frames=frames, **FEW)
+    assert len(said) == 1 and np.array_equal(video.frames, generate(tiny, [RED], SampleConfig(num_frames=made, **FEW))[0][:frames])
+
+def test_what_the_autoencoder_shows_at_16_frames(tiny):
+    "True clips through the autoencoder alone: 28 dB at 16 frames (first frame 20), 32 dB where 17 are made and 16 kept"
+    clips = [c.video for c in world_clips(6, 'core', 1000, 'test', 17)]
+    back = {n: [round_trip(tiny.vae, c[:n])[:16] for c in clips] for n in (16, 17)}
+    def psnr(made, kept):
+        return np.mean([10*np.log10(255**2/np.square(b[:kept].astype(float) - c[:kept]).mean()) for b, c in zip(back[made], clips)])
+    assert psnr(16, 1) < 22 and psnr(17, 1) > 30
+    assert psnr(16, 16) < 29 and psnr(17, 16) > 31.5
+
+def test_the_command_makes_16_frames_and_says_so_once(tmp_path, monkeypatch, capsys):
+    "`osnb sample --num-frames 16`: a file of 16 frames, one line of warning, also with --plan"
+    words = ['--prompt', RED, '--num-frames', '16', '--num-sampling-steps', '2', '--format', 'png', '--verbose', '0']
+    assert sample_command(*words, '--plan', cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    first = capsys.readouterr()
+    assert sample_command(*words, cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    for out in (first, capsys.readouterr()): assert out.err.count('17 frames are made and the first 16 kept') == 1
+    assert len(read_frames(tmp_path/'samples'/'sample_0000.png')) == 16
+
+def test_a_form_says_it_beside_the_clip(tiny):
+    "The widgets and the web page show the sentence under the clip"
+    made = make(tiny, RED, dict(num_frames='16', num_sampling_steps='2'))
+    assert len(made.video.frames) == 16 and any('17 frames are made' in s for s in made.said) and len(made.guess(0)) == 16
+
+@pytest.mark.parametrize('frames', [16, 21])
+def test_films_and_given_frames_of_such_lengths(tiny, tmp_path, monkeypatch, frames):
+    "Plan and run agree on the frames of a film, and frames can be given in all latent frames that are made"
+    monkeypatch.chdir(tmp_path)
+    write_video('own.mp4', render(Scene('circle', 'red', 'moves left'), num_frames=17))
+    parser = argparse.ArgumentParser()
+    sample_options(parser)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        plan = plan_sample(parser.parse_args(['--prompt', RED, '--num-frames', str(frames), '--loop', '2', '--reference-path', 'own.mp4', '--mask-strategy', '0,0,0,-1,1', *'--num-sampling-steps 2'.split()]))
+        refs = [read_reference('own.mp4', plan.cfg.image_size)]
+        film = np.concatenate([p[0] for p in rounds(tiny, [plan.jobs[0].spec], [refs], plan.cfg, plan.long)])
+    assert len(film) == plan.frames and forecast(tiny, frames, device=None).num_frames == plan_cost(plan, timed=False).num_frames == plan.made
+
+def test_a_mask_of_another_length_is_named(tiny):
+    "In Python a mask made for 16 frames does not fit the 17 that are made"
+    ref = render(Scene('circle', 'red', 'moves left'), num_frames=17)
+    keep = given(tiny.vae, [[ref]], [parse_conditions('0')], 16, (64, 64))
+    with pytest.raises(ValueError, match='the mask has 4 latent frames; a clip of 16 frames is made as one of 17, which has 5'), pytest.warns(UserWarning):
+        generate(tiny, [RED], SampleConfig(num_frames=16, **FEW), **keep)
+
+def test_released_weights_keep_the_reference_s_lengths(tiny):
+    "Open-Sora's own weights: every length is made as it is there; those beside the training lengths are noted"
+    assert all(made_frames(UNKNOWN_VAE, OPENSORA_12, n) == n for n in range(1, 120))
+    assert [n for n in range(1, 500) if not length_note(UNKNOWN_VAE, OPENSORA_12, n)] == [1, 51, 102, 204, 408]
+    assert length_note(UNKNOWN_VAE, OPENSORA_12, 16).startswith('these weights were trained on clips of 1, 51, 102, 204 and 408 frames; 16 frames are made as Open-Sora makes them')
+    with pytest.warns(UserWarning, match='trained on'): clip = generate(as_asked(tiny), [RED], SampleConfig(num_frames=16, **FEW))[0]
+    assert clip.shape == (16, 64, 64, 3)
+
+# ---------------------------------------------------------------- NaN
+
+def broken(part, value):
+    "`tiny` with one part of its weights spoilt"
+    pipe = load_pipeline('tiny', 'cpu')
+    for p in getattr(pipe, part).parameters(): p.data.fill_(value)
+    return pipe
+
+@pytest.mark.parametrize('part,said', [('model', "the weights 'tiny' hold them"), ('text', "the text encoder of the weights 'tiny' gives them"), ('vae', 'the autoencoder made NaN or infinite pixels')])
+def test_damaged_weights_end_in_a_sentence_that_names_the_part(part, said):
+    "NaN weights made a black clip, exit 0"
+    with pytest.raises(ValueError, match=said) as e: generate(broken(part, float('nan')), [RED], SampleConfig(**FEW))
+    assert '\n' not in str(e.value)
+
+def test_numbers_that_run_away_stop_at_their_step(tiny):
+    "Weights that overflow: the sentence says what to try, and no further step is made"
+    pipe, steps = load_pipeline('tiny', 'cpu', 'fp16'), []
+    for p in pipe.model.final_layer.linear.parameters(): p.data.fill_(6e4)
+    def counted(times):
+        for t in times:
+            steps.append(t)
+            yield t
+    with pytest.raises(ValueError, match='try dtype bf16 or fp32, since fp16 ends at 65504 and guidance 2 in place of 9'):
+        generate(pipe, [RED], SampleConfig(num_sampling_steps=5, cfg_scale=9), progress=counted)
+    assert len(steps) == 1
+
+# ---------------------------------------------------------------- sizes
+
+@pytest.mark.parametrize('words,said', [
+    (['--num-frames', '1000000000'], 'a clip of 1,000,000,000 frames of 64 x 64 pixels needs more than'), (['--num-frames', '100000000'], 'a clip of 100,000,000 frames'),
+    (['--num-frames', '9'*400], 'GB'), (['--loop', '1000000000'], 'a film of 1,000,000,000 rounds of 17 frames'),
+    (['--image-size', '4000000', '4000000'], '17 frames of 4000000 x 4000000 pixels needs more than'), (['--num-sample', '1000000000'], '--num-sample 1000000000 of 1 prompt makes 1,000,000,000 files')])
+def test_what_cannot_fit_is_said_before_memory_is_taken(tmp_path, monkeypatch, capsys, words, said):
+    "`--num-frames 1000000000` ended in a `MemoryError`, a tenth of it took 4 GB first"
+    start, before = time.process_time(), psutil.Process().memory_info().rss
+    assert sample_command('--prompt', RED, *words, cwd=tmp_path, monkeypatch=monkeypatch) == 1
+    err = capsys.readouterr().err
+    assert said in err and err.count('\n') == 1 and time.process_time() - start < 1 and psutil.Process().memory_info().rss - before < 1e8
+
+def test_an_endless_list_of_prompts_is_refused(tmp_path, monkeypatch, capsys):
+    "`--end-index 10000000000` with --prompt-generator filled the memory with a list; with a file it only ends the file"
+    assert sample_command('--prompt-generator', RED, '--end-index', 10**10, cwd=tmp_path, monkeypatch=monkeypatch) == 1
+    assert '--start-index 0 to --end-index 10000000000 makes 10,000,000,000 files; one command makes at most 100,000' in capsys.readouterr().err
+    (tmp_path/'p.txt').write_text(RED)
+    assert sample_command('--prompt-path', 'p.txt', '--end-index', 10**10, '--plan') == 0
+
+def test_python_refuses_what_cannot_fit(tiny):
+    "The same sentence from `generate` and from a film"
+    huge = SampleConfig(num_frames=10**9, **FEW)
+    for run in (lambda: generate(tiny, [RED], huge), lambda: next(rounds(tiny, [parse_prompt_spec(RED)], [[]], huge))):
+        with pytest.raises(ValueError, match='a clip of 1,000,000,000 frames of 64 x 64 pixels needs more than 49,152 GB of memory, this machine has'): run()

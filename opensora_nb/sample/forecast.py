@@ -27,7 +27,7 @@ from ..data import sizes
 from ..flow.guidance import guided_velocity
 from ..models.stdit3 import STDiT3, STDiT3Config
 from ..models.faster import WORK, _onednn, int8_linears, remember_captions
-from .pipeline import Pipeline
+from .pipeline import Pipeline, made_frames
 from ..vae.video import VideoVAE, VideoVAEConfig
 from ..viz import count_params
 
@@ -371,6 +371,7 @@ def forecast(
     if not isinstance(image_size, str) and not (isinstance(image_size, (tuple, list)) and len(image_size) == 2): raise ValueError(f"image_size is {image_size!r}; give (height, width), or a name such as '720p'")
     f, (h, w) = sizes.num_frames(num_frames), sizes.image_size(image_size) if isinstance(image_size, str) else image_size
     sizes.check_size(f, h, w, multiple=1)
+    if pipe: f = made_frames(pipe.vae, natural, f)
     words = cfg.model_max_length if words is None else words
     for name, n in (('steps', steps), ('batch', batch), ('words', words)):
         if n < 1: raise ValueError(f"{name} is {n}; it must be 1 or more")

@@ -15,7 +15,7 @@ from ..config import opt
 from ..core import rng_for
 from ..flow.masks import conditions_text
 from .condition import given, latent_spans
-from .pipeline import SampleConfig, generate
+from .pipeline import SampleConfig, check_fits, generate, made_frames
 from ..text.prompts import with_previous
 
 # %% ../../nbs/08_sample/06_long.ipynb #8fbf06b2
@@ -80,16 +80,18 @@ def rounds(
     if not isinstance(long.condition_frame_length, int|None): raise ValueError(f"condition_frame_length is {long.condition_frame_length!r}; it counts latent frames, so it is a whole number")
     seeds, last = list(seeds or [cfg.seed]*len(specs)), None
     if not len(specs) == len(refs) == len(seeds): raise ValueError(f"{len(specs)} prompts need as many lists of references and seeds, got {len(refs)} and {len(seeds)}")
-    c, drop = 0, 0
+    check_fits(cfg.num_frames, cfg.image_size)
+    made = made_frames(pipe.vae, pipe.natural, cfg.num_frames)
+    latents, c, drop = len(latent_spans(pipe.vae, made)), 0, 0
     if long.loop > 1:
-        c = long.condition_frame_length if long.condition_frame_length is not None else default_length(len(latent_spans(pipe.vae, cfg.num_frames)), align)
-        drop = head_frames(pipe.vae, c, cfg.num_frames, align)
-    check_rounds(specs, long.loop, c, len(latent_spans(pipe.vae, cfg.num_frames)))
+        c = long.condition_frame_length if long.condition_frame_length is not None else default_length(latents, align)
+        drop = head_frames(pipe.vae, c, made, align)
+    check_rounds(specs, long.loop, c, latents)
     for i in range(long.loop):
         conds, clips = [s.conditions for s in specs], [list(r) for r in refs]
         if i: # the end of the round before is one more reference
             conds = [with_previous(s, 'the round before', i, c, long.condition_frame_edit).conditions for s in specs]
             clips = [r + [v[-drop:]] for r, v in zip(clips, last)]
-        with pipe.at_work(pipe.vae): keep = given(pipe.vae, clips, conds, cfg.num_frames, cfg.image_size, i, align)
+        with pipe.at_work(pipe.vae): keep = given(pipe.vae, clips, conds, made, cfg.image_size, i, align)
         last = generate(pipe, [s.text_at(i) for s in specs], cfg, [round_seed(s, i) for s in seeds], progress, **keep)
         yield [v[drop:] if i else v for v in last]

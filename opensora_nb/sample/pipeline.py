@@ -6,15 +6,16 @@ Docs: https://opensora-nb.github.io/opensora_nb/08_sample/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['RANGES', 'IMG_FPS', 'Natural', 'SampleConfig', 'check_setting', 'save_vae', 'part_config', 'load_vae', 'embedded',
-           'find_weights', 'Pipeline', 'T5Note', 'load_text', 'load_pipeline', 'generate', 'times_of', 'fps_of',
-           'decode', 'to_pixels', 'Video', 'warnings_for', 'text_to_video', 'cached_pipeline']
+           'find_weights', 'Pipeline', 'T5Note', 'load_text', 'load_pipeline', 'front_padding', 'made_frames',
+           'length_note', 'generate', 'times_of', 'fps_of', 'decode', 'to_pixels', 'check_fits', 'why_not_finite',
+           'Video', 'warnings_for', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
 import json, math, numbers, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-import numpy as np, torch
+import numpy as np, psutil, torch
 from torch import Tensor
 from ..core import assets, pick_device, pick_dtype, torch_rng
 from ..config import about, check_range, opt, load_config, save_config
@@ -50,6 +51,7 @@ class Natural:
     align:int = 0                          # latent frames of a chunk, at whose start given frames must stand (Open-Sora 1.2: 5); 0 = anywhere
     aes:float|None = None                  # aesthetic score that prompts end with, in the words of the released captions; None = none
     clean:bool = False                     # clean prompts as the captions were (T5 models of Open-Sora)
+    lengths:tuple[int, ...] = field(default=(), repr=False) # frames of the clips that released weights were trained on; other lengths are made as Open-Sora makes them. Empty: see `made_frames`
 
     def __post_init__(self):
         check_range(self, 1, 2**16, 'num_frames', 'image_size', 'num_sampling_steps')
@@ -231,6 +233,45 @@ def load_pipeline(
     pipe.offload = str(device) if offload else ''
     return pipe.to('cpu' if offload else device, pick_dtype(dtype, device))
 
+# %% ../../nbs/08_sample/03_pipeline.ipynb #cb2ea90a
+def front_padding(
+    vae,            # a `VideoVAE`, or anything with its `cfg`
+    num_frames:int, # of a clip
+) -> set:           # of int
+    "How many frames of zeros stand in front of the chunks of a clip"
+    k = vae.cfg.vae_temporal.time_downsample_factor
+    chunk = vae.cfg.micro_frame_size or num_frames
+    whole, rest = divmod(num_frames, chunk)
+    return {-n % k for n, there in ((chunk, whole), (rest, rest)) if there}
+
+def made_frames(
+    vae,             # a `VideoVAE`, or anything with its `cfg`
+    natural:Natural, # what the weights were trained for
+    num_frames:int,  # frames asked for
+) -> int:            # frames made, of which those behind are cut off
+    """The next length whose chunks begin as those of the training clips did
+
+    Released weights, pictures and the length of training stay as they are."""
+    if natural.lengths or num_frames in (1, natural.num_frames): return num_frames
+    usual = front_padding(vae, natural.num_frames)
+    near = range(num_frames, num_frames + vae.cfg.vae_temporal.time_downsample_factor)
+    return next((n for n in near if front_padding(vae, n) <= usual), num_frames)
+
+def length_note(
+    vae,             # a `VideoVAE`, or anything with its `cfg`
+    natural:Natural, # what the weights were trained for
+    num_frames:int,  # frames asked for
+) -> str:            # '' for a length that needs no words
+    "What a person should know about a length"
+    made = made_frames(vae, natural, num_frames)
+    before = made - vae.cfg.vae_temporal.time_downsample_factor
+    if made != num_frames: return (f"{made} frames are made and the first {num_frames} kept, since the autoencoder would garble a frame of a clip of {num_frames}; "
+                                   f"the nearest lengths that need no cut are {before} and {made}")
+    if not natural.lengths or num_frames in natural.lengths: return ''
+    *some, last = natural.lengths
+    return (f"these weights were trained on clips of {', '.join(map(str, some))} and {last} frames; "
+            f"{num_frames} frames are made as Open-Sora makes them, and may look worse")
+
 # %% ../../nbs/08_sample/03_pipeline.ipynb #61fa5c0d
 @torch.inference_mode()
 def generate(
@@ -243,10 +284,16 @@ def generate(
     mask:Tensor=None,        # (b, f') edit ratio of each latent frame: 1 = generate, 0 = keep x_ref, between = redraw from that time on
     x_ref:Tensor=None,       # (b, c, f', h', w') latents to keep or to start from, used where mask < 1
 ):                           # list of uint8 (f, h, w, 3), and with return_trajectory (steps+1, b, c, f, h, w)
-    "Prompts to clips; raises `ValueError` for sizes that cannot be made"
-    cfg = cfg.filled(pipe.natural); h, w = cfg.image_size
+    "Prompts to clips; raises `ValueError` for sizes that cannot be made, and for weights or settings that end in NaN"
+    cfg = cfg.filled(pipe.natural)
+    h, w = cfg.image_size
     check_size(cfg.num_frames, h, w)
-    f_, h_, w_ = pipe.vae.latent_size((cfg.num_frames, h, w))
+    check_fits(cfg.num_frames, cfg.image_size, pipe.device)
+    made = made_frames(pipe.vae, pipe.natural, cfg.num_frames)
+    if note := length_note(pipe.vae, pipe.natural, cfg.num_frames): warnings.warn(note, stacklevel=3)
+    f_, h_, w_ = pipe.vae.latent_size((made, h, w))
+    if mask is not None and made != cfg.num_frames and mask.shape[-1] != f_:
+        raise ValueError(f"the mask has {mask.shape[-1]} latent frames; a clip of {cfg.num_frames} frames is made as one of {made}, which has {f_}")
     seeds = seeds or [cfg.seed]*len(prompts)
     for s in seeds: check_setting('seed', s)
     dev, dtype = pipe.device, next(pipe.model.parameters()).dtype
@@ -256,7 +303,12 @@ def generate(
     row = lambda v: torch.full((len(prompts),), float(v), device=dev)
     v = guided_velocity(pipe.model, cfg.cfg_scale, y.to(dtype), words, negative=negative, fps=row(fps_of(cfg)), height=row(h), width=row(w))
     given = {} if mask is None else dict(mask=mask.to(dev), x_ref=None if x_ref is None else x_ref.to(noise))
-    with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed): out = sample(v, noise, times_of(pipe, cfg).to(dev), progress=progress, return_trajectory=return_trajectory, **given)
+    def checked(*z): # the velocity; NaN ends a run at once
+        out = v(*z)
+        if not out.isfinite().all(): raise ValueError(why_not_finite(pipe, cfg, y))
+        return out
+    with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed):
+        out = sample(checked, noise, times_of(pipe, cfg).to(dev), progress=progress, return_trajectory=return_trajectory, **given)
     clips = decode(pipe, out[0] if return_trajectory else out, cfg.num_frames)
     return (clips, out[1]) if return_trajectory else clips
 
@@ -265,7 +317,7 @@ def times_of(
     cfg:SampleConfig, # filled
 ) -> Tensor:          # (steps,) falling from 1; the walk ends at 0
     "The times at which the model is asked"
-    base, f = pipe.natural.base_pix, pipe.vae.latent_size((cfg.num_frames, None, None))[0]
+    base, f = pipe.natural.base_pix, pipe.vae.latent_size((made_frames(pipe.vae, pipe.natural, cfg.num_frames), None, None))[0]
     return sampling_times(cfg.num_sampling_steps, cfg.image_size[0]*cfg.image_size[1] if base else None, f, base or 1)
 
 IMG_FPS = 120 # what the model is told for a picture (Open-Sora 1.2)
@@ -276,18 +328,54 @@ def decode(
     z:Tensor,        # (b, c, f', h', w') latents
     num_frames:int,  # frames of the clips
 ) -> list:           # uint8 (f, h, w, 3) each
-    "Latents to clips, one clip at a time"
-    dtype = next(pipe.vae.parameters()).dtype
+    "Latents to clips, one clip at a time; latents of the length that `made_frames` says are cut to the frames asked for"
+    dtype, made = next(pipe.vae.parameters()).dtype, made_frames(pipe.vae, pipe.natural, num_frames)
+    if z.shape[2] != pipe.vae.latent_size((made, None, None))[0]: made = num_frames # latents of exactly the frames asked for
     def read(one):
-        if pipe.shared: return spread.decode(pipe.vae, one, num_frames, pipe.tiling)
-        return tiling.decode(pipe.vae, one, num_frames, pipe.tiling) if pipe.tiling else pipe.vae.decode(one, num_frames)
-    with pipe.at_work(pipe.vae): return [to_pixels(read(one[None].to(dtype))[0]) for one in z]
+        if pipe.shared: return spread.decode(pipe.vae, one, made, pipe.tiling)
+        return tiling.decode(pipe.vae, one, made, pipe.tiling) if pipe.tiling else pipe.vae.decode(one, made)
+    with pipe.at_work(pipe.vae): return [to_pixels(read(one[None].to(dtype))[0])[:num_frames] for one in z]
 
 def to_pixels(
     x:Tensor, # (3, f, h, w) in [-1, 1]
 ) -> np.ndarray: # uint8 (f, h, w, 3)
-    "Round to 8 bits"
-    return ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+    "Round to 8 bits; NaN and infinite pixels, which would be shown as black, raise `ValueError`"
+    x = x.float()
+    if not x.sum().isfinite(): raise ValueError("the autoencoder made NaN or infinite pixels; try dtype fp32 or bf16, less guidance, or other weights (osnb doctor WEIGHTS looks at a file)")
+    return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+
+# %% ../../nbs/08_sample/03_pipeline.ipynb #8586979f
+def check_fits(
+    num_frames:int,    # frames of a clip
+    image_size:tuple,  # height and width in pixels
+    device='cpu',      # where it is made
+    rounds:int=1,      # of a film
+):
+    "Raise `ValueError` for a clip, or a film of several rounds in 8 bits, that alone is larger than the memory of this machine"
+    ram, dev = psutil.virtual_memory().total, torch.device(device)
+    have = torch.cuda.get_device_properties(dev).total_memory if dev.type == 'cuda' else ram
+    clip, film = f"a clip of {num_frames:,} frames", f"a film of {rounds:,} rounds of {num_frames:,} frames"
+    for what, frames, each, room in ((clip, num_frames, 12, have), (film, num_frames*rounds, 3, ram)):
+        frame = each*math.prod(image_size)
+        if frames*frame <= room: continue
+        enough = f"at most {room//frame:,} such frames" if room > 2*frame else "hardly one such frame"
+        raise ValueError(f"{what} of {' x '.join(map(str, image_size))} pixels needs more than {frames*frame//10**9:,} GB of memory, this machine has "
+                         f"{room//10**9:,} GB, enough for {enough}; ask for fewer frames or a smaller size")
+
+def why_not_finite(
+    pipe:Pipeline,    # that was at work
+    cfg:SampleConfig, # filled
+    y:Tensor,         # features of the prompts
+) -> str:
+    "Why a clip consists of NaN or infinite numbers, and what to try"
+    said = "sampling ended in NaN or infinite numbers"
+    if not y.isfinite().all(): return f"{said}: the text encoder of the weights {pipe.name!r} gives them; take another checkpoint"
+    if not all(p.isfinite().all() for p in pipe.model.parameters()):
+        return f"{said}: the weights {pipe.name!r} hold them; take another checkpoint, or train with a lower learning rate"
+    dtype, usual = next(pipe.model.parameters()).dtype, pipe.natural.cfg_scale
+    tries = ['dtype bf16 or fp32, since fp16 ends at 65504']*(dtype == torch.float16)
+    tries += [f'guidance {usual:g} in place of {cfg.cfg_scale:g}']*(cfg.cfg_scale > usual)
+    return f"{said}; try {' and '.join(tries) or 'dtype fp32, other weights or another size'}"
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #af527e4d
 @dataclass

@@ -76,7 +76,7 @@ def need_parts(
         f"or pass folders: {' '.join(options)}; behind a firewall set HF_ENDPOINT to a mirror"]))
 
 # %% ../../nbs/08_sample/07_released.ipynb #ef3c4b6b
-OPENSORA_12 = Natural(num_frames=51, image_size=(240, 426), fps=24, num_sampling_steps=30, cfg_scale=7.0, base_pix=512*512, align=5, aes=6.5, clean=True)
+OPENSORA_12 = Natural(num_frames=51, image_size=(240, 426), fps=24, num_sampling_steps=30, cfg_scale=7.0, base_pix=512*512, align=5, aes=6.5, clean=True, lengths=(1, 51, 102, 204, 408))
 
 def load_released(
     texts,                     # every text that will be asked for, cleaned and with its scores; the negative prompt too
