@@ -7,7 +7,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_train/launch.html.md"""
 # %% auto #0
 __all__ = ['CALM', 'LOST', 'recipe_names', 'find_recipe', 'pick_stage', 'stages_of', 'resolve', 'run_recipe', 'machine',
            'result_folder', 'summary', 'cost_table', 'python_calling', 'processes_calling', 'command', 'torchrun',
-           'PassOn', 'start_processes', 'node_commands', 'one_line', 'main']
+           'PassOn', 'start_processes', 'node_commands', 'one_line', 'leave_group', 'main']
 
 # %% ../../nbs/10_train/06_launch.ipynb #5cf44cff
 import sys
@@ -238,6 +238,13 @@ def one_line(
     if type(e) in (ValueError, FloatingPointError) or isinstance(e, OSError) or not any(w in first.lower() for w in LOST): return str(e)
     return f"another process of this run ended or does not answer; its own message says why. Run the same command again to go on from the last checkpoint ({first[:120]})"
 
+def leave_group():
+    "End the process group of a run that all its processes have come to the end of; left open, it aborts a process now and then"
+    import torch.distributed as dist
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
 def main(argv=None):
     "RECIPE [name=value …] [--quick]"
     args = list(sys.argv[1:] if argv is None else argv); quick = '--quick' in args
@@ -250,7 +257,9 @@ def main(argv=None):
         raise SystemExit(130) from None
     if runs[-1].stopped: # all has been saved; the signal of a process that heard of the stop from another one may still come
         for s in STOPS: signal.signal(s, signal.SIG_IGN)
+        leave_group()
         raise SystemExit(130)
+    leave_group()
     if runs[-1].acc.is_main_process: print(cost_table(summary(runs)))
 
 # %% ../../nbs/10_train/06_launch.ipynb #cb1ace57
