@@ -9,7 +9,7 @@ __all__ = ['TIMES', 'mask_shares', 'bucket_shares', 'T2VTrain', 'TextToVideo', '
            'name_of_encoder', 'make_room', 'T2VTask']
 
 # %% ../../nbs/10_train/04_diffusion.ipynb #ed8b62d0
-import hashlib, json, math, sys
+import hashlib, json, sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +73,7 @@ class T2VTrain(TrainConfig):
     vae_weights:str = opt('tiny', "the autoencoder: an embedded name, a run folder, a folder of weights or a released one")
     text_weights:str = opt('', "a frozen T5, by folder or address on Hugging Face; captions are encoded once. Empty: a small encoder that learns along")
     features:str = opt('', "folder for latents computed once, which runs share; empty: OUT/features")
-    features_gb:float = opt(20., "size in GB above which stored latents that no run uses are deleted, the one unused for longest first; 0: no limit")
+    features_gb:float = opt(20., "size in GB above which stored latents that no run uses are deleted, the one unused for longest first; 0: no limit", least=0)
     times:str = opt('logit-normal', "how diffusion times are drawn: uniform or logit-normal")
     shift:bool = opt(True, "shift times towards noise by size and length, as when sampling")
     base_pix:int = opt(64*64, "pixels at which a single frame is not shifted", least=1)
@@ -109,7 +109,6 @@ class T2VTrain(TrainConfig):
         if not 0 <= self.retell <= 1: raise ValueError(f"retell is a share in [0, 1], not {self.retell}")
         if self.text_weights and self.retell: raise ValueError("retell makes up captions while training, and a frozen text encoder has to see them before; use retell=0")
         if self.train_only: read_parts(self.train_only)
-        if not 0 <= self.features_gb < math.inf: raise ValueError(f"features_gb is a size in GB, not {self.features_gb}; try 20, or 0 for no limit")
         if self.lora < 0: raise ValueError(f"lora is the rank of an adapter, not {self.lora}; use 8, or 0 for none")
         if self.lora and self.train_only: raise ValueError(f"lora={self.lora} trains an adapter alone and train_only={self.train_only} a part of the weights; give one of them")
         if (self.lora or self.train_only) and self.shard != 'no': raise ValueError("lora and train_only were not tried with shard=fsdp2; use shard=no")
