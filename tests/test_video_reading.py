@@ -334,3 +334,84 @@ def test_every_container_with_every_rate_and_turn(tmp_path, suffix, rate):
         by_clock = (n - 1)/(times[-1] - times[0])
         assert info.fps == pytest.approx(rate if even and suffix != 'gif' else by_clock, rel=.02 if suffix == 'gif' else 1e-6)
         assert info.steady == even, turn
+
+# ---- odd files: one sentence each, soon
+
+def zeroed(data, at, n=400):
+    "The file with n zero bytes at a part of its length"
+    k = int(len(data)*at)
+    return data[:k] + bytes(n) + data[k+n:]
+
+def patched(data, tag, after, new):
+    "The file with other bytes, some way after the start of a tag"
+    k = data.index(tag) + after
+    return data[:k] + new + data[k+len(new):]
+
+def sound_only(path):
+    with av.open(str(path), 'w') as c:
+        s = c.add_stream('aac', rate=8000, layout='mono')
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono')
+        frame.rate = 8000
+        c.mux(s.encode(frame))
+        c.mux(s.encode())
+    return path.read_bytes()
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "Good files of 30 frames, as bytes"
+    folder, clip = tmp_path_factory.mktemp('whole'), moving(30)
+    kinds = dict(mp4='libx264', mkv='libx264', webm='libvpx-vp9', avi='mpeg4', gif='gif')
+    out = {k: record(folder/f'a.{k}', clip, codec, 10, gop=10).read_bytes() for k, codec in kinds.items()}
+    for name, flags in (('fast', 'faststart'), ('pieces', 'frag_keyframe+empty_moov')):
+        out[name] = record(folder/f'{name}.mp4', clip, gop=10, movflags=flags).read_bytes()
+    return out | dict(jpegs=record(folder/'j.avi', clip[:3], 'mjpeg').read_bytes(), sound=sound_only(folder/'s.mkv'))
+
+UNREADABLE, DAMAGED = 'is not a readable video', 'is damaged'
+ODD = { # name -> (its bytes, what is said)
+    'empty.mp4': (lambda w: b'', UNREADABLE), 'text.mp4': (lambda w: b'hello\n'*50, UNREADABLE),
+    'page.webm': (lambda w: b'<html>404</html>'*50, UNREADABLE), 'noise.mkv': (lambda w: np.random.default_rng(0).bytes(9999), UNREADABLE),
+    'noise.gif': (lambda w: np.random.default_rng(1).bytes(9999), UNREADABLE), 'zip.mov': (lambda w: b'PK\3\4' + bytes(999), UNREADABLE),
+    'sound.mkv': (lambda w: w['sound'], 'no video stream; its streams: audio'),
+    'words.mkv': (lambda w: b'1\n00:00:01,000 --> 00:00:02,000\nhello\n', 'no video stream; its streams: subtitle'),
+    'list.mp4': (lambda w: b'ffconcat version 1.0\nfile whole.mp4\n', 'is a list of other files'),
+    'playlist.mp4': (lambda w: b'#EXTM3U\n#EXTINF:10,\nwhole.mp4\n', UNREADABLE),
+    'cut.mp4': (lambda w: w['mp4'][:len(w['mp4'])//2], UNREADABLE), 'fast60.mp4': (lambda w: w['fast'][:len(w['fast'])*6//10], DAMAGED),
+    'fast95.mp4': (lambda w: w['fast'][:len(w['fast'])*95//100], DAMAGED), 'pieces.mp4': (lambda w: w['pieces'][:len(w['pieces'])//2], DAMAGED),
+    'cut30.mkv': (lambda w: w['mkv'][:len(w['mkv'])*3//10], DAMAGED), 'cut80.mkv': (lambda w: w['mkv'][:len(w['mkv'])*8//10], DAMAGED),
+    'cut.webm': (lambda w: w['webm'][:len(w['webm'])//2], DAMAGED), 'cut80.avi': (lambda w: w['avi'][:len(w['avi'])*8//10], DAMAGED),
+    'head.mp4': (lambda w: w['mp4'][:40], UNREADABLE), 'head.mkv': (lambda w: w['mkv'][:60], UNREADABLE),
+    'head.avi': (lambda w: w['avi'][:400], UNREADABLE), 'head.gif': (lambda w: w['gif'][:800], 'holds no frame|has 0 frames'),
+    'nodata.mp4': (lambda w: w['fast'][:w['fast'].index(b'mdat') + 4], '0 of its 30 frames'),
+    'zero.mp4': (lambda w: zeroed(w['fast'], .5), DAMAGED), 'zero.mkv': (lambda w: zeroed(w['mkv'], .5), DAMAGED),
+    'zero.webm': (lambda w: zeroed(w['webm'], .5), DAMAGED),
+    'wide.gif': (lambda w: patched(w['gif'], b'GIF', 6, b'\x10\x27\x28\x23'), 'has frames of 9000x10000; at most 89 million pixels'),
+    'huge.gif': (lambda w: patched(w['gif'], b'GIF', 6, b'\xff'*4), DAMAGED),
+    'huge.avi': (lambda w: patched(w['jpegs'], b'\xff\xc0\0\x11\x08', 5, b'\xff\xdc\xff\xdc'), DAMAGED),
+    'counts.mp4': (lambda w: patched(w['fast'], b'stsz', 12, b'\x7f\xff\xff\xff'), UNREADABLE),
+    'codec.mkv': (lambda w: w['mkv'].replace(b'V_MPEG4/ISO/AVC', b'V_UNKNOWN/ISO/A'), 'codec that is not known'),
+    'codec.mp4': (lambda w: w['fast'].replace(b'avc1', b'zzz1'), 'codec that is not known')}
+
+@pytest.mark.parametrize('name', ODD)
+def test_odd_files_get_one_sentence(tmp_path, whole, name):
+    "Named, in one line and within two seconds of work, by the probe and by the reader; a folder leaves the file out"
+    data, says = ODD[name]
+    (tmp_path/'whole.mp4').write_bytes(whole['mp4'])
+    (tmp_path/name).write_bytes(data(whole))
+    for f in (probe, read_video):
+        began = time.process_time()
+        with pytest.raises(ValueError, match=says) as e: f(tmp_path/name)
+        assert time.process_time() - began < 2 and str(e.value).startswith(name) and '\n' not in str(e.value)
+    with pytest.warns(UserWarning, match=f'left out {name}'):
+        assert len(ClipFiles([(p, []) for p in tmp_path.iterdir()], 9).usable(progress=False)) == 1
+
+@pytest.mark.parametrize('name, kind, frames', [('mkv.mp4', 'mkv', 30), ('mp4.avi', 'mp4', 30), ('gif.webm', 'gif', 30)])
+def test_a_wrong_suffix_does_not_matter(tmp_path, whole, name, kind, frames):
+    "What a file is shows in its bytes; many phones and sites name them wrongly"
+    (tmp_path/name).write_bytes(whole[kind])
+    assert probe(tmp_path/name).num_frames == frames and np.array_equal(read_video(tmp_path/name), by_ffmpeg(tmp_path/name))
+
+@pytest.mark.parametrize('name, codec', [('a.mp4', 'libx264'), ('a.webm', 'libvpx-vp9'), ('a.avi', 'mpeg4'), ('a.gif', 'gif')])
+def test_a_film_of_one_frame(tmp_path, name, codec):
+    "One frame is a film, too"
+    path = record(tmp_path/name, moving(1), codec)
+    assert (probe(path).num_frames, probe(path).steady) == (1, True) and np.array_equal(read_video(path), by_ffmpeg(path))
