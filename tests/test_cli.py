@@ -123,7 +123,8 @@ def test_rounds_skip_and_change(tmp_path):
     path = tmp_path/'samples'/'sample_0000.mp4'; info = probe(path); assert (info.num_frames, info.fps) == (29, 4)
     stamp = path.stat().st_mtime_ns
     again = osnb(*args, cwd=tmp_path); assert '1 there already' in again.stdout and path.stat().st_mtime_ns == stamp
-    other = osnb(*args, '--seed', '1', cwd=tmp_path); assert 'written over' in other.stdout and path.stat().st_mtime_ns != stamp
+    other = osnb(*args, '--seed', '1', cwd=tmp_path); assert 'the first free name is sample_0001.mp4' in other.stdout and path.stat().st_mtime_ns == stamp
+    other = osnb(*args, '--seed', '1', '--overwrite', cwd=tmp_path); assert 'written over' in other.stdout and path.stat().st_mtime_ns != stamp
 
 def test_ctrl_c_keeps_finished_rounds(tmp_path):
     import signal, time
@@ -135,7 +136,7 @@ def test_ctrl_c_keeps_finished_rounds(tmp_path):
     while time.time() - start < 100 and not any(8 < int(n) < 700 for n in re.findall(rb'(\d+)/800', seen)): seen += run.stderr.read1(200) # two rounds are done
     run.send_signal(signal.SIGINT); out, err = run.communicate(timeout=60)
     assert run.returncode == 130, err[-800:]
-    assert [p.name for p in (tmp_path/'samples').iterdir()] == ['sample_0000_part.mp4']
+    assert sorted(p.name for p in (tmp_path/'samples').iterdir()) == ['jobs.jsonl', 'sample_0000_part.mp4']
 
 def test_plan_makes_nothing(tmp_path):
     out = osnb('sample', 'opensora-1.2', '--prompt', 'a calm sea', '--num-frames', '2s', '--resolution', '144p', '--plan', cwd=tmp_path)

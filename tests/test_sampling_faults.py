@@ -16,7 +16,8 @@ from opensora_nb.flow.masks import parse_conditions
 from opensora_nb.metrics.recon import round_trip
 from opensora_nb.sample.condition import given, read_reference
 from opensora_nb.sample.forecast import forecast
-from opensora_nb.sample.long import rounds
+from opensora_nb.sample.jobs import left, plan_jobs, run_jobs, write_clip
+from opensora_nb.sample.long import LongConfig, rounds
 from opensora_nb.sample.pipeline import (Natural, RANGES, SampleConfig, generate, length_note, load_pipeline, made_frames,
                                          text_to_video)
 from opensora_nb.sample.released import OPENSORA_12
@@ -211,3 +212,99 @@ def test_python_refuses_what_cannot_fit(tiny):
     huge = SampleConfig(num_frames=10**9, **FEW)
     for run in (lambda: generate(tiny, [RED], huge), lambda: next(rounds(tiny, [parse_prompt_spec(RED)], [[]], huge))):
         with pytest.raises(ValueError, match='a clip of 1,000,000,000 frames of 64 x 64 pixels needs more than 49,152 GB of memory, this machine has'): run()
+
+# ---------------------------------------------------------------- files
+
+ONE = ('--num-frames', '1', '--num-sampling-steps', '1')
+
+def names(folder): return sorted(p.name for p in folder.glob('*.png'))
+def contents(folder): return {p.name: p.read_bytes() for p in folder.glob('*.png')}
+
+def test_a_second_prompt_takes_the_next_free_number(tmp_path, monkeypatch, capsys):
+    "A second prompt wrote over `samples/sample_0000.mp4`; each command run again still makes nothing"
+    for prompt in (RED, 'a blue star moves up', 'a green square moves down'):
+        assert sample_command('--prompt', prompt, *ONE, cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    first = contents(tmp_path/'samples')
+    assert names(tmp_path/'samples') == ['sample_0000.png', 'sample_0001.png', 'sample_0002.png'] and len(set(first.values())) == 3
+    assert 'sample_0000.png is taken, so the first free name is sample_0002.png' in capsys.readouterr().out
+    for prompt in (RED, 'a green square moves down', 'a blue star moves up'):
+        assert sample_command('--prompt', prompt, *ONE) == 0 and '0 to make (1 there already)' in capsys.readouterr().out
+    assert contents(tmp_path/'samples') == first
+
+def test_overwrite_takes_the_copy_with_a_watermark_along(tmp_path, monkeypatch, capsys):
+    "The old `_watermark` twin of another prompt stayed beside the new clip; asked or not, a clip and its twin belong together"
+    run = lambda prompt, *more: sample_command('--prompt', prompt, *ONE, *more, cwd=tmp_path, monkeypatch=monkeypatch)
+    assert run(RED, '--watermark') == run('a blue star moves up', '--watermark') == 0
+    assert names(tmp_path/'samples') == ['sample_0000.png', 'sample_0000_watermark.png', 'sample_0001.png', 'sample_0001_watermark.png']
+    before = contents(tmp_path/'samples')
+    assert run('a green square moves down', '--overwrite') == 0 and '1 made from something else will be written over' in capsys.readouterr().out
+    after = contents(tmp_path/'samples')
+    assert sorted(after) == ['sample_0000.png', 'sample_0001.png', 'sample_0001_watermark.png'] and after['sample_0000.png'] != before['sample_0000.png']
+    assert all(after[n] == before[n] for n in sorted(after)[1:])
+    (tmp_path/'samples'/'sample_0001.png').unlink()                        # the user keeps only the copy with the mark
+    assert run('a yellow star moves up') == 0 and 'sample_0002.png' in names(tmp_path/'samples') and 'sample_0001.png' not in names(tmp_path/'samples')
+
+def planned(folder, *lines, **more): return [j.path.name for j in plan_jobs(list(enumerate(lines)), folder, 'mp4', **more)]
+
+def made_by(folder, *lines, **more):
+    "Pretend that these were made: files and ledger, without a model"
+    for j in left(plan_jobs(list(enumerate(lines)), folder, 'mp4', **more)):
+        write_clip(j, np.zeros((1, 16, 16, 3), np.uint8), 8)
+
+def test_names_are_those_of_open_sora_while_they_are_free(tmp_path):
+    "sample_0000, sample_0001-2, a prompt as a name; gaps, several samples and files of the user"
+    assert planned(tmp_path, 'a', 'b') == ['sample_0000.mp4', 'sample_0001.mp4']
+    made_by(tmp_path, 'a', 'b')
+    assert planned(tmp_path, 'a', 'b', 'c') == ['sample_0000.mp4', 'sample_0001.mp4', 'sample_0002.mp4']      # a longer list of the same
+    assert planned(tmp_path, 'b', 'a') == ['sample_0002.mp4', 'sample_0003.mp4']
+    assert planned(tmp_path, 'c', 'd', 'e') == ['sample_0003.mp4', 'sample_0004.mp4', 'sample_0002.mp4']      # what is free keeps its own
+    assert planned(tmp_path, 'c', 'd', overwrite=True) == ['sample_0000.mp4', 'sample_0001.mp4']
+    assert planned(tmp_path, 'a', num_sample=2) == ['sample_0000-0.mp4', 'sample_0000-1.mp4']
+    made_by(tmp_path, 'a', num_sample=2)
+    assert planned(tmp_path, 'a', num_sample=3) == [f'sample_0000-{k}.mp4' for k in range(3)]
+    assert planned(tmp_path, 'z', num_sample=3) == [f'sample_0001-{k}.mp4' for k in range(3)]                # samples of a prompt stay together
+    (tmp_path/'a boat.mp4').touch()
+    assert planned(tmp_path, 'a boat', 'a car', prompt_as_path=True) == ['a boat 2.mp4', 'a car.mp4']
+    assert planned(tmp_path, 'a boat', 'a boat 2', prompt_as_path=True) == ['a boat 3.mp4', 'a boat 2.mp4']
+
+def test_the_same_again_is_found_under_its_number(tmp_path):
+    "A clip that got a later number is done when the same command is run again, and made again there when its file was deleted"
+    made_by(tmp_path, 'a')
+    made_by(tmp_path, 'b')
+    made_by(tmp_path, 'c')
+    assert [planned(tmp_path, p) for p in 'abc'] == [[f'sample_000{n}.mp4'] for n in range(3)]
+    assert not left(plan_jobs([(0, 'b')], tmp_path))
+    (tmp_path/'sample_0001.mp4').unlink()
+    assert planned(tmp_path, 'b') == ['sample_0001.mp4'] and planned(tmp_path, 'd') == ['sample_0001.mp4']
+    made_by(tmp_path, 'd')
+    assert planned(tmp_path, 'b') == ['sample_0003.mp4'] and planned(tmp_path, 'd') == ['sample_0001.mp4']
+
+def test_kept_rounds_of_another_film_stay(tmp_path, tiny):
+    "The rounds that Ctrl-C left in `_part` were deleted by the next clip of that name, whatever it was"
+    class Stop(Exception): pass
+    seen = []
+    def stop(steps):
+        seen.append(1)
+        if len(seen) == 2: raise Stop
+        return steps
+    cfg, films = SampleConfig(num_sampling_steps=1, num_frames=5), LongConfig(2, 1)
+    with pytest.raises(Stop), pytest.warns(UserWarning, match='1 of 2 rounds are kept'): list(run_jobs(tiny, plan_jobs([(0, RED)], tmp_path), cfg, films, progress=stop))
+    assert planned(tmp_path, 'a blue star') == ['sample_0001.mp4'] and planned(tmp_path, RED) == ['sample_0000.mp4']
+    made_by(tmp_path, 'a blue star')
+    assert (tmp_path/'sample_0000_part.mp4').exists()
+    made_by(tmp_path, RED)
+    assert not (tmp_path/'sample_0000_part.mp4').exists() and (tmp_path/'sample_0000.mp4').exists()
+
+def test_a_file_that_came_meanwhile_stays(tmp_path):
+    "Two commands in one folder at the same time: both planned sample_0000, and both clips are kept"
+    job = plan_jobs([(0, 'a')], tmp_path)[0]
+    (tmp_path/'sample_0000.mp4').write_text('of the other command')
+    assert write_clip(job, np.zeros((1, 16, 16, 3), np.uint8), 8).path.name == 'sample_0000 2.mp4' and (tmp_path/'sample_0000.mp4').read_text() == 'of the other command'
+    assert planned(tmp_path, 'a') == ['sample_0000 2.mp4']
+
+def test_a_ledger_of_the_version_before_is_read(tmp_path):
+    "Rows without a name asked for, and rows that are cut off, damaged or of another kind"
+    job = plan_jobs([(0, 'a')], tmp_path)[0]
+    job.path.touch()
+    (tmp_path/'jobs.jsonl').write_text('[1]\n{"file": 3, "key": "x"}\n' + '{"file": "sample_0000.mp4", "line": "a", "text": ["a"], "seed": 42, "key": "%s"}\n{"fi' % job.key)
+    assert not left(plan_jobs([(0, 'a')], tmp_path)) and planned(tmp_path, 'b') == ['sample_0001.mp4']

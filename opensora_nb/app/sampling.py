@@ -92,6 +92,7 @@ def sample_options(p):
     add('--sample-name', metavar='NAME', help="start of the file names (default: sample)")
     add('--prompt-as-path', help="name files after their prompts", **yes)
     add('--format', default='mp4', choices=FORMATS, help="file format (default: mp4; a single frame is always a png)")
+    add('--overwrite', help="write over clips of the same name that were made from something else (default: they stay, and new ones get the next free number)", **yes)
     add('--watermark', help="also write a copy with a mark in the corner", **yes)
     add('--batch-size', type=int, default=1, metavar='N', help="clips made at once (default: 1)")
     add('--verbose', type=int, default=1, metavar='0|1|2', help="0 silent, 1 a bar over all, 2 also a bar for each round and the texts the model reads (default: 1)")
@@ -159,8 +160,9 @@ class SamplePlan:
         size = f"{h}x{w}" + (f" ({out[0]}x{out[1]} come out)" if out != (h, w) else '')
         what = 'a picture' if c.num_frames == 1 else f"{self.frames} frames" + (f" in {self.long.loop} rounds of {c.num_frames}, {self.shared} of them shared" if self.long.loop > 1 else '')
         skipped = len(self.jobs) - len(self.todo)
-        over = sum(j.path.exists() for j in self.todo)
+        over, moved = sum(j.path.exists() for j in self.todo), [j for j in self.todo if j.path.name != j.asked]
         notes = [f'{skipped} there already']*bool(skipped) + [f'{over} made from something else will be written over']*bool(over)
+        if moved: notes.append(f"{moved[0].asked} is taken, so the first free name is {moved[0].path.name}; --overwrite writes over what is there")
         return f"{len(self.todo)} to make{' (' + ', '.join(notes) + ')' if notes else ''}: {what}, {size}, {c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, {self.preset}"
 
 # %% ../../nbs/11_app/03_sampling.ipynb #615f28bd
@@ -255,7 +257,7 @@ def plan_sample(
     if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"--condition-frame-edit is {long.condition_frame_edit:g}; 0 keeps given frames, 1 makes them anew")
     text = TextConfig(natural.aes if args.aes is None else args.aes, args.flow, args.camera_motion, natural.clean, args.llm_refine)
     jobs = plan_jobs(lines, args.save_dir, 'png' if cfg.num_frames == 1 else args.format, args.sample_name, args.num_sample, cfg.seed, args.prompt_as_path, args.reference_path, args.mask_strategy, text,
-                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread, *['int8']*(args.linears == 'int8'), *['made longer and cut']*(made_frames(UNKNOWN_VAE, natural, cfg.num_frames) != cfg.num_frames)))
+                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread, *['int8']*(args.linears == 'int8'), *['made longer and cut']*(made_frames(UNKNOWN_VAE, natural, cfg.num_frames) != cfg.num_frames)), args.overwrite)
     tiling = Tiling(spread=args.vae_spread, tile=args.vae_tile) if args.vae_tile or args.vae_spread else None
     if tiling: tiling.check(VideoVAEConfig())
     plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, save_fps, tiling, args)
