@@ -7,8 +7,9 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/cli.html.md"""
 # %% auto #0
 __all__ = ['LEVELS', 'COMMANDS', 'sample_options', 'sample', 'start_together', 'train_options', 'truth', 'say_run', 'train',
            'search_options', 'search_batch', 'plan_options', 'read_sizes', 'plan', 'eval_options', 'evaluate',
-           'score_prompts', 'following', 'honest', 'demo_options', 'demo', 'data_options', 'stored_features', 'data',
-           'doctor_options', 'try_to_load', 'look', 'look_at_parts', 'doctor', 'main']
+           'toy_only', 'score_own_clips', 'score_prompts', 'following', 'honest', 'demo_options', 'demo',
+           'data_options', 'stored_features', 'data', 'doctor_options', 'try_to_load', 'look', 'look_at_parts',
+           'doctor', 'main']
 
 # %% ../../nbs/11_app/05_cli.ipynb #d03bb682
 import sys
@@ -182,6 +183,7 @@ def eval_options(p):
     p.add_argument('--seeds', type=int, metavar='K', help="clips per prompt, each from another noise (default: 1; with --prompt 10)")
     p.add_argument('--prompt', action='append', metavar='TEXT',
                    help="score this prompt alone, seed by seed; may be given several times (default: held-out prompts)")
+    p.add_argument('--data', metavar='PATH', help="a table or folder of your own clips: reconstruction, and the clip nearest to each sample")
     p.add_argument('--loop', type=int, default=1, help="rounds of a film, with --prompt (default: 1)")
     p.add_argument('--condition-frame-length', type=int, metavar='N', help="latent frames that a round is given by the one before, with --prompt")
     p.add_argument('--sizes', default='', metavar='LIST', help="clips of these sizes, FRAMESxHEIGHTxWIDTH with commas between, such as 17x96x96,1x64x64; a picture is judged by what a picture shows (default: the weights' own size)")
@@ -209,6 +211,10 @@ def evaluate(args):
     result = {}
     def write(): # after every part, so that a stop loses one
         if args.output: Path(args.output).write_text(json.dumps(result, indent=1) + '\n')
+    if args.data:
+        result['data'] = score_own_clips(args)
+        return write()
+    if note := toy_only(args.weights): print(note)
     if args.prompt:
         result['prompts'] = score_prompts(args)
         return write()
@@ -221,6 +227,47 @@ def evaluate(args):
             part['ceiling'] = {k: round(v, 4) for k,v in ceiling(load_vae(args.weights), clips, partial(score_world, still=len(clips[0].video) == 1)).items()}; write()
             print(f"ceiling of {args.weights} ({args.num} {args.split} clips of level {args.level}{at}):", json.dumps(part['ceiling']))
         if args.following or not (args.ceiling or args.honesty): part['following'] = following(args, size); write()
+
+def toy_only(
+    weights:str, # as for `osnb eval`
+) -> str:        # '' for weights that were taught the toy world, and for an autoencoder alone
+    "What a person should know who scores weights of other clips with prompts of the toy world"
+    from opensora_nb.config import load_config
+    from opensora_nb.sample.pipeline import Natural, find_weights
+    note = find_weights(weights)/'pipeline.json'
+    if not note.is_file() or load_config(Natural, note).levels: return ''
+    return (f"{weights} was not trained on the toy world, and the scores below are about nothing else. About clips of your own: "
+            f"osnb eval {weights} --data CSV (reconstruction, nearest clip), and train with validate_path=CSV for a validation loss")
+
+def score_own_clips(args) -> dict:
+    "How well the autoencoder gives the clips of --data back, and whether samples of their captions come near the right ones"
+    import numpy as np
+    from tqdm import tqdm
+    from opensora_nb.data.dataset import open_source
+    from opensora_nb.metrics.nearest import nearest
+    from opensora_nb.metrics.recon import nearness, round_trip
+    from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
+    if args.following or args.ceiling or args.honesty or args.prompt or args.sizes:
+        raise ValueError("--data scores clips of your own; give it without --following, --ceiling, --honesty, --prompt and --sizes")
+    pipe = load_pipeline(args.weights, args.device)
+    natural = pipe.natural
+    source = open_source(args.data, num_frames=natural.num_frames, image_size=natural.image_size)
+    ids = [i for i in range(len(source)) if source.texts(i)][:args.num]
+    if not ids: raise ValueError(f"no clip of {args.data} has a caption, and samples are made from captions; add a column text")
+    clips, captions = [source.clip(i) for i in ids], [source.texts(i)[0] for i in ids]
+    report = nearness(clips, [round_trip(pipe.vae, c) for c in tqdm(clips, desc='autoencoder', unit='clip')])
+    print(f"reconstruction of {len(clips)} clips by the autoencoder of {args.weights}: PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}")
+    cfg, samples = SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale), []
+    with tqdm(total=len(captions), desc='sampling', unit='clip') as bar:
+        for a in range(0, len(captions), args.batch_size):
+            part = captions[a:a+args.batch_size]
+            samples += generate(pipe, part, cfg, seeds=[args.seed + a + k for k in range(len(part))])
+            bar.update(len(part))
+    where, far = nearest(samples, np.stack(clips))
+    right = sum(captions[k] == c for k, c in zip(where, captions))
+    print(f"nearest clip of {len(samples)} samples: {right} carry the caption that was asked for, of {len(set(captions))} different ones "
+          f"(by chance {len(samples)/len(set(captions)):.0f}); {far.mean():.1f} of 255 away on average, where 0 would be a copy")
+    return report | dict(n=len(samples), same_caption=right/len(samples), captions=len(set(captions)), distance=float(far.mean()))
 
 def score_prompts(args) -> list:
     "For each --prompt, how many seeds give a clip that shows all it names, and what the others show instead"
