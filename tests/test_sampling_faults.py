@@ -10,7 +10,7 @@ from opensora_nb.app.form import make
 from opensora_nb.app.sampling import UNKNOWN_VAE, plan_cost, plan_sample, sample_options
 from opensora_nb.core import rng_for
 from opensora_nb.data.toy import Scene, render
-from opensora_nb.data.video_io import read_frames, write_video
+from opensora_nb.data.video_io import probe, read_frames, write_video
 from opensora_nb.data.worlds import world_clips
 from opensora_nb.flow.masks import parse_conditions
 from opensora_nb.metrics.recon import round_trip
@@ -308,3 +308,32 @@ def test_a_ledger_of_the_version_before_is_read(tmp_path):
     job.path.touch()
     (tmp_path/'jobs.jsonl').write_text('[1]\n{"file": 3, "key": "x"}\n' + '{"file": "sample_0000.mp4", "line": "a", "text": ["a"], "seed": 42, "key": "%s"}\n{"fi' % job.key)
     assert not left(plan_jobs([(0, 'a')], tmp_path)) and planned(tmp_path, 'b') == ['sample_0001.mp4']
+
+# ---------------------------------------------------------------- seconds
+
+def plan_of(*words):
+    parser = argparse.ArgumentParser()
+    sample_options(parser)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return plan_sample(parser.parse_args([*words, '--prompt', RED]))
+
+@pytest.mark.parametrize('words,frames', [
+    (['--num-frames', '2s'], 16), (['--num-frames', '0.5s'], 4), (['--num-frames', '2s', '--fps', '12'], 24), (['--num-frames', '17'], 17),
+    (['opensora-1.2', '--num-frames', '2s'], 51), (['opensora-1.2', '--num-frames', '16s', '--fps', '12'], 408)])
+def test_seconds_are_seconds_at_the_model_s_rate(words, frames):
+    "`--num-frames 2s` with `tiny` gave 51 frames at 8 a second, so 6.4 seconds; the names of Open-Sora's weights mean what they mean there"
+    assert plan_of(*words).cfg.num_frames == frames
+
+@pytest.mark.parametrize('length,said', [('0s', '0s is less than a frame at 8 frames a second; use at least 0.125s'), ('0.01s', 'less than a frame'),
+                                         ('-2s', 'is not a length'), ('s', 'is not a length'), ('9'*30 + 's', 'GB of memory')])
+def test_seconds_that_are_no_length(length, said):
+    "One sentence for each"
+    with pytest.raises(ValueError, match=said) as e: plan_of(f'--num-frames={length}')
+    assert '\n' not in str(e.value)
+
+def test_a_two_second_file_lasts_two_seconds(tmp_path, monkeypatch):
+    "The file itself, read back"
+    assert sample_command('--prompt', RED, '--num-frames', '2s', '--num-sampling-steps', '1', cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    info = probe(tmp_path/'samples'/'sample_0000.mp4')
+    assert info.num_frames/info.fps == 2

@@ -15,7 +15,7 @@ from pathlib import Path
 from dataclasses import dataclass, replace
 from ..config import add_options, from_options, load_config
 from ..core import pick_device, pick_dtype
-from ..data.sizes import check_size, decoded_size, image_size, num_frames
+from ..data.sizes import check_size, decoded_size, image_size
 from ..sample.jobs import TextConfig, file_stamp, left, plan_jobs, run_jobs
 from ..models.adapters import find_lora, load_lora, merge_lora, read_lora
 from ..models.stdit3 import STDiT3Config, stdit3_xl2
@@ -23,7 +23,7 @@ from ..parallel.comm import from_first, rank_of
 from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import LongConfig, check_rounds, default_length, head_frames
-from ..sample.pipeline import Natural, SampleConfig, check_fits, find_weights, length_note, load_pipeline, made_frames, warnings_for
+from ..sample.pipeline import Natural, SampleConfig, check_fits, find_weights, frames_of, length_note, load_pipeline, made_frames, warnings_for
 from ..sample.released import OPENSORA_12, load_released
 from ..text.encoders import T5_NAME
 from ..text.prompts import read_prompt_file
@@ -75,7 +75,7 @@ def sample_options(p):
     add('--vae-tile', type=int, metavar='N', help="decode pictures in square tiles of N pixels, for large sizes in little memory (default: whole)")
     add('--vae-spread', type=int, default=0, metavar='N', help="smooth the border between chunks of 17 frames over N frames on each side (default: 0, as Open-Sora)")
     add = p.add_argument_group('the clip').add_argument
-    add('--num-frames', metavar='N', help="frames, or 2s, 4s, 8s, 16s; 1 makes a picture (default: the weights' own)")
+    add('--num-frames', metavar='N', help="frames, or seconds such as 2s, at the model's rate (opensora-1.2: 2s, 4s, 8s, 16s are 51, 102, 204, 408 frames); 1 makes a picture (default: the weights' own)")
     add('--resolution', metavar='R', help="144p, 240p, 360p, 480p, 720p, 1080p, 2k, 4k, or 256 to 2880; goes with --aspect-ratio")
     add('--aspect-ratio', metavar='H:W', help="height to width, such as 9:16 or 1:1 (default: 9:16)")
     add('--image-size', nargs=2, type=int, metavar=('H', 'W'), help="height and width in pixels (default: the weights' own)")
@@ -244,7 +244,9 @@ def plan_sample(
         natural = replace(natural, align=args.align)
     lines, long = read_lines(args), from_options(LongConfig, args)
     rest = argparse.Namespace(**{k: v for k, v in vars(args).items() if k not in ('num_frames', 'image_size')})
-    cfg = replace(from_options(SampleConfig, rest), num_frames=num_frames(args.num_frames) if args.num_frames is not None else None, image_size=clip_size(args, natural)).filled(natural)
+    asked = from_options(SampleConfig, rest)
+    length = None if args.num_frames is None else frames_of(args.num_frames, natural, asked.fps)
+    cfg = replace(asked, num_frames=length, image_size=clip_size(args, natural)).filled(natural)
     check_size(cfg.num_frames, *cfg.image_size)
     check_fits(cfg.num_frames, cfg.image_size, pick_device(args.device), max(1, long.loop))
     if args.num_sample > 1: check_many(len(lines)*args.num_sample, f"--num-sample {args.num_sample} of {len(lines)} prompt{'s'*(len(lines) > 1)}")

@@ -27,7 +27,7 @@ from ..data import sizes
 from ..flow.guidance import guided_velocity
 from ..models.stdit3 import STDiT3, STDiT3Config
 from ..models.faster import WORK, _onednn, int8_linears, remember_captions
-from .pipeline import Pipeline, made_frames
+from .pipeline import Pipeline, frames_of, made_frames
 from ..vae.video import VideoVAE, VideoVAEConfig
 from ..viz import count_params
 
@@ -369,7 +369,7 @@ def forecast(
         if num_frames is None or image_size is None: raise ValueError("configs have no natural size; give num_frames, such as '4s', and image_size, such as '720p'")
         (cfg, vae), own, steps, params, text = what, torch.float32, 30 if steps is None else steps, {}, 0
     if not isinstance(image_size, str) and not (isinstance(image_size, (tuple, list)) and len(image_size) == 2): raise ValueError(f"image_size is {image_size!r}; give (height, width), or a name such as '720p'")
-    f, (h, w) = sizes.num_frames(num_frames), sizes.image_size(image_size) if isinstance(image_size, str) else image_size
+    f, (h, w) = frames_of(num_frames, natural) if pipe else sizes.num_frames(num_frames), sizes.image_size(image_size) if isinstance(image_size, str) else image_size
     sizes.check_size(f, h, w, multiple=1)
     if pipe: f = made_frames(pipe.vae, natural, f)
     words = cfg.model_max_length if words is None else words

@@ -7,11 +7,11 @@ Docs: https://opensora-nb.github.io/opensora_nb/08_sample/pipeline.html.md"""
 # %% auto #0
 __all__ = ['RANGES', 'IMG_FPS', 'Natural', 'SampleConfig', 'check_setting', 'save_vae', 'part_config', 'load_vae', 'embedded',
            'find_weights', 'Pipeline', 'T5Note', 'load_text', 'load_pipeline', 'front_padding', 'made_frames',
-           'length_note', 'generate', 'times_of', 'fps_of', 'decode', 'to_pixels', 'check_fits', 'why_not_finite',
-           'Video', 'warnings_for', 'text_to_video', 'cached_pipeline']
+           'frames_of', 'length_note', 'generate', 'times_of', 'fps_of', 'decode', 'to_pixels', 'check_fits',
+           'why_not_finite', 'Video', 'warnings_for', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/08_sample/03_pipeline.ipynb #6e47dd44
-import json, math, numbers, warnings
+import json, math, numbers, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..core import assets, pick_device, pick_dtype, torch_rng
 from ..config import about, check_range, opt, load_config, save_config
 from ..weights import load_into, read_state, save_state
 from ..viz import animate
-from ..data.sizes import check_size
+from ..data.sizes import check_size, num_frames as named_frames
 from ..data.video_io import write_video
 from ..data.worlds import prompt_warnings
 from ..flow.guidance import guided_velocity
@@ -256,6 +256,18 @@ def made_frames(
     usual = front_padding(vae, natural.num_frames)
     near = range(num_frames, num_frames + vae.cfg.vae_temporal.time_downsample_factor)
     return next((n for n in near if front_padding(vae, n) <= usual), num_frames)
+
+def frames_of(
+    length:int|str,  # frames, or seconds such as 2s or 0.5s
+    natural:Natural, # what the weights were trained for
+    fps:int=None,    # frames a second, if not the weights' own
+) -> int:            # frames
+    "Seconds are seconds at the model's rate; released weights read 2s, 4s, … as Open-Sora does. `ValueError` for what is no length"
+    seconds = re.fullmatch(r'([0-9]+(?:\.[0-9]*)?) ?s', str(length).strip())
+    if natural.lengths or not seconds: return named_frames(length)
+    rate = fps or natural.fps
+    if frames := round(float(seconds[1])*rate): return frames
+    raise ValueError(f"{length} is less than a frame at {rate} frames a second; use at least {1/rate:.3g}s, or a number of frames")
 
 def length_note(
     vae,             # a `VideoVAE`, or anything with its `cfg`
