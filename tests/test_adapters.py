@@ -128,15 +128,27 @@ def test_only_chosen_words_are_trained():
 
 @needs_peft
 def test_sample_with_an_adapter(tmp_path, monkeypatch, capsys):
+    "`osnb sample --lora`: the adapter's new word is known, the adapter makes another clip, and a wrong one is one sentence"
     from opensora_nb.app.cli import main
     from opensora_nb.sample.pipeline import load_pipeline
-    monkeypatch.chdir(tmp_path); pipe = load_pipeline('tiny', 'cpu'); pipe.text.grow(['glorp']); save_lora(shake(add_lora(TextToVideo(pipe.model, pipe.text), 4, words=['glorp'])), 'run/checkpoints/step_00000003/weights/lora')
-    def made(name, *more): code = main(['sample', '--prompt', 'a red glorp', '--num-sampling-steps', '2', '--num-frames', '1', '--device', 'cpu', '--verbose', '0', '--save-dir', name, *more]); return code, capsys.readouterr().err
-    assert made('a', '--lora', 'run') == (0, '') # the new word is known
-    assert 'glorp' in made('b')[1] and (tmp_path/'a/sample_0000.png').read_bytes() != (tmp_path/'b/sample_0000.png').read_bytes()
-    plain = (tmp_path/'b/sample_0000.png').read_bytes(); assert made('b', '--lora', 'run')[0] == 0 and (tmp_path/'b/sample_0000.png').read_bytes() != plain # an adapter makes another clip
+    monkeypatch.chdir(tmp_path)
+    pipe = load_pipeline('tiny', 'cpu')
+    pipe.text.grow(['glorp'])
+    adapted = shake(add_lora(TextToVideo(pipe.model, pipe.text), 4, words=['glorp']))
+    save_lora(adapted, 'run/checkpoints/step_00000003/weights/lora')
+    few = ['--num-sampling-steps', '2', '--num-frames', '1', '--device', 'cpu', '--verbose', '0']
+    def made(name, *more):
+        code = main(['sample', '--prompt', 'a red glorp', *few, '--save-dir', name, *more])
+        return code, capsys.readouterr().err
+    def pixels(name): return (tmp_path/name).read_bytes()
+
+    assert made('a', '--lora', 'run') == (0, '')
+    assert 'glorp' in made('b')[1] and pixels('a/sample_0000.png') != pixels('b/sample_0000.png')
+    assert made('b', '--lora', 'run')[0] == 0 # something else, so it takes the next number
+    assert pixels('b/sample_0001.png') == pixels('a/sample_0000.png')
     assert made('c', '--lora', 'nowhere') == (1, "osnb: error: nowhere holds no adapter: there is no lora.json; give a folder written by save_lora, or a run that trains one\n")
-    code, err = made('c', '--lora', 'run', '--weights', 'worlds'); assert code == 1 and 'was made for another model' in err
+    code, err = made('c', '--lora', 'run', '--weights', 'worlds')
+    assert code == 1 and 'was made for another model' in err
 
 # training
 
