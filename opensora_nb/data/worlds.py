@@ -409,7 +409,7 @@ def read_prompt(
         if named := read(low):
             if level == 'physics': named.setdefault('speed', 'medium')
             return level, named, unknown
-    if count and not (count[0] == '一个'):
+    if count and count[0] != '一个' and 'shape' in _named(re.split(r'\band\b|[,;，；。]', low[count.end():])[0]): # two of what? things of this world
         n = {'1': 'one', '2': 'two', '3': 'three', '一': 'one', '两': 'two', '二': 'two', '三': 'three'}.get(count[1] or count[2], count[1])
         return 'many', dict(count=n, **_named(low.replace(count[0], ' '))), unknown
     named = _single(text)
@@ -465,6 +465,7 @@ def prompt_warnings(
     try: level, named, strange = read_prompt(text)
     except ValueError as e: return [str(e)]
     quoted = ', '.join(repr(w) for w in dict.fromkeys(strange))
+    if not named and not strange: return ["this prompt names no shape, no colour and no motion; write a sentence such as 'a red circle moves left'"]
     if not named: return [f"nothing in this prompt is known here ({quoted}); name a shape, a colour and a motion, such as 'a red circle moves left'"]
     out = [f"not known here, and ignored at best: {quoted}"] if strange and unknown else []
     if why := _possible(level, named): out.append(f"this world cannot show it: {why.removeprefix('no such clip: ')}")

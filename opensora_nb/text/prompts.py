@@ -185,7 +185,7 @@ def read_prompt_file(
     try: lines = path.read_text(encoding='utf-8-sig').split('\n')
     except UnicodeDecodeError as e: raise ValueError(f"the prompt file {str(path)!r} is no text in UTF-8 (byte {e.start}); save it as UTF-8") from None
     except OSError as e: raise ValueError(f"the prompt file {str(path)!r} cannot be read: {e.strerror}") from None
-    found = [(i, line.strip()) for i, line in enumerate(lines) if line.strip()]
+    found = [(i, text) for i, line in enumerate(lines) if (text := line.replace('\ufeff', '').strip())] # joined files bring marks within
     if not found: raise ValueError(f"the prompt file {str(path)!r} holds no prompt")
     picked = [(i, line) for i, line in found if i >= start and (end is None or i < end)]
     if not picked: raise ValueError(f"no prompt in the lines {start} to {'the end' if end is None else end} of {str(path)!r}; its prompts are in the lines {found[0][0]} to {found[-1][0]}, and end itself is not read")
