@@ -1,19 +1,22 @@
 "Wrong settings, odd lengths and damaged runs of sampling: each ends in one sentence, and no clip is wrong without a word."
 import argparse
+import shutil
 import time
 import warnings
 from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
+import torch
 from opensora_nb.app.form import make
 from opensora_nb.app.sampling import UNKNOWN_VAE, plan_cost, plan_sample, sample_options
-from opensora_nb.core import rng_for
+from opensora_nb.core import assets, rng_for
 from opensora_nb.data.toy import Scene, render
 from opensora_nb.data.video_io import probe, read_frames, write_video
-from opensora_nb.data.worlds import world_clips
+from opensora_nb.data.worlds import prompt_warnings, read_prompt, world_clips
 from opensora_nb.flow.masks import parse_conditions
 from opensora_nb.metrics.recon import round_trip
+from opensora_nb.models.faster import faster
 from opensora_nb.sample.condition import given, read_reference
 from opensora_nb.sample.forecast import forecast
 from opensora_nb.sample.jobs import left, plan_jobs, run_jobs, write_clip
@@ -21,7 +24,7 @@ from opensora_nb.sample.long import LongConfig, rounds
 from opensora_nb.sample.pipeline import (Natural, RANGES, SampleConfig, generate, length_note, load_pipeline, made_frames,
                                          text_to_video)
 from opensora_nb.sample.released import OPENSORA_12
-from opensora_nb.text.prompts import parse_prompt_spec
+from opensora_nb.text.prompts import parse_prompt_spec, read_prompt_file
 
 RED = 'a red circle moves left'
 
@@ -337,3 +340,56 @@ def test_a_two_second_file_lasts_two_seconds(tmp_path, monkeypatch):
     assert sample_command('--prompt', RED, '--num-frames', '2s', '--num-sampling-steps', '1', cwd=tmp_path, monkeypatch=monkeypatch) == 0
     info = probe(tmp_path/'samples'/'sample_0000.mp4')
     assert info.num_frames/info.fps == 2
+
+# ---------------------------------------------------------------- what a command says
+
+def test_a_run_folder_is_announced_by_its_name(tmp_path, monkeypatch, capsys):
+    "`--weights runs/mine` announced \"tiny\""
+    shutil.copytree(assets('tiny'), tmp_path/'runs'/'mine')
+    assert sample_command('--weights', 'runs/mine', '--prompt', RED, '--plan', cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.split(',')[-1].strip() == 'runs/mine'
+    assert sample_command('worlds', '--prompt', RED, '--plan') == 0 and capsys.readouterr().out.splitlines()[0].strip().endswith(', worlds')
+
+@pytest.mark.parametrize('dtype,gb', [('fp32', '19.1 GB in fp32'), ('bf16', '9.5 GB in bf16')])
+def test_a_plan_of_the_released_weights_names_all_of_them(tmp_path, monkeypatch, capsys, dtype, gb):
+    "`--preset opensora-1.2 --plan` left out T5, what is missing and how to get it; it asks no network"
+    monkeypatch.setattr('opensora_nb.sample.released.no_download', lambda *_: pytest.fail('a network was asked'))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'nowhere'))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    assert sample_command('--preset', 'opensora-1.2', '--prompt', 'a cat', '--num-frames', '1', '--text-dtype', dtype, '--plan', cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert '3 of the 3 parts of Open-Sora 1.2 are missing:' in out and gb in out
+    for repo, size in (('DeepFloyd/t5-v1_1-xxl', '19.1 GB'), ('hpcai-tech/OpenSora-VAE-v1.2', '1.6 GB'), ('hpcai-tech/OpenSora-STDiT-v3', '4.8 GB')):
+        assert f'{repo} ({size} in float32): not on this disk' in out and f'`hf download {repo}` ({size})' in out
+
+def test_int8_says_when_it_changes_nothing(tmp_path, monkeypatch, capsys):
+    "All layers of `tiny` are too small for --linears int8: the clip is the same, and one line says so"
+    words = ('--prompt', RED, *ONE, '--verbose', '0')
+    assert sample_command(*words, '--linears', 'int8', cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    err = capsys.readouterr().err
+    widest = max(min(m.weight.shape) for m in load_pipeline('tiny', 'cpu').model.modules() if isinstance(m, torch.nn.Linear))
+    assert err.count('int8 changes nothing here') == 1 and f'at most {widest}' in err
+    assert sample_command(*words, '--linears', 'plain', '--save-dir', 'plain') == 0 and 'int8' not in capsys.readouterr().err
+    assert (tmp_path/'samples'/'sample_0000.png').read_bytes() == (tmp_path/'plain'/'sample_0000.png').read_bytes()
+    with warnings.catch_warnings(), faster(torch.nn.Sequential(torch.nn.Linear(256, 256)), 'int8', remember=False):
+        warnings.simplefilter('error')                                     # a model with one wide layer: nothing to say
+
+@pytest.mark.parametrize('prompt', ['a', 'the', '...', ''])
+def test_a_prompt_that_names_nothing_is_told_what_is_missing(prompt):
+    "The warning for the prompt \"a\" ended in an empty list"
+    assert prompt_warnings(prompt, ('core',)) == ["this prompt names no shape, no colour and no motion; write a sentence such as 'a red circle moves left'"]
+
+@pytest.mark.parametrize('prompt,level', [
+    ('a big red dog and two cats', 'core'), ('two cats', 'core'), ('a circle and two dogs', 'core'), ('three dogs, a red circle', 'core'), ('一个红色圆形和两个狗', 'core'),
+    ('two red circles move left', 'many'), ('two big red circles', 'many'), ('there are three blue stars that move up', 'many'), ('两个红色圆形向左移动', 'many')])
+def test_a_number_counts_only_with_a_thing_of_this_world(prompt, level):
+    "\"a big red dog and two cats\" was said to be of level many"
+    got, named, _ = read_prompt(prompt)
+    assert got == level and ('count' in named) == (level == 'many')
+    assert any('level many' in s for s in prompt_warnings(prompt, ('core',))) == (level == 'many')
+
+def test_marks_of_byte_order_within_a_prompt_file(tmp_path):
+    "Files that were joined carry a mark at the start of each; it stayed in the prompt"
+    (tmp_path/'p.txt').write_bytes(b'\xef\xbb\xbfa red circle\n\xef\xbb\xbfa blue star\r\n\xef\xbb\xbf\n \xef\xbb\xbf a green square\n')
+    assert read_prompt_file(tmp_path/'p.txt') == [(0, 'a red circle'), (1, 'a blue star'), (3, 'a green square')]

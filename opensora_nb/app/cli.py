@@ -31,7 +31,7 @@ def sample(args):
     import time
     from dataclasses import replace
     from tqdm import tqdm
-    from opensora_nb.app.sampling import plan_cost, plan_sample, run_sample
+    from opensora_nb.app.sampling import plan_cost, plan_parts, plan_sample, run_sample
     from opensora_nb.parallel.comm import LostRanks, from_first, together
     with together(args.device) as (rank, world):
         if args.num_processes < 1: raise ValueError(f"--num-processes must be at least 1, not {args.num_processes}")
@@ -44,6 +44,7 @@ def sample(args):
             cost = plan_cost(plan); many = -(-len(plan.todo)//args.batch_size)*plan.long.loop
             print(*(f"  {j.path}  seed {j.seed}  {j.spec}" for j in plan.todo), 'one batch of one round:', cost, sep='\n')
             if many != 1: print(f"all {many} of them: about {cost.time*many/60:.1f} minutes")
+            if parts := plan_parts(plan): print(parts)
             return
         if args.verbose and plan.preset == 'opensora-1.2' and plan.todo: print(plan_cost(plan))
         try:

@@ -6,8 +6,8 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_app/sampling.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'PRESETS', 'UNKNOWN_VAE', 'MOST_FILES', 'truth', 'sample_options', 'preset_of', 'SamplePlan', 'read_lines',
-           'check_many', 'clip_size', 'file_rate', 'plan_sample', 'plan_cost', 'load_for', 'check_target',
-           'check_memory', 'check_todo', 'run_sample']
+           'check_many', 'clip_size', 'file_rate', 'plan_sample', 'plan_cost', 'plan_parts', 'released_at', 'load_for',
+           'check_target', 'check_memory', 'check_todo', 'run_sample']
 
 # %% ../../nbs/11_app/03_sampling.ipynb #043f5bf3
 import argparse, os, re, warnings
@@ -24,7 +24,7 @@ from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import LongConfig, check_rounds, default_length, head_frames
 from ..sample.pipeline import Natural, SampleConfig, check_fits, find_weights, frames_of, length_note, load_pipeline, made_frames, warnings_for
-from ..sample.released import OPENSORA_12, load_released
+from ..sample.released import OPENSORA_12, describe_parts, load_released, released_parts
 from ..text.encoders import T5_NAME
 from ..text.prompts import read_prompt_file
 from ..vae.released import VAE_REPO
@@ -119,7 +119,7 @@ class SamplePlan:
     "All that is decided before weights are loaded"
     preset:str
     natural:Natural   # of the weights
-    weights:str       # of a small model; unused for opensora-1.2
+    weights:str       # of a small model; '' for opensora-1.2
     jobs:tuple        # of `Job`
     cfg:SampleConfig  # filled
     long:LongConfig
@@ -163,7 +163,7 @@ class SamplePlan:
         over, moved = sum(j.path.exists() for j in self.todo), [j for j in self.todo if j.path.name != j.asked]
         notes = [f'{skipped} there already']*bool(skipped) + [f'{over} made from something else will be written over']*bool(over)
         if moved: notes.append(f"{moved[0].asked} is taken, so the first free name is {moved[0].path.name}; --overwrite writes over what is there")
-        return f"{len(self.todo)} to make{' (' + ', '.join(notes) + ')' if notes else ''}: {what}, {size}, {c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, {self.preset}"
+        return f"{len(self.todo)} to make{' (' + ', '.join(notes) + ')' if notes else ''}: {what}, {size}, {c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, {self.weights or self.preset}"
 
 # %% ../../nbs/11_app/03_sampling.ipynb #615f28bd
 def read_lines(
@@ -287,6 +287,17 @@ def plan_cost(
                     'fp32' if dtype == 'auto' and device == 'cpu' else 'bf16' if dtype == 'auto' else dtype, device if timed else None)
 
 # %% ../../nbs/11_app/03_sampling.ipynb #0560a86c
+def plan_parts(
+    plan:SamplePlan, # from `plan_sample`
+) -> str:            # '' for a small model, whose parts are one folder
+    "Which weights a run reads, how large they are, what is missing and how to get it; no network is asked"
+    a = plan.args
+    if plan.preset != 'opensora-1.2': return ''
+    kind = str(pick_dtype(a.text_dtype, pick_device(a.device))).removeprefix('torch.')
+    return describe_parts(released_parts(*released_at(a)), {'float32': 'fp32', 'bfloat16': 'bf16'}[kind])
+
+def released_at(args): return args.ckpt_path or 'STDiT3-XL/2', args.vae or VAE_REPO, args.text_encoder or T5_NAME
+
 def load_for(
     plan:SamplePlan, # its texts are encoded where the encoder leaves again
     progress=None,   # wraps texts, e.g. tqdm
@@ -294,7 +305,7 @@ def load_for(
     "The weights of a plan, with the ways to make them faster that were asked for"
     a = plan.args
     if plan.preset == 'opensora-1.2':
-        pipe = load_released(plan.texts, a.ckpt_path or 'STDiT3-XL/2', a.vae or VAE_REPO, a.text_encoder or T5_NAME, a.device, a.dtype or 'bf16', a.text_dtype, progress, offload=a.offload)
+        pipe = load_released(plan.texts, *released_at(a), a.device, a.dtype or 'bf16', a.text_dtype, progress, offload=a.offload)
     else: pipe = load_pipeline(plan.weights, a.device, a.dtype or 'auto', offload=a.offload)
     if a.lora: merge_lora(load_lora(pipe, a.lora))
     pipe.natural, pipe.tiling, pipe.speed = plan.natural, plan.tiling, dict(linears=a.linears, compiled=a.compile)

@@ -68,7 +68,7 @@ class SampleConfig:
     num_sampling_steps:int|None = opt(None, "Euler steps; fewer is faster; without it the weights' own")
     cfg_scale:float|None = opt(None, "guidance: 1 follows the prompt loosely, larger more strictly; without it the weights' own")
     negative_prompt:str = opt('', "text to move away from, in place of the null text; an addition to Open-Sora")
-    seed:int = opt(42, "same seed, same prompt, same video; 0 to 4294967295")
+    seed:int = opt(42, "same seed, same prompt, same video, but for rounding on another processor; 0 to 4294967295")
 
     def __post_init__(self):
         for f in fields(self):
