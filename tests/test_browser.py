@@ -50,7 +50,7 @@ def shot(what, name):
 
 def test_widgets_in_jupyterlab(server, page, tmp_path):
     "Run the page, press the button of the sampler on it, see the clip, walk through its steps"
-    shutil.copy(ROOT/'nbs'/'11_app'/'01_widgets.ipynb', tmp_path/'widgets.ipynb')
+    shutil.copy(ROOT/'nbs'/'13_app'/'02_widgets.ipynb', tmp_path/'widgets.ipynb')
     quiet = tmp_path/'config'/'lab'/'user-settings'/'@jupyterlab'/'apputils-extension'; quiet.mkdir(parents=True) # no pop-up that asks about news
     (quiet/'notification.jupyterlab-settings').write_text('{"fetchNews": "false"}')
     url = f'http://127.0.0.1:{(port := free_port())}'

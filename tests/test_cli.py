@@ -73,7 +73,7 @@ def test_a_reader_that_stops_is_no_error(tmp_path):
 
 def test_train_on_my_own_clips_and_sample_them(tmp_path):
     "A CSV of two clips, continued from the embedded weights, with a word they do not know"
-    from opensora_nb.data.toy import Scene, render
+    from opensora_nb.toy.world import Scene, render
     from opensora_nb.data.video_io import write_video
     for n, c in enumerate(('red', 'blue')): write_video(tmp_path/f'{n}.mp4', render(Scene('circle', c, 'moves left')), 8)
     (tmp_path/'my.csv').write_text('path,text\n0.mp4,a crimson circle moves left\n1.mp4,a blue circle moves left\n')
@@ -103,11 +103,11 @@ def test_wheel_works_outside_the_checkout(tmp_path):
 
 def test_levels_are_those_of_the_toy_world():
     from opensora_nb.app.cli import LEVELS
-    from opensora_nb.data.worlds import WORLDS
+    from opensora_nb.toy.levels import WORLDS
     assert LEVELS == WORLDS
 
 def test_a_photo_becomes_the_first_frame(tmp_path):
-    from opensora_nb.data.toy import Scene, render
+    from opensora_nb.toy.world import Scene, render
     from opensora_nb.data.video_io import read_frames, write_image
     from opensora_nb.metrics.recon import psnr
     photo = render(Scene('star', 'blue', 'moves up'))[0]; write_image(tmp_path/'photo.png', photo)

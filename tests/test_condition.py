@@ -2,7 +2,7 @@
 import warnings
 import numpy as np, pytest, torch
 from hypothesis import given as drawn, settings, strategies as st
-from opensora_nb.data.toy import Scene, render
+from opensora_nb.toy.world import Scene, render
 from opensora_nb.data.video_io import write_video
 from opensora_nb.flow.masks import Condition
 from opensora_nb.sample.condition import encode_frames, given, latent_spans, read_reference

@@ -5,7 +5,7 @@ import pytest
 from opensora_nb.app.cli import main
 from opensora_nb.core import assets
 from opensora_nb.data.video_io import read_frames
-from opensora_nb.metrics.objects import score_world
+from opensora_nb.toy.objects import score_world
 from opensora_nb.sample.pipeline import embedded
 from opensora_nb.text.prompts import parse_prompt_spec
 

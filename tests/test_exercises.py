@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ['02_flow/01_rectified_flow', '02_flow/02_timesteps', '02_flow/03_guidance', '03_blocks/01_layers', '03_blocks/02_attention',
-        '03_blocks/03_position', '04_models/06_stdit3', '05_vae/01_image_vae', '05_vae/02_causal', '06_text/01_encoders',
-        '09_metrics/01_following']
+CORE = ['03_flow/01_rectified_flow', '03_flow/02_timesteps', '03_flow/03_guidance', '04_blocks/01_layers', '04_blocks/02_attention',
+        '04_blocks/03_position', '05_models/01_stdit3', '06_vae/01_image_vae', '06_vae/02_causal', '07_text/01_encoders',
+        '01_toy/03_following']
 
 def cells_of(page): return json.loads((ROOT/'nbs'/f'{page}.ipynb').read_text())['cells']
 def source(cell): return ''.join(cell['source'])

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from opensora_nb.data import captions
 from opensora_nb.core import assets
-from opensora_nb.data.toy import parse_prompt
-from opensora_nb.data.worlds import prompt_warnings
+from opensora_nb.toy.world import parse_prompt
+from opensora_nb.toy.levels import prompt_warnings
 from opensora_nb.flow.masks import Condition, parse_conditions
 from opensora_nb.text.prompts import (MAX_NAME, PromptSpec, _mask_text, example_prompts, join_segments, parse_prompt_spec, read_prompt_file, safe_name, sample_name,
                                       split_segments, with_previous)

@@ -6,7 +6,7 @@ from opensora_nb.data.bucket import Buckets
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.data.mixed import open_mixed
 from opensora_nb.data.video_io import write_image, write_video
-from opensora_nb.data.worlds import draw_world, render_world
+from opensora_nb.toy.levels import draw_world, render_world
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = '''

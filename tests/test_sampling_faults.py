@@ -11,9 +11,9 @@ import torch
 from opensora_nb.app.form import make
 from opensora_nb.app.sampling import UNKNOWN_VAE, plan_cost, plan_sample, sample_options
 from opensora_nb.core import assets, rng_for
-from opensora_nb.data.toy import Scene, render
+from opensora_nb.toy.world import Scene, render
 from opensora_nb.data.video_io import probe, read_frames, write_video
-from opensora_nb.data.worlds import prompt_warnings, read_prompt, world_clips
+from opensora_nb.toy.levels import prompt_warnings, read_prompt, world_clips
 from opensora_nb.flow.masks import parse_conditions
 from opensora_nb.metrics.recon import round_trip
 from opensora_nb.models.faster import faster

@@ -2,7 +2,7 @@
 import os, subprocess, sys, warnings
 from pathlib import Path
 import pytest, torch
-from opensora_nb.data.toy import captions, draw_scene, words
+from opensora_nb.toy.world import captions, draw_scene, words
 from opensora_nb.text.encoders import T5Text, TinyText, TinyTextConfig, null_text, split_text, tiny_text
 
 ROOT = Path(__file__).resolve().parent.parent

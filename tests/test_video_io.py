@@ -1,4 +1,4 @@
-"Video files of the real world and of the bad day: what the page 01_data/01_video_io cannot show"
+"Video files of the real world and of the bad day: what the page 02_data/01_video_io cannot show"
 import csv, errno, os, subprocess, sys, warnings
 from pathlib import Path
 import av, numpy as np, pytest
