@@ -1,6 +1,9 @@
 "Wrong settings, odd lengths and damaged runs of sampling: each ends in one sentence, and no clip is wrong without a word."
 import argparse
+import json
 import shutil
+import subprocess
+import sys
 import time
 import warnings
 from dataclasses import replace
@@ -22,7 +25,7 @@ from opensora_nb.sample.forecast import forecast
 from opensora_nb.sample.jobs import left, plan_jobs, run_jobs, write_clip
 from opensora_nb.sample.long import LongConfig, rounds
 from opensora_nb.sample.pipeline import (Natural, RANGES, SampleConfig, generate, length_note, load_pipeline, made_frames,
-                                         text_to_video)
+                                         text_to_video, warnings_for)
 from opensora_nb.sample.released import OPENSORA_12
 from opensora_nb.text.prompts import parse_prompt_spec, read_prompt_file
 
@@ -393,3 +396,22 @@ def test_marks_of_byte_order_within_a_prompt_file(tmp_path):
     "Files that were joined carry a mark at the start of each; it stayed in the prompt"
     (tmp_path/'p.txt').write_bytes(b'\xef\xbb\xbfa red circle\n\xef\xbb\xbfa blue star\r\n\xef\xbb\xbf\n \xef\xbb\xbf a green square\n')
     assert read_prompt_file(tmp_path/'p.txt') == [(0, 'a red circle'), (1, 'a blue star'), (3, 'a green square')]
+
+# ---------------------------------------------------------------- what checks a prompt
+
+def test_weights_name_a_checker_of_the_package_and_no_code(tmp_path):
+    "pipeline.json names what checks prompts; a name that is not of this package is refused, and nothing is imported for it"
+    for path in (tmp_path/'other', tmp_path/'old'): shutil.copytree(assets('tiny'), path)
+    settings = json.loads((tmp_path/'old'/'pipeline.json').read_text())
+    assert settings.pop('prompt_checker') == 'toy'
+    (tmp_path/'old'/'pipeline.json').write_text(json.dumps(settings))
+    (tmp_path/'other'/'pipeline.json').write_text(json.dumps(settings | dict(prompt_checker='os:getcwd')))
+    with pytest.raises(ValueError, match="unknown prompt_checker 'os:getcwd'; this package has toy"): load_pipeline(tmp_path/'other', 'cpu')
+    old = load_pipeline(tmp_path/'old', 'cpu').natural                      # a folder of before still warns
+    assert warnings_for('two red circles move left', old) == warnings_for('two red circles move left', load_pipeline('tiny', 'cpu').natural) != []
+    assert warnings_for('two red circles move left', Natural()) == []
+
+def test_the_sampler_does_not_import_the_toy_world():
+    "Weights that were trained on something else are sampled without it"
+    code = "import sys, opensora_nb.sample.pipeline; print([m for m in sys.modules if m.startswith('opensora_nb.toy')])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'

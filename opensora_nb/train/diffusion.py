@@ -329,7 +329,9 @@ class T2VTask(Task):
 
     def pipeline(self) -> Pipeline:
         c, d = self.cfg, self.cfg.data
-        natural = Natural(d.num_frames, tuple(d.image_size), min(1000, max(1, round(self.source.fps))), c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, () if d.path else tuple(mixture(d.level)[0]))
+        fps = min(1000, max(1, round(self.source.fps)))
+        taught = {} if d.path else dict(prompt_checker='toy', levels=tuple(mixture(d.level)[0]))
+        natural = Natural(d.num_frames, tuple(d.image_size), fps, c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, **taught)
         return Pipeline(self.vae, self.module.model, self.frozen if c.text_weights else self.module.text, natural, c.name)
 
     def export(self, folder): # plain weights; an adapter also by itself
