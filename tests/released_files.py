@@ -103,7 +103,7 @@ def measure(part, folder, dtype, frames=17, size=(144, 256)):
         model = t5_model(24, 32128, dtype, **XXL); ids = torch.randint(3, 32128, (1, 300), generator=g)
         def use(): return model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     elif part == 'stdit3':
-        from opensora_nb.models.faster import faster
+        from opensora_nb.models.fast_inference import faster
         from opensora_nb.models.zoo import load_stdit3
         model = load_stdit3(Path(folder)/'stdit3', dtype)
         z, y = torch.randn(2, 4, *latent, generator=g).to(dtype), torch.randn(2, 1, 300, 4096, generator=g).to(dtype) # two rows: with and without the prompt

@@ -2,7 +2,7 @@
 import http.client, json, time
 from contextlib import contextmanager
 import pytest
-from opensora_nb.app.form import read_form
+from opensora_nb.app.fields import read_form
 from opensora_nb.sample.pipeline import load_pipeline
 
 pytest.importorskip('gradio', reason="the web page needs gradio: pip install 'opensora_nb[demo]'")
@@ -159,10 +159,10 @@ def test_the_notebook_refuses_the_same():
 def test_ranges_have_one_source():
     "What the form refuses is what `SampleConfig` refuses"
     from opensora_nb.sample.pipeline import RANGES, SampleConfig
-    natural = load_pipeline('tiny').natural
+    defaults = load_pipeline('tiny').defaults
     for name, (low, high, _, told) in RANGES.items():
         for value in [low - 1] + ([high + 1] if high < 2**40 else []):
-            for refuse in (lambda: SampleConfig(**{name: value}), lambda: read_form(natural, {name: value})):
+            for refuse in (lambda: SampleConfig(**{name: value}), lambda: read_form(defaults, {name: value})):
                 with pytest.raises(ValueError) as e: refuse()
                 assert told in str(e.value)
 

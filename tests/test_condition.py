@@ -51,6 +51,6 @@ def test_damaged_references(tmp_path):
 
 def test_rounds_refuse_before_they_work():
     class Never: # a pipeline whose networks must not be asked
-        natural = load_pipeline('tiny', 'cpu').natural; vae = load_pipeline('tiny', 'cpu').vae
+        defaults = load_pipeline('tiny', 'cpu').defaults; vae = load_pipeline('tiny', 'cpu').vae
     for loop, c in ((0, 1), (2, 5), (2, 9)):
         with pytest.raises(ValueError): next(rounds(Never, [], [], long=LongConfig(loop, c)))

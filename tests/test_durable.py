@@ -3,7 +3,7 @@ import json, os, random, signal, socket, subprocess, sys, tempfile, time, warnin
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from opensora_nb.train.state import checkpoints, damage, latest
+from opensora_nb.train.checkpoint import checkpoints, damage, latest
 from opensora_nb.weights import read_state
 from ranks import Ranks
 

@@ -1,13 +1,13 @@
 "Compiled blocks give the numbers of plain ones, and can be taken off again."
 import shutil
 import pytest, torch
-from opensora_nb.models.faster import faster
+from opensora_nb.models.fast_inference import faster
 from opensora_nb.models.stdit3 import STDiT3, stdit3_tiny
 
 @pytest.mark.skipif(not shutil.which('g++'), reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize('work', [2**29, 0]) # 0: all linear layers take the other road
 def test_compiled_blocks(work, monkeypatch):
-    monkeypatch.setattr('opensora_nb.models.faster.WORK', work); torch.compiler.reset()
+    monkeypatch.setattr('opensora_nb.models.fast_inference.WORK', work); torch.compiler.reset()
     torch.manual_seed(0); model = STDiT3(stdit3_tiny()).eval().requires_grad_(False)
     for p in model.parameters(): p.copy_(torch.randn_like(p)*.05)
     ask = dict(x=torch.randn(2, 4, 5, 8, 8), timestep=torch.tensor([100., 900.]), fps=8, height=64, width=64, y=torch.randn(2, 1, 9, 128))

@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [p for p in sorted([*(ROOT/'nbs').rglob('*.ipynb'), *(ROOT/'tutorials').rglob('*.ipynb')]) if '.ipynb_checkpoints' not in p.parts]
-ALONE = ('03_faster', '02_forecast', '14_cost') # they compare times, so nothing else may run beside them
+ALONE = ('03_fast_inference', '02_forecast', '14_cost') # they compare times, so nothing else may run beside them
 
 def run(page, threads):
     return subprocess.run([str(Path(sys.executable).parent/'nbdev-test'), str(page), '--n-workers', '0'],

@@ -3,7 +3,7 @@ import argparse, shlex, warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from opensora_nb.app.cli import main, train_options
-from opensora_nb.app.original import CONFIGS, IDLE, LAUNCHERS, SETTINGS, from_original
+from opensora_nb.app.opensora_cli import CONFIGS, IDLE, LAUNCHERS, SETTINGS, from_original
 from opensora_nb.config import flat
 from opensora_nb.data.video_io import write_image, write_video
 from opensora_nb.app.sampling import plan_sample, sample_options

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from opensora_nb.app.form import make
+from opensora_nb.app.fields import make
 from opensora_nb.app.sampling import UNKNOWN_VAE, plan_cost, plan_sample, sample_options
 from opensora_nb.core import assets, rng_for
 from opensora_nb.toy.world import Scene, render
@@ -19,12 +19,12 @@ from opensora_nb.data.video_io import probe, read_frames, write_video
 from opensora_nb.toy.levels import prompt_warnings, read_prompt, world_clips
 from opensora_nb.flow.masks import parse_conditions
 from opensora_nb.metrics.recon import round_trip
-from opensora_nb.models.faster import faster
+from opensora_nb.models.fast_inference import faster
 from opensora_nb.sample.condition import given, read_reference
 from opensora_nb.sample.forecast import forecast
 from opensora_nb.sample.jobs import left, plan_jobs, run_jobs, write_clip
 from opensora_nb.sample.long import LongConfig, rounds
-from opensora_nb.sample.pipeline import (Natural, RANGES, SampleConfig, generate, length_note, load_pipeline, made_frames,
+from opensora_nb.sample.pipeline import (ModelDefaults, RANGES, SampleConfig, generate, length_note, load_pipeline, made_frames,
                                          text_to_video, warnings_for)
 from opensora_nb.sample.released import OPENSORA_12
 from opensora_nb.text.prompts import parse_prompt_spec, read_prompt_file
@@ -72,8 +72,8 @@ def test_the_command_refuses_the_same_before_any_work(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize('values', [dict(cfg_scale=-3), dict(cfg_scale=1e9), dict(seed=-1), dict(seed=2**32), dict(fps=2147483648), dict(num_sampling_steps=0)])
 def test_the_form_refuses_the_same(values):
     "Guidance -3 was refused by the command and taken by the web page; `fps` 2147483648 failed after the work"
-    from opensora_nb.app.form import read_form
-    with pytest.raises(ValueError): read_form(Natural(), values)
+    from opensora_nb.app.fields import read_form
+    with pytest.raises(ValueError): read_form(ModelDefaults(), values)
 
 def test_seeds_that_differ_by_two_to_the_32_are_not_the_same(tiny):
     "Seed 42 and seed 42 + 2^32 made the same clip; now the second is refused, also where `generate` is given seeds, and a training seed draws other numbers"
@@ -88,16 +88,16 @@ FEW = dict(num_sampling_steps=2)
 
 def as_asked(pipe):
     "The same weights, told to make every length as it is, as released weights are"
-    return replace(pipe, natural=replace(pipe.natural, lengths=(1,)))
+    return replace(pipe, defaults=replace(pipe.defaults, lengths=(1,)))
 
 @pytest.mark.parametrize('frames', range(1, 41))
 def test_a_length_is_made_whole_and_cut(tiny, frames):
     "For every length the next one is made whose chunks of 17 begin with the three empty frames that the autoencoder was trained with"
-    made = made_frames(tiny.vae, tiny.natural, frames)
+    made = made_frames(tiny.vae, tiny.defaults, frames)
     ends = [min(17, made - a) for a in range(0, made, 17)]
-    assert all(-n % 4 == 3 for n in ends) and 0 <= made - frames < 4 and made_frames(tiny.vae, tiny.natural, made) == made
+    assert all(-n % 4 == 3 for n in ends) and 0 <= made - frames < 4 and made_frames(tiny.vae, tiny.defaults, made) == made
     assert not any(all(-min(17, n - a) % 4 == 3 for a in range(0, n, 17)) for n in range(frames, made))
-    assert bool(length_note(tiny.vae, tiny.natural, frames)) == (made != frames)
+    assert bool(length_note(tiny.vae, tiny.defaults, frames)) == (made != frames)
 
 @pytest.mark.parametrize('frames', [1, 5, 17, 18, 34, 35])
 def test_good_lengths_are_what_they_were_to_the_bit(tiny, frames):
@@ -407,9 +407,9 @@ def test_weights_name_a_checker_of_the_package_and_no_code(tmp_path):
     (tmp_path/'old'/'pipeline.json').write_text(json.dumps(settings))
     (tmp_path/'other'/'pipeline.json').write_text(json.dumps(settings | dict(prompt_checker='os:getcwd')))
     with pytest.raises(ValueError, match="unknown prompt_checker 'os:getcwd'; this package has toy"): load_pipeline(tmp_path/'other', 'cpu')
-    old = load_pipeline(tmp_path/'old', 'cpu').natural                      # a folder of before still warns
-    assert warnings_for('two red circles move left', old) == warnings_for('two red circles move left', load_pipeline('tiny', 'cpu').natural) != []
-    assert warnings_for('two red circles move left', Natural()) == []
+    old = load_pipeline(tmp_path/'old', 'cpu').defaults                      # a folder of before still warns
+    assert warnings_for('two red circles move left', old) == warnings_for('two red circles move left', load_pipeline('tiny', 'cpu').defaults) != []
+    assert warnings_for('two red circles move left', ModelDefaults()) == []
 
 def test_the_sampler_does_not_import_the_toy_world():
     "Weights that were trained on something else are sampled without it"

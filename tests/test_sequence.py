@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch, torch.distributed as dist
 from safetensors.torch import load_file
 from opensora_nb.config import from_dict
-from opensora_nb.models.faster import faster, remember_captions
+from opensora_nb.models.fast_inference import faster, remember_captions
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.parallel.comm import Ledger, RankError, all_to_all, gather, local_ranks, pieces, rank_of, split
 from opensora_nb.parallel.sequence import bytes_sent, check_same, mesh, parallelize, restore, sharing

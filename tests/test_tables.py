@@ -244,7 +244,7 @@ def test_clips_too_small_for_the_buckets_hear_of_others(few, capsys):
 def test_few_clips_are_trained_on(few, tmp_path):
     "What the error names is enough for the loader of training: two batches a step from twelve clips"
     from opensora_nb.data.bucket import Buckets
-    from opensora_nb.data.mixed import open_mixed
+    from opensora_nb.data.multi_size import open_mixed
     mixed = open_mixed(DataConfig(path=str(few/'my.csv')), Buckets.named('toy_large', 7), progress=False)
     with pytest.raises(ValueError, match='fewer than the 2 of one step') as e: next(mixed.sampler.walk(0, 2))
     most = int(re.search(r'max_batch=(\d+)', str(e.value))[1])
@@ -255,7 +255,7 @@ def test_few_clips_are_trained_on(few, tmp_path):
 def test_the_plan_says_what_it_did_not_open_and_can_look_as_training_does(few, tmp_path, capsys):
     "A file damaged in its middle was counted by the plan and left out by training; a hidden file and a folder's metadata.csv, too"
     from opensora_nb.data.bucket import Buckets
-    from opensora_nb.data.mixed import open_mixed
+    from opensora_nb.data.multi_size import open_mixed
     for i in range(4): (tmp_path/f'c{i}.mp4').write_bytes((few/f'c{i}.mp4').read_bytes())
     data = bytearray((few/'c1.mp4').read_bytes())
     data[data.index(b'mdat') + 200:data.index(b'mdat') + 4000] = bytes(3800)

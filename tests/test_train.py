@@ -129,7 +129,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
     code = f'''
 import resource, signal, torch
 from torch import nn
-from opensora_nb.train.state import EMA, latest, save_checkpoint
+from opensora_nb.train.checkpoint import EMA, latest, save_checkpoint
 m = nn.Linear(64, 64); parts = lambda: (m, EMA(m), torch.optim.AdamW(m.parameters()))
 save_checkpoint({str(tmp_path)!r}, 1, *parts())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

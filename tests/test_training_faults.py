@@ -17,7 +17,7 @@ from opensora_nb.train.diffusion import T2VTask, T2VTrain
 from opensora_nb.train.launch import find_recipe, resolve
 from opensora_nb.train.loop import Callback, Task, TrainConfig, train
 from opensora_nb.train.optim import OptimConfig, lr_factor, make_optimiser
-from opensora_nb.train.state import EMA, damage, latest, note
+from opensora_nb.train.checkpoint import EMA, damage, latest, note
 from opensora_nb.train.vae import VAETrain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,7 +207,7 @@ def test_a_save_that_fails_too_says_what_is_intact(small, monkeypatch, capsys):
     class FillUp(Callback):
         def after(self, r):
             monkeypatch.setattr('opensora_nb.train.loop.open', full, raising=False)
-            monkeypatch.setattr('opensora_nb.train.state.save_state', full)
+            monkeypatch.setattr('opensora_nb.train.checkpoint.save_state', full)
     with pytest.raises(OSError, match='log.jsonl'): run(small, FillUp())
     assert 'could not save step 6' in (said := capsys.readouterr().err) and 'step_00000004 is intact' in said and saved(small) == [4]
 
@@ -316,7 +316,7 @@ def test_a_file_is_not_read_twice(two, monkeypatch):
     "A second look at the same files reads no bytes"
     cfg, newer, _ = two
     assert damage(newer) == ''
-    monkeypatch.setattr('opensora_nb.train.state._crc', None)
+    monkeypatch.setattr('opensora_nb.train.checkpoint._crc', None)
     assert damage(newer) == ''
 
 # odd settings

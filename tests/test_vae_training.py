@@ -8,7 +8,7 @@ from opensora_nb.config import override
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.train.loop import batch_ids, train
 from opensora_nb.train.optim import OptimConfig
-from opensora_nb.train.state import latest
+from opensora_nb.train.checkpoint import latest
 from opensora_nb.train.vae import VAETask, VAETrain
 from opensora_nb.vae.adversarial import AdversarialConfig
 from opensora_nb.vae.losses import VAELossConfig

@@ -12,10 +12,10 @@ from opensora_nb.data.dataset import ToySource
 from opensora_nb.models.adapters import add_lora, load_lora, save_lora
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.models.zoo import load_stdit3, randomise
-from opensora_nb.sample.pipeline import Natural, Pipeline, find_weights, load_pipeline, load_text, load_vae
+from opensora_nb.sample.pipeline import ModelDefaults, Pipeline, find_weights, load_pipeline, load_text, load_vae
 from opensora_nb.text.encoders import T5Text, TinyText, tiny_text
 from opensora_nb.train.features import Features, build_features
-from opensora_nb.train.state import EMA, latest, load_checkpoint, save_checkpoint
+from opensora_nb.train.checkpoint import EMA, latest, load_checkpoint, save_checkpoint
 from opensora_nb.train.vae import load_2d
 from opensora_nb.vae.image import AutoencoderKLConfig
 from opensora_nb.vae.perceptual import load_lpips
@@ -39,7 +39,7 @@ def whole(tmp_path_factory):
     torch.manual_seed(0)
     text = tiny_text(['a red circle moves left'], MODEL.caption_channels, MODEL.model_max_length, heads=2)
     folder = tmp_path_factory.mktemp('whole')
-    Pipeline(randomise(VideoVAE(VAE)), randomise(STDiT3(MODEL)), text, Natural()).save(folder)
+    Pipeline(randomise(VideoVAE(VAE)), randomise(STDiT3(MODEL)), text, ModelDefaults()).save(folder)
     return folder
 
 @pytest.fixture
@@ -367,7 +367,7 @@ def test_sizes_of_a_t5(t5, new):
 def T5Words(folder): return read_state(folder)['shared.weight'] # a row for each piece
 
 ODD = st.one_of(st.none(), st.booleans(), st.integers(-2, 2**70), st.floats(), st.text(max_size=6), st.lists(st.integers(-1, 2**40), max_size=5), st.dictionaries(st.text(max_size=4), st.integers(), max_size=2))
-FIELDS = [('stdit3/config.json', list(STDiT3Config.__dataclass_fields__)), ('text/config.json', ['words', 'dim', 'max_length', 'layers', 'heads']), ('pipeline.json', list(Natural.__dataclass_fields__)),
+FIELDS = [('stdit3/config.json', list(STDiT3Config.__dataclass_fields__)), ('text/config.json', ['words', 'dim', 'max_length', 'layers', 'heads']), ('pipeline.json', list(ModelDefaults.__dataclass_fields__)),
           ('vae/config.json', [*VideoVAEConfig.__dataclass_fields__, *(f'vae_2d.{k}' for k in AutoencoderKLConfig.__dataclass_fields__), *(f'vae_temporal.{k}' for k in TemporalVAEConfig.__dataclass_fields__)])]
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -199,7 +199,7 @@ def evaluate(args):
     from opensora_nb.metrics.recon import ceiling
     from opensora_nb.toy.objects import score_world
     from functools import partial
-    from opensora_nb.data.mixed import read_size
+    from opensora_nb.data.multi_size import read_size
     from opensora_nb.data.sizes import check_size
     from opensora_nb.toy.levels import world_clips
     from opensora_nb.sample.pipeline import load_vae
@@ -234,9 +234,9 @@ def toy_only(
 ) -> str:        # '' for weights that were taught the toy world, and for an autoencoder alone
     "What a person should know who scores weights of other clips with prompts of the toy world"
     from opensora_nb.config import load_config
-    from opensora_nb.sample.pipeline import Natural, find_weights
+    from opensora_nb.sample.pipeline import ModelDefaults, find_weights
     note = find_weights(weights)/'pipeline.json'
-    if not note.is_file() or load_config(Natural, note).levels: return ''
+    if not note.is_file() or load_config(ModelDefaults, note).levels: return ''
     return (f"{weights} was not trained on the toy world, and the scores below are about nothing else. About clips of your own: "
             f"osnb eval {weights} --data CSV (reconstruction, nearest clip), and train with validate_path=CSV for a validation loss")
 
@@ -251,8 +251,8 @@ def score_own_clips(args) -> dict:
     if args.following or args.ceiling or args.honesty or args.prompt or args.sizes:
         raise ValueError("--data scores clips of your own; give it without --following, --ceiling, --honesty, --prompt and --sizes")
     pipe = load_pipeline(args.weights, args.device)
-    natural = pipe.natural
-    source = open_source(args.data, num_frames=natural.num_frames, image_size=natural.image_size)
+    defaults = pipe.defaults
+    source = open_source(args.data, num_frames=defaults.num_frames, image_size=defaults.image_size)
     ids = [i for i in range(len(source)) if source.texts(i)][:args.num]
     if not ids: raise ValueError(f"no clip of {args.data} has a caption, and samples are made from captions; add a column text")
     clips, captions = [source.clip(i) for i in ids], [source.texts(i)[0] for i in ids]
@@ -301,7 +301,7 @@ def _wrong_rounds(args, pipe, spec, seeds):
     from opensora_nb.sample.condition import read_reference
     from opensora_nb.sample.long import LongConfig, rounds
     from opensora_nb.sample.pipeline import SampleConfig
-    cfg = SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale).filled(pipe.natural)
+    cfg = SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale).filled(pipe.defaults)
     refs, n, wrong = [read_reference(p, cfg.image_size) for p in spec.references], len(seeds), {}
     long = LongConfig(args.loop, args.condition_frame_length)
     for i, clips in enumerate(rounds(pipe, [spec]*n, [refs]*n, cfg, long, list(seeds))):
@@ -336,7 +336,7 @@ def following(args, size=None) -> dict:
 def honest(args) -> dict:
     "Compare samples with true clips and with cheats"
     from tqdm import tqdm
-    from opensora_nb.metrics.honesty import honesty
+    from opensora_nb.metrics.score_audit import honesty
     from opensora_nb.sample.pipeline import SampleConfig, load_pipeline
     report = honesty(load_pipeline(args.weights, args.device), args.num, level=args.level, split=args.split or 'train', seed=args.seed, batch=args.batch_size,
                      cfg=SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale), progress=lambda r: tqdm(r, desc='sampling'))
@@ -459,12 +459,12 @@ def look(path, indent='  '):
 def look_at_parts(folder, name):
     "The same for a folder of weights: each part, and what it says of itself"
     from opensora_nb.config import load_config
-    from opensora_nb.sample.pipeline import Natural, T5Note
+    from opensora_nb.sample.pipeline import ModelDefaults, T5Note
     good = True
     for part in sorted(p.parent for p in folder.glob('*/model.safetensors')):
         print(f"{name}, {part.name}:")
         good &= look(part)
-    for file, kind in ((folder/'pipeline.json', Natural), (folder/'text'/'t5.json', T5Note)):
+    for file, kind in ((folder/'pipeline.json', ModelDefaults), (folder/'text'/'t5.json', T5Note)):
         if not file.is_file(): continue
         try: load_config(kind, file)
         except ValueError as e:
@@ -502,7 +502,7 @@ COMMANDS = dict(sample=(sample_options, sample, "videos for prompts"), train=(tr
 
 def main(argv=None):
     "Entry point of `osnb`: errors a user can cause are one line, exit code 1"
-    from opensora_nb.app.original import from_original
+    from opensora_nb.app.opensora_cli import from_original
     argv = given = list(sys.argv[1:] if argv is None else argv)
     told = set()
     def warn(message, *_, **__): # each sentence once: what a plan says, the run need not say again

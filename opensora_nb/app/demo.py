@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
-from .form import Made, Stopped, examples_for, form_fields, make, note_html, settings_line
+from .fields import Made, Stopped, examples_for, form_fields, make, note_html, settings_line
 from ..core import require
 from ..data.video_io import write_video
 from ..sample.pipeline import Pipeline, load_pipeline
@@ -169,7 +169,7 @@ def _form(gr, pipe): # -> box of the prompt, the two buttons, field name -> its 
     if examples := examples_for(pipe, 6):
         gr.Examples([[e.prompt] for e in examples], prompt, label='examples', example_labels=[str(e) for e in examples])
     with gr.Row(): go, halt = gr.Button('Generate', variant='primary'), gr.Button('Stop', interactive=False)
-    every, boxes = form_fields(pipe.natural), {}
+    every, boxes = form_fields(pipe.defaults), {}
     for k in range(0, len(every), 3):
         with gr.Row(elem_classes='settings'): boxes |= {f.name: _box(gr, f) for f in every[k:k+3]}
     return prompt, go, halt, boxes

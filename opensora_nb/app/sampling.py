@@ -23,7 +23,7 @@ from ..parallel.comm import from_first, rank_of
 from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import LongConfig, check_rounds, default_length, head_frames
-from ..sample.pipeline import Natural, SampleConfig, check_fits, find_weights, frames_of, length_note, load_pipeline, made_frames, warnings_for
+from ..sample.pipeline import ModelDefaults, SampleConfig, check_fits, find_weights, frames_of, length_note, load_pipeline, made_frames, warnings_for
 from ..sample.released import OPENSORA_12, describe_parts, load_released, released_parts
 from ..text.encoders import T5_NAME
 from ..text.prompts import read_prompt_file
@@ -118,7 +118,7 @@ UNKNOWN_VAE = argparse.Namespace(cfg=VideoVAEConfig()) # every autoencoder of th
 class SamplePlan:
     "All that is decided before weights are loaded"
     preset:str
-    natural:Natural   # of the weights
+    defaults:ModelDefaults   # of the weights
     weights:str       # of a small model; '' for opensora-1.2
     jobs:tuple        # of `Job`
     cfg:SampleConfig  # filled
@@ -142,18 +142,18 @@ class SamplePlan:
     @property
     def made(self) -> int:
         "Frames of a round before its end is cut off, see `made_frames`"
-        return made_frames(UNKNOWN_VAE, self.natural, self.cfg.num_frames)
+        return made_frames(UNKNOWN_VAE, self.defaults, self.cfg.num_frames)
     @property
     def shared_latents(self) -> int:
         "Latent frames that a round is given by the one before"
         n, given = self.made, self.long.condition_frame_length
         if self.long.loop == 1: return 0
-        c = default_length(len(latent_spans(UNKNOWN_VAE, n)), self.natural.align) if given is None else given
-        head_frames(UNKNOWN_VAE, c, n, self.natural.align); return c
+        c = default_length(len(latent_spans(UNKNOWN_VAE, n)), self.defaults.align) if given is None else given
+        head_frames(UNKNOWN_VAE, c, n, self.defaults.align); return c
     @property
     def shared(self) -> int:
         "The same in frames"
-        return head_frames(UNKNOWN_VAE, self.shared_latents, self.made, self.natural.align) if self.long.loop > 1 else 0
+        return head_frames(UNKNOWN_VAE, self.shared_latents, self.made, self.defaults.align) if self.long.loop > 1 else 0
 
     def __str__(self):
         c = self.cfg; h, w = c.image_size; out = decoded_size(1, h, w)[1:]
@@ -198,7 +198,7 @@ def check_many(
 
 def clip_size(
     args,            # what the parser read
-    natural:Natural, # what stands where nothing is said
+    defaults:ModelDefaults, # what stands where nothing is said
 ) -> tuple:          # height, width
     "An explicit size, or a resolution with a ratio, or the weights' own; `ValueError` where both are given"
     if args.image_size:
@@ -206,9 +206,9 @@ def clip_size(
         return tuple(args.image_size)
     if args.resolution: return image_size(args.resolution, args.aspect_ratio or '9:16')
     if args.aspect_ratio:
-        if natural is OPENSORA_12: return image_size('240p', args.aspect_ratio)
+        if defaults is OPENSORA_12: return image_size('240p', args.aspect_ratio)
         raise ValueError(f"--aspect-ratio {args.aspect_ratio} needs a --resolution, such as 144p")
-    return natural.image_size
+    return defaults.image_size
 
 def file_rate(
     args,             # what the parser read
@@ -229,7 +229,7 @@ def plan_sample(
     preset = preset_of(args.config, args.preset)
     if preset == 'opensora-1.2':
         if args.weights: raise ValueError("--weights are a small model's; the transformer of opensora-1.2 is --ckpt-path, and there are --vae and --text-encoder")
-        natural, weights = OPENSORA_12, ''
+        defaults, weights = OPENSORA_12, ''
         stamp = [file_stamp(p) for w in (args.ckpt_path, args.vae, args.text_encoder) if w and Path(w).exists() for p in ([Path(w)] if Path(w).is_file() else sorted(Path(w).glob('*.safetensors')))]
     else:
         if args.text_dtype != 'auto': raise ValueError(f"--text-dtype {args.text_dtype} belongs to --preset opensora-1.2; the text encoder of a small model is always fp32")
@@ -237,16 +237,16 @@ def plan_sample(
         if args.weights and args.ckpt_path: raise ValueError(f"--weights {args.weights} and --ckpt-path {args.ckpt_path} are the same option here; give one")
         weights = args.weights or args.ckpt_path or preset
         folder = find_weights(weights); stamp = [file_stamp(p) for p in sorted(folder.glob('*/model.safetensors'))] # a run that went on is other weights
-        natural = load_config(Natural, folder/'pipeline.json') if (folder/'pipeline.json').is_file() else Natural()
+        defaults = load_config(ModelDefaults, folder/'pipeline.json') if (folder/'pipeline.json').is_file() else ModelDefaults()
     if args.lora: read_lora(args.lora); stamp += [str(args.lora), *(file_stamp(p) for p in sorted(find_lora(args.lora).glob('lora.*')))]
     if args.align is not None:
         if args.align < 0: raise ValueError(f"--align is {args.align}; use 0 for any place, or the latent frames of a chunk (5)")
-        natural = replace(natural, align=args.align)
+        defaults = replace(defaults, align=args.align)
     lines, long = read_lines(args), from_options(LongConfig, args)
     rest = argparse.Namespace(**{k: v for k, v in vars(args).items() if k not in ('num_frames', 'image_size')})
     asked = from_options(SampleConfig, rest)
-    length = None if args.num_frames is None else frames_of(args.num_frames, natural, asked.fps)
-    cfg = replace(asked, num_frames=length, image_size=clip_size(args, natural)).filled(natural)
+    length = None if args.num_frames is None else frames_of(args.num_frames, defaults, asked.fps)
+    cfg = replace(asked, num_frames=length, image_size=clip_size(args, defaults)).filled(defaults)
     check_size(cfg.num_frames, *cfg.image_size)
     check_fits(cfg.num_frames, cfg.image_size, pick_device(args.device), max(1, long.loop))
     if args.num_sample > 1: check_many(len(lines)*args.num_sample, f"--num-sample {args.num_sample} of {len(lines)} prompt{'s'*(len(lines) > 1)}")
@@ -257,20 +257,20 @@ def plan_sample(
     if long.loop < 1: raise ValueError(f"--loop is {long.loop}; it is the number of rounds, 1 or more")
     if long.loop == 1 and long.condition_frame_length is not None: warnings.warn("--condition-frame-length has no effect without --loop 2 or more")
     if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"--condition-frame-edit is {long.condition_frame_edit:g}; 0 keeps given frames, 1 makes them anew")
-    text = TextConfig(natural.aes if args.aes is None else args.aes, args.flow, args.camera_motion, natural.clean, args.llm_refine)
+    text = TextConfig(defaults.aes if args.aes is None else args.aes, args.flow, args.camera_motion, defaults.clean, args.llm_refine)
     jobs = plan_jobs(lines, args.save_dir, 'png' if cfg.num_frames == 1 else args.format, args.sample_name, args.num_sample, cfg.seed, args.prompt_as_path, args.reference_path, args.mask_strategy, text,
-                     (preset, weights, stamp, natural, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread, *['int8']*(args.linears == 'int8'), *['made longer and cut']*(made_frames(UNKNOWN_VAE, natural, cfg.num_frames) != cfg.num_frames)), args.overwrite)
+                     (preset, weights, stamp, defaults, replace(cfg, seed=0), long, args.ckpt_path, args.vae, args.text_encoder, args.dtype, args.text_dtype, args.save_fps, args.frame_interval, args.watermark, args.vae_tile, args.vae_spread, *['int8']*(args.linears == 'int8'), *['made longer and cut']*(made_frames(UNKNOWN_VAE, defaults, cfg.num_frames) != cfg.num_frames)), args.overwrite)
     tiling = Tiling(spread=args.vae_spread, tile=args.vae_tile) if args.vae_tile or args.vae_spread else None
     if tiling: tiling.check(VideoVAEConfig())
-    plan = SamplePlan(preset, natural, weights, tuple(jobs), cfg, long, save_fps, tiling, args)
+    plan = SamplePlan(preset, defaults, weights, tuple(jobs), cfg, long, save_fps, tiling, args)
     shared = plan.shared_latents                                        # says at once where rounds cannot be joined
     check_rounds([j.spec for j in plan.todo if j.k == 0], long.loop, shared, len(latent_spans(UNKNOWN_VAE, plan.made)))
-    if note := length_note(UNKNOWN_VAE, natural, cfg.num_frames): warnings.warn(note)
+    if note := length_note(UNKNOWN_VAE, defaults, cfg.num_frames): warnings.warn(note)
     for j in plan.todo:
         if j.k: continue
         try: check_references(UNKNOWN_VAE, j.spec.references, j.spec.conditions, plan.made)
         except (ValueError, OSError) as e: raise type(e)(f"prompt {j.index}: {e}") from None
-        if not natural.clean and any(not t.strip() for _, t in j.spec.segments): raise ValueError(f"prompt {j.index} is empty")
+        if not defaults.clean and any(not t.strip() for _, t in j.spec.segments): raise ValueError(f"prompt {j.index} is empty")
         if re.match(r'\|\d+\|', j.spec.text_at(0)): warnings.warn(f"prompt {j.index} is read as one text; texts that change with the round begin with |0|")
     return plan
 
@@ -308,7 +308,7 @@ def load_for(
         pipe = load_released(plan.texts, *released_at(a), a.device, a.dtype or 'bf16', a.text_dtype, progress, offload=a.offload)
     else: pipe = load_pipeline(plan.weights, a.device, a.dtype or 'auto', offload=a.offload)
     if a.lora: merge_lora(load_lora(pipe, a.lora))
-    pipe.natural, pipe.tiling, pipe.speed = plan.natural, plan.tiling, dict(linears=a.linears, compiled=a.compile)
+    pipe.defaults, pipe.tiling, pipe.speed = plan.defaults, plan.tiling, dict(linears=a.linears, compiled=a.compile)
     return pipe
 
 def check_target(
@@ -343,7 +343,7 @@ def check_todo(
         if getattr(plan.args, name) is not None: warnings.warn(f"--{name.replace('_', '-')} has no effect here: torch picks the kernel")
     for j in todo:
         for _, t in j.spec.segments:
-            for sentence in warnings_for(t, plan.natural): warnings.warn(sentence)
+            for sentence in warnings_for(t, plan.defaults): warnings.warn(sentence)
     return todo
 
 def run_sample(

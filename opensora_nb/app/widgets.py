@@ -13,7 +13,7 @@ import ipywidgets as W, numpy as np
 from fastcore.basics import patch
 from IPython import get_ipython
 from PIL import Image
-from .form import Made, Stopped, examples_for, form_fields, make, note_html, settings_line
+from .fields import Made, Stopped, examples_for, form_fields, make, note_html, settings_line
 from ..sample.pipeline import Pipeline, load_pipeline
 
 # %% ../../nbs/13_app/02_widgets.ipynb #e397cc94
@@ -53,7 +53,7 @@ class Sampler:
         first = next((e.prompt for e in examples_for(self.pipe, 1)), '')
         self.prompt = W.Text(value=first, description='prompt', placeholder='describe a clip',
                              layout=W.Layout(**_WIDE), style=dict(description_width='118px'))
-        self.fields = {f.name: _box(f) for f in form_fields(self.pipe.natural)}
+        self.fields = {f.name: _box(f) for f in form_fields(self.pipe.defaults)}
         self.button = W.Button(description='Generate', button_style='primary', icon='play', tooltip='make a clip for this prompt')
         self.halt = W.Button(description='Stop', icon='stop', disabled=True, tooltip='stop after the step that is being made', layout=W.Layout(width='90px'))
         self.progress = W.IntProgress(value=0, max=1, layout=W.Layout(width='320px', visibility='hidden'))

@@ -68,18 +68,18 @@ class SelfAttention(nn.Module):
         self.q_norm, self.k_norm = (RMSNorm(d//heads) if qk_norm else nn.Identity() for _ in range(2))
         self.proj = nn.Linear(d, d)
 
-    def prepare(self, q, k, turn):
+    def prepare(self, q, k, rope):
         "Norm first, rotation second (Open-Sora 1.2)"
         q, k = self.q_norm(q), self.k_norm(k)
-        return (turn(q), turn(k)) if turn else (q, k)
+        return (rope(q), rope(k)) if rope else (q, k)
 
     def forward(self,
         x:Tensor,            # (b, n, d): each row of b is a group
-        turn:Callable=None,  # rotation by position, applied to queries and keys
+        rope:Callable=None,  # rotation by position, applied to queries and keys
     ) -> Tensor:             # (b, n, d)
         "Project, attend, project"
         q, k, v = rearrange(self.qkv(x), 'b n (c k e) -> c b k n e', c=3, k=self.heads)
-        x = attend(*self.prepare(q, k, turn), v, backend=self.backend)
+        x = attend(*self.prepare(q, k, rope), v, backend=self.backend)
         return self.proj(rearrange(x, 'b k n e -> b n (k e)'))
 
 # %% ../../nbs/04_blocks/02_attention.ipynb #a3f96b0c

@@ -76,34 +76,34 @@ class STDiT3Block(nn.Module):
     def __init__(self,
         cfg:STDiT3Config,  # sizes
         temporal:bool,     # attend over frames (True) or over the places of one frame
-        skip:float=0.0,    # chance that a sample skips the block in training
+        drop_path:float=0.0,    # chance that a sample skips the block in training
     ):
         super().__init__()
         d = cfg.hidden_size
-        self.temporal, self.skip = temporal, skip
+        self.temporal, self.drop_path = temporal, drop_path
         self.scale_shift_table = nn.Parameter(torch.randn(6, d) / d**0.5)
         self.attn = SelfAttention(d, cfg.num_heads, cfg.qk_norm)
         self.cross_attn = CrossAttention(d, cfg.num_heads)
         self.mlp = MLP(d, int(d*cfg.mlp_ratio))
 
-    def attend(self, x, turn):
+    def attend(self, x, rope):
         "Regroup the tokens so that a row is what may look at each other"
         b, f, s, _ = x.shape
         if not self.temporal: return rearrange(self.attn(rearrange(x, 'b f s d -> (b f) s d')), '(b f) s d -> b f s d', b=b)
-        return rearrange(self.attn(rearrange(x, 'b f s d -> (b s) f d'), turn), '(b s) f d -> b f s d', b=b)
+        return rearrange(self.attn(rearrange(x, 'b f s d -> (b s) f d'), rope), '(b s) f d -> b f s d', b=b)
 
     def forward(self,
         x:Tensor,            # (b, f, s, d) tokens
         y:Tensor,            # (n, d) words of all captions, packed
         lens:list[int],      # words of each caption
-        tau:Tensor,          # (b, 1 or f, 6*d) what the timestep says, for all frames or for each
-        turn:Callable=None,  # rotation by frame number; a temporal block needs it
+        modulation:Tensor,          # (b, 1 or f, 6*d) what the timestep says, for all frames or for each
+        rope:Callable=None,  # rotation by frame number; a temporal block needs it
     ) -> Tensor:             # (b, f, s, d)
         "Three additions to the residual stream"
-        tau = rearrange(tau, 'b f (six d) -> six b f 1 d', six=6) + self.scale_shift_table[:, None, None, None]
-        shift1, scale1, gate1, shift2, scale2, gate2 = tau.to(x.dtype)
-        p = self.skip if self.training else 0
-        x = x + drop_path(gate1 * self.attend(modulate(layer_norm(x), shift1, scale1), turn), p)
+        modulation = rearrange(modulation, 'b f (six d) -> six b f 1 d', six=6) + self.scale_shift_table[:, None, None, None]
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.to(x.dtype)
+        p = self.drop_path if self.training else 0
+        x = x + drop_path(gate1 * self.attend(modulate(layer_norm(x), shift1, scale1), rope), p)
         x = x + self.cross_attn(x.flatten(1, 2), y, lens).reshape(x.shape)
         return x + drop_path(gate2 * self.mlp(modulate(layer_norm(x), shift2, scale2)), p)
 
@@ -121,9 +121,9 @@ class STDiT3(nn.Module):
         self.t_embedder, self.fps_embedder = TimestepEmbedder(d), SizeEmbedder(d)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(d, 6*d))
         self.y_embedder = CaptionEmbedder(cfg.caption_channels, d, cfg.model_max_length, cfg.class_dropout_prob)
-        skip = torch.linspace(0, cfg.drop_path, cfg.depth, device='cpu').tolist()
-        self.spatial_blocks = nn.ModuleList([STDiT3Block(cfg, False, p) for p in skip])
-        self.temporal_blocks = nn.ModuleList([STDiT3Block(cfg, True, p) for p in skip])
+        drop_path_rates = torch.linspace(0, cfg.drop_path, cfg.depth, device='cpu').tolist()
+        self.spatial_blocks = nn.ModuleList([STDiT3Block(cfg, False, p) for p in drop_path_rates])
+        self.temporal_blocks = nn.ModuleList([STDiT3Block(cfg, True, p) for p in drop_path_rates])
         self.final_layer = FinalLayer(d, pf*ph*pw*cfg.out_channels)
         init_stdit3(self)
 
@@ -149,16 +149,16 @@ class STDiT3(nn.Module):
 
         fps = self.fps_embedder(given(fps, 'fps').to(x.device), b)
         t = self.t_embedder(timestep) + fps
-        tau, t0 = self.t_block(t)[:, None], None
+        modulation, t0 = self.t_block(t)[:, None], None
         if x_mask is not None:                       # clean frames are told that their time is 0
             t0 = self.t_embedder(torch.zeros_like(timestep)) + fps
-            tau = torch.where(x_mask[:, :, None], tau, self.t_block(t0)[:, None])
+            modulation = torch.where(x_mask[:, :, None], modulation, self.t_block(t0)[:, None])
 
         y, lens = self.captions(y, mask, drop)
-        turn = self.rope(f)
+        rope = self.rope(f)
         for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks):
-            x = spatial(x, y, lens, tau)
-            x = temporal(x, y, lens, tau, turn)
+            x = spatial(x, y, lens, modulation)
+            x = temporal(x, y, lens, modulation, rope)
 
         x = self.final_layer(x, t, t0, x_mask)
         return unpatchify(x.flatten(1, 2), cfg.patch_size, size).float()

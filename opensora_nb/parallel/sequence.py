@@ -25,10 +25,10 @@ def shared_attention(
     attn:nn.Module,  # a `SelfAttention`
     tokens,          # an object whose `.n` is the number of tokens on all ranks, and `.group` says which ranks
     x:Tensor,        # (b, n of mine, d)
-    turn=None,       # must be None
+    rope=None,       # must be None
 ) -> Tensor:         # (b, n of mine, d)
     "Self-attention over the tokens of all ranks, each rank with its share of the heads"
-    if turn is not None: raise ValueError("tokens that are shared by ranks cannot be rotated by position here; share an axis whose attention has no rotation")
+    if rope is not None: raise ValueError("tokens that are shared by ranks cannot be rotated by position here; share an axis whose attention has no rotation")
     qkv = rearrange(attn.qkv(x), 'b n (c k e) -> b n c k e', c=3, k=attn.heads)
     qkv = all_to_all(qkv, scatter=3, gather=1, n=tokens.n, group=tokens.group)     # all tokens, my heads
     q, k, v = rearrange(qkv, 'b n c k e -> c b k n e')

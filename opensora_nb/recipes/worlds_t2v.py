@@ -27,6 +27,6 @@ def worlds_t2v(
         return T2VTrain(name=f'worlds_t2v/{name}', steps=steps, batch_size=batch_size, ema=0.998, save_every=200, validate_every=1000, validate_steps=15,
                         optim=OptimConfig(name='muon', lr=lr, warmup=warmup, decay='linear', final=final), **dict(data=DataConfig(n=n, level=level), validate_on=96, preview_prompts=PREVIEWS) | more)
     return [stage('1_pictures', 6000, 96, 100, 0.1, pictures=True),
-            stage('2_clips', 5500, 64, 50, 0.05, init='previous', masks=MASKS, retell=0.3),
-            stage('3_longer', 4600, 64, 50, 0.03, lr=1.5e-3, init='previous', masks=MASKS, retell=0.5),
-            stage('4_numbers', 2100, 64, 50, 0.03, lr=8e-4, init='previous', masks=MASKS, retell=0.5, data=DataConfig(n=n, seed=1, level=level), features='runs/features_1')]
+            stage('2_clips', 5500, 64, 50, 0.05, init='previous', masks=MASKS, caption_augment=0.3),
+            stage('3_longer', 4600, 64, 50, 0.03, lr=1.5e-3, init='previous', masks=MASKS, caption_augment=0.5),
+            stage('4_numbers', 2100, 64, 50, 0.03, lr=8e-4, init='previous', masks=MASKS, caption_augment=0.5, data=DataConfig(n=n, seed=1, level=level), features='runs/features_1')]

@@ -26,7 +26,7 @@ from ..core import pick_device, pick_dtype
 from ..data import sizes
 from ..flow.guidance import guided_velocity
 from ..models.stdit3 import STDiT3, STDiT3Config
-from ..models.faster import WORK, _onednn, int8_linears, remember_captions
+from ..models.fast_inference import WORK, _onednn, int8_linears, remember_captions
 from .pipeline import Pipeline, frames_of, made_frames
 from ..vae.video import VideoVAE, VideoVAEConfig
 from ..viz import count_params
@@ -359,8 +359,8 @@ def forecast(
 ) -> Forecast:
     "What a run of `generate` will need, before it starts; allocates no model. Raises `ValueError` for sizes that cannot be made"
     if pipe := what if isinstance(what, Pipeline) else None:
-        cfg, vae, natural, own = pipe.model.cfg, pipe.vae.cfg, pipe.natural, next(pipe.model.parameters()).dtype
-        num_frames, image_size, steps = natural.num_frames if num_frames is None else num_frames, natural.image_size if image_size is None else image_size, natural.num_sampling_steps if steps is None else steps
+        cfg, vae, defaults, own = pipe.model.cfg, pipe.vae.cfg, pipe.defaults, next(pipe.model.parameters()).dtype
+        num_frames, image_size, steps = defaults.num_frames if num_frames is None else num_frames, defaults.image_size if image_size is None else image_size, defaults.num_sampling_steps if steps is None else steps
         n = count_params(pipe.text) if isinstance(pipe.text, nn.Module) else 0 # texts that were stored have no encoder any more
         params, text = {'text': n}, 4*n # it stays in float32
     else:
@@ -369,9 +369,9 @@ def forecast(
         if num_frames is None or image_size is None: raise ValueError("configs have no natural size; give num_frames, such as '4s', and image_size, such as '720p'")
         (cfg, vae), own, steps, params, text = what, torch.float32, 30 if steps is None else steps, {}, 0
     if not isinstance(image_size, str) and not (isinstance(image_size, (tuple, list)) and len(image_size) == 2): raise ValueError(f"image_size is {image_size!r}; give (height, width), or a name such as '720p'")
-    f, (h, w) = frames_of(num_frames, natural) if pipe else sizes.num_frames(num_frames), sizes.image_size(image_size) if isinstance(image_size, str) else image_size
+    f, (h, w) = frames_of(num_frames, defaults) if pipe else sizes.num_frames(num_frames), sizes.image_size(image_size) if isinstance(image_size, str) else image_size
     sizes.check_size(f, h, w, multiple=1)
-    if pipe: f = made_frames(pipe.vae, natural, f)
+    if pipe: f = made_frames(pipe.vae, defaults, f)
     words = cfg.model_max_length if words is None else words
     for name, n in (('steps', steps), ('batch', batch), ('words', words)):
         if n < 1: raise ValueError(f"{name} is {n}; it must be 1 or more")

@@ -215,7 +215,7 @@ def run_jobs(
 ):                           # yields (job, uint8 (f, h, w, 3)), after it was written; first the jobs that were done, with None
     "Make what is not there yet; each file is on disk before the next batch is begun"
     if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; it is the number of clips made at once, 1 or more")
-    cfg = cfg.filled(pipe.natural); fps = save_fps or cfg.fps
+    cfg = cfg.filled(pipe.defaults); fps = save_fps or cfg.fps
     todo = left(jobs) if write else list(jobs); here = {id(j) for j in todo}
     yield from ((j, None) for j in jobs if id(j) not in here)
     for a in range(0, len(todo), batch_size):

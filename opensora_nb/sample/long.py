@@ -74,14 +74,14 @@ def rounds(
     progress=None,           # wraps the steps of a round, e.g. tqdm
 ):                           # yields, round by round, b uint8 clips (f, h, w, 3) without the frames that were shown before
     "Rounds of a long video, one after the other; wrong lengths raise before anything is made"
-    cfg = cfg.filled(pipe.natural); align = pipe.natural.align
+    cfg = cfg.filled(pipe.defaults); align = pipe.defaults.align
     if long.loop < 1: raise ValueError(f"loop is {long.loop}; it is the number of rounds, 1 or more")
     if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"condition_frame_edit is {long.condition_frame_edit}; 0 keeps given frames, 1 makes them anew")
     if not isinstance(long.condition_frame_length, int|None): raise ValueError(f"condition_frame_length is {long.condition_frame_length!r}; it counts latent frames, so it is a whole number")
     seeds, last = list(seeds or [cfg.seed]*len(specs)), None
     if not len(specs) == len(refs) == len(seeds): raise ValueError(f"{len(specs)} prompts need as many lists of references and seeds, got {len(refs)} and {len(seeds)}")
     check_fits(cfg.num_frames, cfg.image_size)
-    made = made_frames(pipe.vae, pipe.natural, cfg.num_frames)
+    made = made_frames(pipe.vae, pipe.defaults, cfg.num_frames)
     latents, c, drop = len(latent_spans(pipe.vae, made)), 0, 0
     if long.loop > 1:
         c = long.condition_frame_length if long.condition_frame_length is not None else default_length(latents, align)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from ..core import pick_device, pick_dtype
 from ..models.zoo import ZOO, load_stdit3
-from .pipeline import Natural, Pipeline
+from .pipeline import ModelDefaults, Pipeline
 from ..text.encoders import T5_GB, T5_NAME, T5Text, t5_lacks
 from ..vae.released import VAE_GB, VAE_REPO, load_released_vae
 from ..weights import fetch, no_download, whole_weights
@@ -119,7 +119,7 @@ def need_parts(
     raise FileNotFoundError('\n'.join([*lines, _ways(missing)]))
 
 # %% ../../nbs/09_sample/05_released.ipynb #ef3c4b6b
-OPENSORA_12 = Natural(num_frames=51, image_size=(240, 426), fps=24, num_sampling_steps=30, cfg_scale=7.0, base_pix=512*512, align=5, aes=6.5, clean=True, lengths=(1, 51, 102, 204, 408))
+OPENSORA_12 = ModelDefaults(num_frames=51, image_size=(240, 426), fps=24, num_sampling_steps=30, cfg_scale=7.0, base_pix=512*512, align=5, aes=6.5, clean=True, lengths=(1, 51, 102, 204, 408))
 
 def load_released(
     texts,                     # every text that will be asked for, cleaned and with its scores; the negative prompt too

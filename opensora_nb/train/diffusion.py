@@ -20,9 +20,9 @@ from ..core import fast_bf16, pick_dtype, rng_for, torch_rng
 from ..viz import contact_sheet
 from ..data.bucket import Buckets
 from ..data.dataset import DataConfig, mixture, open_data
-from ..data.mixed import open_mixed, read_size
+from ..data.multi_size import open_mixed, read_size
 from ..data.sizes import check_size
-from ..data.retold import retell, retold_words
+from ..data.caption_augment import augment_caption, augmented_words
 from ..flow.guidance import as_velocity
 from ..flow.masks import MASK_RATIOS, draw_mask, mask_ratios, pick_strategy
 from ..flow.rflow import loss as flow_loss
@@ -32,11 +32,11 @@ from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..models.zoo import load_stdit3
 from ..text.encoders import T5_NAME, T5Text, TinyText, t5_lacks, tiny_text
 from ..vae.released import load_released_vae
-from ..sample.pipeline import IMG_FPS, Natural, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
+from ..sample.pipeline import IMG_FPS, ModelDefaults, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
 from ..toy.objects import score_world
 from .features import TextFeatures, build_text, open_features
 from .loop import Task, TrainConfig
-from .state import latest
+from .checkpoint import latest
 from .store import old_layout, trim
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #a6e0961b
@@ -83,7 +83,7 @@ class T2VTrain(TrainConfig):
     max_batch:int = opt(0, "with buckets: clips in a batch at most, for data sets that do not fill larger ones; 0: as many as the buckets say")
     masks:str = opt('', "frames given in training: v11, v12_stage1, v12_stage3, v12_adapt, or shares such as image_head:0.2,random:0.05; empty: none")
     masks_of:tuple[str, ...] = opt((), "other shares for some buckets, as FRAMES=SHARES or RESOLUTION/FRAMES=SHARES, such as 64/34=quarter_head:0.3")
-    retell:float = opt(0., "share of samples described in another true way: scores behind the caption, toy clips also by frame rate")
+    caption_augment:float = opt(0., "share of samples described in another true way: scores behind the caption, toy clips also by frame rate")
     lora:int = opt(0, "train an adapter of this rank beside all layers of the blocks, and new words, in place of the weights of init; 0: none", most=4096)
     train_only:str = opt('', "train these parts of init alone: spatial, temporal, text, time or ends, several as spatial+time, or: all but text; empty: all")
     cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline", least=0, most=100)
@@ -106,8 +106,8 @@ class T2VTrain(TrainConfig):
         if self.max_batch < 0: raise ValueError(f"max_batch is {self.max_batch}; use 1 or more clips, or 0 for the batches of the buckets")
         if self.max_batch and not self.buckets: raise ValueError("max_batch limits the batches of buckets, and there are none; set buckets, or use batch_size")
         if self.pictures and self.buckets: raise ValueError("pictures takes first frames of clips of one size; with buckets, give pictures a bucket of 1 frame")
-        if not 0 <= self.retell <= 1: raise ValueError(f"retell is a share in [0, 1], not {self.retell}")
-        if self.text_weights and self.retell: raise ValueError("retell makes up captions while training, and a frozen text encoder has to see them before; use retell=0")
+        if not 0 <= self.caption_augment <= 1: raise ValueError(f"caption_augment is a share in [0, 1], not {self.caption_augment}")
+        if self.text_weights and self.caption_augment: raise ValueError("caption_augment makes up captions while training, and a frozen text encoder has to see them before; use caption_augment=0")
         if self.train_only: read_parts(self.train_only)
         if self.lora < 0: raise ValueError(f"lora is the rank of an adapter, not {self.lora}; use 8, or 0 for none")
         if self.lora and self.train_only: raise ValueError(f"lora={self.lora} trains an adapter alone and train_only={self.train_only} a part of the weights; give one of them")
@@ -211,7 +211,7 @@ class T2VTask(Task):
             with state.main_process_first(): self.frozen = self.stored_text((start.cfg if start else cfg.model).model_max_length)
             self.new_words = (); self.module = TextToVideo(self.start_model(start, self.frozen.one('').shape[-1])); self.narrow()
         else:
-            model, text = self.start_weights([t for i in self.texts for t in self.texts[i]] + (retold_words(self.source) if cfg.retell else []))
+            model, text = self.start_weights([t for i in self.texts for t in self.texts[i]] + (augmented_words(self.source) if cfg.caption_augment else []))
             self.module = TextToVideo(model, text); self.narrow(); self.tokens = {i: text.tokenize(t) for i, t in self.texts.items()}
         del self.begun
 
@@ -295,9 +295,9 @@ class T2VTask(Task):
 
     def batch(self, ids, epoch, size=None):
         features, row = self.stores[size or self.size]
-        return self.batch_of(features, [row[int(i)] for i in ids], self.texts if self.cfg.text_weights else self.tokens, ids, epoch, size or self.size, self.cfg.retell if not self.cfg.pictures else 0)
+        return self.batch_of(features, [row[int(i)] for i in ids], self.texts if self.cfg.text_weights else self.tokens, ids, epoch, size or self.size, self.cfg.caption_augment if not self.cfg.pictures else 0)
 
-    def batch_of(self, features, rows, tokens, ids, epoch, size, retold=0):
+    def batch_of(self, features, rows, tokens, ids, epoch, size, augment=0):
         x, fps, (_, h, w) = features.latents[torch.as_tensor(rows)].float(), features.fps[torch.as_tensor(rows)].float(), size; ids = [int(i) for i in ids]
         n_texts = (lambda i: len(tokens[i])) if self.cfg.text_weights else (lambda i: len(tokens[i][0]))
         k, t, drop, eps = zip(*(draw(self.cfg, x.shape[1:], int(e), i, n_texts(i)) for i,e in zip(ids, epoch)))
@@ -306,9 +306,9 @@ class T2VTask(Task):
         if self.cfg.text_weights: text = dict(zip(('y', 'mask'), self.frozen.encode([tokens[i][c] for i, c in zip(ids, k)])))
         else: text = dict(zip(('ids', 'mask'), (torch.stack([tokens[i][j][c] for i,c in zip(ids, k)]) for j in (0, 1))))
         row, source = lambda v: torch.full((len(ids),), float(v)), self.mixed.view(size) if self.mixed else self.source
-        for n, (i, e) in enumerate(zip(ids, epoch) if retold else ()):
+        for n, (i, e) in enumerate(zip(ids, epoch) if augment else ()):
             rng = rng_for(self.cfg.seed, 7, int(e), i)
-            if rng.random() < retold: words, fps[n] = retell(source, i, rng); text['ids'][n:n+1], text['mask'][n:n+1] = self.module.text.tokenize([words])
+            if rng.random() < augment: words, fps[n] = augment_caption(source, i, rng); text['ids'][n:n+1], text['mask'][n:n+1] = self.module.text.tokenize([words])
         return dict(x=x, eps=torch.stack(eps), t=t, **text, drop=torch.tensor(drop), fps=fps, height=row(h), width=row(w), **self.given(x.shape[2], ids, epoch, size))
 
     def given(self, frames, ids, epoch, size): # which frames are given, by which strategy, and the name of the bucket
@@ -331,8 +331,8 @@ class T2VTask(Task):
         c, d = self.cfg, self.cfg.data
         fps = min(1000, max(1, round(self.source.fps)))
         taught = {} if d.path else dict(prompt_checker='toy', levels=tuple(mixture(d.level)[0]))
-        natural = Natural(d.num_frames, tuple(d.image_size), fps, c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, **taught)
-        return Pipeline(self.vae, self.module.model, self.frozen if c.text_weights else self.module.text, natural, c.name)
+        defaults = ModelDefaults(d.num_frames, tuple(d.image_size), fps, c.sampling_steps, c.cfg_scale, c.base_pix if c.shift else 0, **taught)
+        return Pipeline(self.vae, self.module.model, self.frozen if c.text_weights else self.module.text, defaults, c.name)
 
     def export(self, folder): # plain weights; an adapter also by itself
         if self.cfg.lora: save_lora(self.module, folder/'lora'); plain = merge_lora(deepcopy(self.module)); replace(self.pipeline(), model=plain.model, text=plain.text or self.frozen).save(folder)

@@ -26,7 +26,7 @@ from ..parallel.memory import checkpoint_blocks, shard, transformer_blocks, whol
 from ..parallel.sequence import check_same as same_on_all, mesh, parallelize, restore
 from .optim import OptimConfig, lr_factor, make_optimiser, set_lr
 from .profile import WAIT, WARM_UP, Recorder, phase
-from .state import EMA, latest_or_none, load_checkpoint, note, save_checkpoint
+from .checkpoint import EMA, latest_or_none, load_checkpoint, note, save_checkpoint
 
 # %% ../../nbs/11_train/06_loop.ipynb #005e6fea
 PRECISIONS = ('auto', 'no', 'bf16', 'fp16')

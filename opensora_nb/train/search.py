@@ -74,7 +74,7 @@ def drill_config(
     if not isinstance(cfg, T2VTrain): raise ValueError(f"{cfg.name} trains {type(cfg).__name__[:-5]}; batches are searched for text-to-video runs")
     for k, plain in (('shard', 'no'), ('sequence', 1)):
         if getattr(cfg, k) != plain: raise ValueError(f"{k}={getattr(cfg, k)} needs several processes, and a trial is one; search with {k}={plain}, and what fits then fits with {k}={getattr(cfg, k)} too")
-    return replace(cfg, buckets='', max_batch=0, batches=0, processes=0, retell=0., masks_of=(), masks=cfg.masks or ('v12_stage1' if cfg.masks_of else ''), steps=10**6)
+    return replace(cfg, buckets='', max_batch=0, batches=0, processes=0, caption_augment=0., masks_of=(), masks=cfg.masks or ('v12_stage1' if cfg.masks_of else ''), steps=10**6)
 
 # %% ../../nbs/11_train/13_search.ipynb #fbe9ab00
 GB = 2**30
