@@ -111,9 +111,13 @@ def same_dice():
     "Every generator on the CPU starts from seed 0 inside and is put back afterwards"
     a, b = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0); random.seed(0); np.random.seed(0)
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
         try: yield
-        finally: random.setstate(a); np.random.set_state(b)
+        finally:
+            random.setstate(a)
+            np.random.set_state(b)
 
 @dataclass
 class Outcome:
@@ -143,7 +147,9 @@ def call(
         done.set()
     thread = threading.Thread(target=work, daemon=True)
     with same_dice(), redirect_stdout(said):
-        try: thread.start(); done.wait(seconds) # not join: interrupted, it forgets that the thread lives (Python 3.11)
+        try:
+            thread.start()
+            done.wait(seconds) # not join: interrupted, it forgets that the thread lives (Python 3.11)
         finally: stopped = done.is_set() or stop(thread)
     out.said = said.getvalue()
     if stopped and not isinstance(out.error, TooLate): return out
@@ -271,7 +277,8 @@ def check(
     gots, wants, whys = [], [], []
     for case in cases:
         names = _names(exercise.like, len(case))
-        wants.append(call(exercise.like, case)); gots.append(call(answer, case, seconds))
+        wants.append(call(exercise.like, case))
+        gots.append(call(answer, case, seconds))
         whys.append(failure(gots[-1], wants[-1], answer, names, exercise.tol))
         if gots[-1].late: break # the other cases would only take as long
     first = next((i for i, why in enumerate(whys) if why), None)

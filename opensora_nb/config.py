@@ -80,7 +80,9 @@ def override(
     "Change fields of nested dataclasses by dotted names; unknown names raise `ValueError` with the valid ones"
     pairs = []
     for a in assignments:
-        if isinstance(a, dict): pairs += a.items(); continue
+        if isinstance(a, dict):
+            pairs += a.items()
+            continue
         if '=' not in a: raise ValueError(f"an override is written name=value, not {a!r}; valid names: {', '.join(f.name for f in fields(cfg))}")
         pairs.append(a.split('=', 1))
     return _set(cfg, [(name.strip().split('.'), value, name) for name, value in pairs])
@@ -217,7 +219,9 @@ def add_options(
     types_ = typing.get_type_hints(cls)
     for f in fields(cls):
         if f.name in skip: continue
-        typ = types_[f.name]; base = (_union(typ) or [typ])[0]; many = typing.get_origin(base) in (tuple, list)
+        typ = types_[f.name]
+        base = (_union(typ) or [typ])[0]
+        many = typing.get_origin(base) in (tuple, list)
         names = list(dict.fromkeys(['--' + f.name.replace('_', '-'), '--' + f.name]))
         parser.add_argument(*names, dest=f.name, default=argparse.SUPPRESS, nargs='+' if many else None,
                             metavar=f.name.upper(), help=f.metadata.get('help', '') + ('' if f.default in (None, '') else f' (default: {f.default})'))

@@ -19,7 +19,9 @@ def set_seed(
     seed:int=42, # any integer
 ):
     "Seed Python, numpy and torch (all devices), for pages and scripts"
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 # %% ../nbs/00_start/01_core.ipynb #d03b7563
 def rng_for(
@@ -91,7 +93,9 @@ def has_package(
     name:str, # name on PyPI, e.g. "gradio"
 ) -> bool:
     "Is this package really installed? (a folder of the same name does not count)"
-    try: metadata.version(name); return True
+    try:
+        metadata.version(name)
+        return True
     except metadata.PackageNotFoundError: return False
 
 def require(

@@ -31,19 +31,27 @@ def practice_server(
             server.requests.append(dict(path=self.path, key=self.headers['Authorization'], **sent))
             answer = left.pop(0) if len(left) > 1 else left[0]
             if callable(answer): answer = answer(sent)
-            if isinstance(answer, float): server.closing.wait(answer); return # silence
+            if isinstance(answer, float):
+                server.closing.wait(answer)
+                return # silence
             if isinstance(answer, str): answer = 200, json.dumps(dict(choices=[dict(message=dict(content=answer))], usage=dict(prompt_tokens=sum(len(str(m['content']).split()) for m in sent['messages']), completion_tokens=len(answer.split())))).encode()
             if isinstance(answer, int): answer = answer, json.dumps(dict(error=dict(message=f'practice error {answer}'))).encode()
             status, body, headers = (*answer, {})[:3]
             self.send_response(status)
             for k, v in {**headers, 'Content-Length': len(body)}.items(): self.send_header(k, str(v))
-            self.end_headers(); self.wfile.write(body)
+            self.end_headers()
+            self.wfile.write(body)
         def log_message(self, *args): pass
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.daemon_threads, server.requests, server.closing, server.url = True, [], threading.Event(), f'http://127.0.0.1:{server.server_port}/v1'
-    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=.02), daemon=True); thread.start()
+    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=.02), daemon=True)
+    thread.start()
     try: yield server
-    finally: server.closing.set(); server.shutdown(); server.server_close(); thread.join()
+    finally:
+        server.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 # %% ../nbs/00_start/06_endpoint.ipynb #0bbc703c
 class EndpointError(ValueError): "The server could not be used; the text says why and what to try"
@@ -56,7 +64,9 @@ def read_answer(
     raw:bytes, # body of a response
 ) -> tuple[str, int, int]: # text, tokens in, tokens out (0 where the server does not count)
     "The text of a chat answer; anything else raises `EndpointError`"
-    try: reply = json.loads(raw); text = reply['choices'][0]['message']['content']
+    try:
+        reply = json.loads(raw)
+        text = reply['choices'][0]['message']['content']
     except (ValueError, TypeError, KeyError, IndexError, RecursionError): text = None
     if not isinstance(text, str) or not text.strip(): raise EndpointError(f"the answer is not a chat answer with a text in it: {_brief(raw)}")
     usage = reply.get('usage')
@@ -67,7 +77,9 @@ def read_error(
     raw:bytes, # body of a response that is an error
 ) -> str:
     "The sentence in an error's body, or its beginning"
-    try: error = json.loads(raw)['error']; said = error if isinstance(error, str) else error['message']
+    try:
+        error = json.loads(raw)['error']
+        said = error if isinstance(error, str) else error['message']
     except (ValueError, TypeError, KeyError, RecursionError): said = None
     return _brief(said.encode('utf8', 'replace') if isinstance(said, str) else raw)
 
@@ -94,7 +106,9 @@ def checked_url(
     url:str, # of an endpoint
 ) -> str:    # without a slash at the end
     "An http(s) address without secrets in it, or `ValueError`"
-    try: parts = urlsplit(url); fine = parts.scheme in ('http', 'https') and parts.hostname and url.isascii() and not re.search(r'\s|[\x00-\x1f\x7f]', url) and parts.port != 0
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ('http', 'https') and parts.hostname and url.isascii() and not re.search(r'\s|[\x00-\x1f\x7f]', url) and parts.port != 0
     except (ValueError, AttributeError): fine = False
     if not fine: raise ValueError(f"base_url is an address such as {OPENAI_URL} or http://127.0.0.1:8000/v1, not {url!r}")
     if parts.username or parts.password or parts.query or parts.fragment: raise ValueError("base_url ends with a path such as /v1 and holds no password, ? or #; a key belongs in OPENAI_API_KEY")
@@ -129,7 +143,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler): # it would repeat the req
     def redirect_request(self, *args): return None
 
 class _Passing(Exception): # a failure that may be gone next time
-    def __init__(self, said, retry_after=None): super().__init__(said); self.retry_after = retry_after
+    def __init__(self, said, retry_after=None):
+        super().__init__(said)
+        self.retry_after = retry_after
 
 MOST_BYTES = 10*2**20 # of an answer
 
@@ -164,8 +180,10 @@ def chat(self:Endpoint,
         try: text, tokens_in, tokens_out = read_answer(self._send(body))
         except _Passing as e:
             if failures >= self.tries: raise EndpointError(f"{self.base_url} failed {failures} times, the last time with {e}; try again later, or raise timeout ({self.timeout:g} s)") from None
-            time.sleep(pause(failures, self.wait, e.retry_after)); continue
-        self.tokens_in += tokens_in; self.tokens_out += tokens_out
+            time.sleep(pause(failures, self.wait, e.retry_after))
+            continue
+        self.tokens_in += tokens_in
+        self.tokens_out += tokens_out
         return text
 
 @patch

@@ -55,8 +55,11 @@ def _stack(rows, titles): # images under their titles, one below the other
     out = Image.new('RGB', (width, sum(r.height + 4 + step*len(l) for r, l in zip(rows, lines))), 'white')
     y, draw = 0, ImageDraw.Draw(out)
     for r, l in zip(rows, lines):
-        for text in l: draw.text((1, y), text, fill='black', font=font); y += step
-        out.paste(r, (0, y)); y += r.height + 4
+        for text in l:
+            draw.text((1, y), text, fill='black', font=font)
+            y += step
+        out.paste(r, (0, y))
+        y += r.height + 4
     out._repr_jpeg_ = None # Pillow would store a JPEG beside the PNG in every notebook
     return out
 
@@ -178,7 +181,8 @@ def curve(
 ) -> Picture:
     "Draw columns of a training log; `ValueError` names the columns there are when one is missing everywhere"
     from matplotlib.figure import Figure
-    fig = Figure(figsize=size); ax = fig.subplots()
+    fig = Figure(figsize=size)
+    ax = fig.subplots()
     ys = [ys] if isinstance(ys, str) else list(ys)
     for run, data in (rows.items() if isinstance(rows, dict) else [('', rows)]):
         data = read_jsonl(data) if isinstance(data, (str, Path)) else data
@@ -189,7 +193,9 @@ def curve(
             line, = ax.plot(px, moving_average(py, smooth), label=f'{run} {y}'.strip())
             if smooth > 1: ax.plot(px, py, color=line.get_color(), alpha=.25, lw=.8, zorder=0)
     if log: ax.set_yscale('log')
-    ax.set_xlabel(x); ax.grid(alpha=.3); ax.legend(frameon=False, loc='center left', bbox_to_anchor=(1, .5)) # beside, where no line runs
+    ax.set_xlabel(x)
+    ax.grid(alpha=.3)
+    ax.legend(frameon=False, loc='center left', bbox_to_anchor=(1, .5)) # beside, where no line runs
     for side in ('top', 'right'): ax.spines[side].set_visible(False)
     return picture(fig, f"{', '.join(ys)} against {x}")
 
@@ -303,6 +309,9 @@ def heat(
     axes = np.atleast_1d(fig.subplots(1, len(mats)))
     for ax, m, t in zip(axes, mats, titles):
         im = ax.imshow(m, cmap=cmap, vmin=lo, vmax=hi, aspect='auto', interpolation='nearest')
-        ax.set_title(t, fontsize=9); ax.set_xlabel(xlabel); ax.tick_params(labelsize=7)
-    axes[0].set_ylabel(ylabel); fig.colorbar(im, ax=list(axes), fraction=.05)
+        ax.set_title(t, fontsize=9)
+        ax.set_xlabel(xlabel)
+        ax.tick_params(labelsize=7)
+    axes[0].set_ylabel(ylabel)
+    fig.colorbar(im, ax=list(axes), fraction=.05)
     return picture(fig, '; '.join(filter(None, titles)) or f"a matrix, {ylabel or 'rows'} by {xlabel or 'columns'}")

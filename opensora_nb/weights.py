@@ -179,7 +179,9 @@ def write_layouts(
     "The same weights in every layout Open-Sora and its users publish"
     folder, sd, out = Path(folder), {k: v.contiguous() for k, v in state.items()}, {}
     folder.mkdir(parents=True, exist_ok=True)
-    def put(what, name, save): save(folder/name); out[what] = folder/name
+    def put(what, name, save):
+        save(folder/name)
+        out[what] = folder/name
     put('one .safetensors file', 'one.safetensors', lambda p: save_file(sd, p))
     put('one .pth file', 'one.pth', lambda p: torch.save(sd, p))
     put('.ckpt, nested in state_dict, names of DDP', 'ddp.ckpt', lambda p: torch.save(dict(state_dict={f'module.{k}': v for k, v in sd.items()}, epoch=3), p))
@@ -187,13 +189,19 @@ def write_layouts(
     put('shards of safetensors with an index', 'shards', lambda p: _shards(sd, p, 'safetensors', 'model-{:05}-of-00002.safetensors'))
     put('shards of .bin with an index', 'bins', lambda p: _shards(sd, p, 'bin', 'pytorch_model-{:05}-of-00002.bin'))
     put('training checkpoint, model/ of ColossalAI', 'step100', lambda p: _shards(sd, p/'model', 'bin', 'pytorch_model-{:05}.bin'))
-    def trained(p): _shards({k: 0*v for k, v in sd.items()}, p/'model', 'bin', 'pytorch_model-{:05}.bin'); torch.save(sd, p/'ema.pt')
+    def trained(p):
+        _shards({k: 0*v for k, v in sd.items()}, p/'model', 'bin', 'pytorch_model-{:05}.bin')
+        torch.save(sd, p/'ema.pt')
     put('training checkpoint with ema.pt', 'step200', trained)
     def clone(p):
-        p.mkdir(parents=True); save_file(sd, p/'model.safetensors')
+        p.mkdir(parents=True)
+        save_file(sd, p/'model.safetensors')
         if config: (p/'config.json').write_text(json.dumps(config))
     put('clone of a hub repository', 'clone', clone)
-    def cached(p): clone(p/'snapshots'/('0'*40)); (p/'refs').mkdir(); (p/'refs'/'main').write_text('0'*40)
+    def cached(p):
+        clone(p/'snapshots'/('0'*40))
+        (p/'refs').mkdir()
+        (p/'refs'/'main').write_text('0'*40)
     put('repository in the cache of the hub', 'cache/models--toy--toy', cached)
     return out
 
@@ -405,7 +413,8 @@ def _to_int8(state):
     for k, v in state.items():
         if v.is_floating_point() and v.ndim > 1 and v[0].numel() >= 16:
             scale = v.float().flatten(1).abs().amax(1).clamp_min(1e-12)/127
-            yield k, (v.float()/scale.view(-1, *[1]*(v.ndim-1))).round().to(torch.int8); yield k + SCALE, scale
+            yield k, (v.float()/scale.view(-1, *[1]*(v.ndim-1))).round().to(torch.int8)
+            yield k + SCALE, scale
         else: yield k, v.to(torch.bfloat16) if v.is_floating_point() else v
 
 def save_state(

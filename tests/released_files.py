@@ -21,7 +21,8 @@ XXL = dict(d_model=4096, d_kv=64, d_ff=10240, num_heads=64, feed_forward_proj='g
 
 def small_numbers(model, dtype=torch.bfloat16, std=.02, seed=0):
     "Fill a model that is on the meta device: small random weights, norms near 1"
-    g = torch.Generator().manual_seed(seed); model = model.to(dtype).to_empty(device='cpu')
+    g = torch.Generator().manual_seed(seed)
+    model = model.to(dtype).to_empty(device='cpu')
     with torch.no_grad():
         for k, v in model.state_dict().items():
             if k == 'rope.freqs': v.copy_(10000**(-torch.arange(0, 2*len(v), 2).float()/(2*len(v))))
@@ -42,27 +43,34 @@ def tokenizer(texts=TEXTS, pieces=120):
 def t5_model(layers, vocab, dtype, **sizes):
     from transformers import T5Config, T5EncoderModel
     with torch.device('meta'): model = T5EncoderModel(T5Config(num_layers=layers, vocab_size=vocab, **sizes))
-    model = small_numbers(model, dtype); model.tie_weights()
+    model = small_numbers(model, dtype)
+    model.tie_weights()
     return model
 
 def write_released(folder, full=False):
     "Three folders, each as its repository on Hugging Face is cloned"
-    folder = Path(folder); tok = tokenizer(); tok.save_pretrained(folder/'t5')
+    folder = Path(folder)
+    tok = tokenizer()
+    tok.save_pretrained(folder/'t5')
     t5_model(2, len(tok), torch.float32, **(XXL if full else dict(d_model=32, d_kv=8, d_ff=64, num_heads=4, feed_forward_proj='gated-gelu'))).save_pretrained(folder/'t5')
     thin = VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(32, 32, 32, 32), layers_per_block=1), vae_temporal=TemporalVAEConfig(filters=32, num_res_blocks=1))
     with torch.device('meta'):
         model = STDiT3(stdit3_xl2() if full else STDiT3Config(hidden_size=64, depth=2, num_heads=4, caption_channels=32, model_max_length=300))
         vae = VideoVAE(video_vae_v12() if full else thin)
-    save_pretrained(small_numbers(model, torch.bfloat16), folder/'stdit3'); del model
+    save_pretrained(small_numbers(model, torch.bfloat16), folder/'stdit3')
+    del model
     save_pretrained(small_numbers(vae, torch.float32), folder/'vae')
     return folder
 
 def photo(path, size=(144, 256)):
     "A picture with a gradient and a square"
     from PIL import Image
-    h, w = size; y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing='ij')
-    rgb = torch.stack([x, y, 1-x], -1); rgb[h//3:h//2, w//3:w//2] = torch.tensor([1., .9, .1])
-    Image.fromarray((rgb*255).to(torch.uint8).numpy()).save(path); return path
+    h, w = size
+    y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing='ij')
+    rgb = torch.stack([x, y, 1-x], -1)
+    rgb[h//3:h//2, w//3:w//2] = torch.tensor([1., .9, .1])
+    Image.fromarray((rgb*255).to(torch.uint8).numpy()).save(path)
+    return path
 
 def peak_gb(pid='self'):
     "The most memory a process has held so far; unlike ru_maxrss, without what its parent held (Linux)"
@@ -77,8 +85,11 @@ def run(argv, folder, limit=900, **env):
     try:
         while p.poll() is None:
             if time.perf_counter() - start > limit: raise TimeoutError(f"still running after {limit} s: {' '.join(map(str, argv))}")
-            peak = max(peak, peak_gb(p.pid)); time.sleep(.05)
-    finally: p.kill(); p.wait()
+            peak = max(peak, peak_gb(p.pid))
+            time.sleep(.05)
+    finally:
+        p.kill()
+        p.wait()
     return p.returncode, out.read_text(encoding='utf-8'), round(time.perf_counter()-start, 1), peak
 
 def osnb(*argv, folder, **how):
@@ -100,7 +111,8 @@ def measure(part, folder, dtype, frames=17, size=(144, 256)):
         text = T5Text(str(Path(folder)/'t5'), dtype=dtype)
         def use(): return text.encode([TEXTS[0]])[0]
     elif part == 'xxl':
-        model = t5_model(24, 32128, dtype, **XXL); ids = torch.randint(3, 32128, (1, 300), generator=g)
+        model = t5_model(24, 32128, dtype, **XXL)
+        ids = torch.randint(3, 32128, (1, 300), generator=g)
         def use(): return model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     elif part == 'stdit3':
         from opensora_nb.models.fast_inference import faster
@@ -111,9 +123,12 @@ def measure(part, folder, dtype, frames=17, size=(144, 256)):
             with faster(model): return model(z, torch.tensor([500., 500.]), y, fps=24, height=size[0], width=size[1])
     else:
         from opensora_nb.vae.released import load_released_vae
-        vae = load_released_vae(Path(folder)/'vae', dtype); z = torch.randn(1, 4, *latent, generator=g).to(dtype)
+        vae = load_released_vae(Path(folder)/'vae', dtype)
+        z = torch.randn(1, 4, *latent, generator=g).to(dtype)
         def use(): return vae.decode(z, frames)
-    loaded = time.perf_counter(); out = use(); done = time.perf_counter()
+    loaded = time.perf_counter()
+    out = use()
+    done = time.perf_counter()
     assert out.isfinite().all(), f"{part} returned numbers that are not finite"
     return dict(load_s=round(loaded-start, 1), s=round(done-loaded, 1), peak_gb=peak_gb(), shape=list(out.shape))
 
@@ -125,13 +140,17 @@ def machine():
 
 def write_log(folder, file, steps=3):
     "One call of each part and of the command, in a process each"
-    folder, file = Path(folder).resolve(), Path(file).resolve(); folder.mkdir(parents=True, exist_ok=True)
+    folder, file = Path(folder).resolve(), Path(file).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     log = dict(machine=machine(), threads=torch.get_num_threads(), torch=torch.__version__, date=time.strftime('%Y-%m-%d'), clip=f"17 frames of 144x256, {steps} steps", rows=[])
-    def row(what, dtype, **took): log['rows'].append(dict(what=what, dtype=dtype, **took)); print(log['rows'][-1], flush=True)
+    def row(what, dtype, **took):
+        log['rows'].append(dict(what=what, dtype=dtype, **took))
+        print(log['rows'][-1], flush=True)
     def child(what, *argv):
         code, said, _, peak = run([sys.executable, __file__, *argv], folder)
         if code: raise RuntimeError(said)
-        got = json.loads(said.splitlines()[-1]); row(what, argv[2], load_s=got['load_s'], s=got['s'], peak_gb=got['peak_gb'])
+        got = json.loads(said.splitlines()[-1])
+        row(what, argv[2], load_s=got['load_s'], s=got['s'], peak_gb=got['peak_gb'])
     if not (folder/'vae').is_dir(): run([sys.executable, __file__, 'make', folder, 'full'], folder)
     for dtype in ('bf16', 'fp32'):
         for what, part in (('T5, 2 layers of 24, one text', 't5'), ('STDiT3-XL/2, one step', 'stdit3'), ('autoencoder, decode', 'vae')): child(what, part, folder, dtype)
@@ -140,7 +159,8 @@ def write_log(folder, file, steps=3):
         if code: raise RuntimeError(said)
         row('whole command', dtype, s=seconds, peak_gb=peak)
     child('T5 v1.1 XXL, 24 layers, one text', 'xxl', '.', 'bf16')
-    file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(log, indent=1) + '\n')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(log, indent=1) + '\n')
 
 if __name__ == '__main__':
     what, folder, *rest = sys.argv[1:]

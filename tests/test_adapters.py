@@ -14,9 +14,12 @@ needs_peft = pytest.mark.skipif(not has_package('peft'), reason="peft is not ins
 CFG = STDiT3Config(input_sq_size=64, hidden_size=24, depth=2, num_heads=2, caption_channels=8, model_max_length=6)
 WORDS = 'a red blue ball'
 
-def both(seed=0): set_seed(seed); return TextToVideo(randomise(STDiT3(CFG), seed), tiny_text([WORDS], 8, 6, 1, 2)).eval()
+def both(seed=0):
+    set_seed(seed)
+    return TextToVideo(randomise(STDiT3(CFG), seed), tiny_text([WORDS], 8, 6, 1, 2)).eval()
 def ask(m, text='a red ball'):
-    x = torch.randn(2, 4, 2, 4, 6, generator=torch_rng(1)); kw = dict(fps=torch.tensor([8.]), height=torch.tensor([64.]), width=torch.tensor([96.]))
+    x = torch.randn(2, 4, 2, 4, 6, generator=torch_rng(1))
+    kw = dict(fps=torch.tensor([8.]), height=torch.tensor([64.]), width=torch.tensor([96.]))
     with torch.no_grad():
         if isinstance(m, TextToVideo): return m(x, torch.tensor([200., 700.]), *m.text.tokenize([text]*2), **kw)
         return m(x, torch.tensor([200., 700.]), torch.randn(2, 1, 5, 8, generator=torch_rng(2)), **kw)
@@ -30,39 +33,59 @@ def shake(m): # in place of training
 @pytest.mark.parametrize('layers', ['attention', 'all', ['qkv'], ['mlp.fc1', 'final_layer.linear'], 't_block.1'])
 @pytest.mark.parametrize('make', [both, lambda: both().model], ids=['text and model', 'model'])
 def test_exact_at_the_start_and_merged(make, layers):
-    m = make(); keys, want, grads = list(m.state_dict()), ask(m), [p.requires_grad for p in m.parameters()]; n = adapter_size(m, 3, layers)
+    m = make()
+    keys, want, grads = list(m.state_dict()), ask(m), [p.requires_grad for p in m.parameters()]
+    n = adapter_size(m, 3, layers)
     assert add_lora(m, 3, 5, layers) is m and torch.equal(ask(m), want)
     assert count_parameters(m, True) == n and all('lora_' in k for k, p in m.named_parameters() if p.requires_grad)
-    new = ask(shake(m)); assert (new - want).abs().max() > 1e-3
+    new = ask(shake(m))
+    assert (new - want).abs().max() > 1e-3
     assert torch.allclose(ask(merge_lora(m)), new, atol=1e-5, rtol=1e-5)
     assert list(m.state_dict()) == keys and [p.requires_grad for p in m.parameters()] == grads and not hasattr(getattr(m, 'model', m), 'lora')
 
 @needs_peft
 def test_round_trip_with_words(tmp_path):
-    m, plain = both(), both(); m.text.grow(['glorp', 'ant']); add_lora(m, 4, 2., 'all', ['glorp', 'red'])
-    old = m.text.token.weight.clone(); new = ask(shake(m), 'a red glorp'); moved = (m.text.token.weight != old).any(1).nonzero().flatten().tolist()
+    m, plain = both(), both()
+    m.text.grow(['glorp', 'ant'])
+    add_lora(m, 4, 2., 'all', ['glorp', 'red'])
+    old = m.text.token.weight.clone()
+    new = ask(shake(m), 'a red glorp')
+    moved = (m.text.token.weight != old).any(1).nonzero().flatten().tolist()
     assert moved == sorted([m.text.index['glorp'], m.text.index['red']])
-    save_lora(m, tmp_path); load_lora(plain, tmp_path)
+    save_lora(m, tmp_path)
+    load_lora(plain, tmp_path)
     assert torch.equal(ask(plain, 'a red glorp'), new) and plain.model.lora == m.model.lora
-    save_lora(plain, tmp_path/'again'); assert (tmp_path/'again'/'lora.safetensors').read_bytes() == (tmp_path/'lora.safetensors').read_bytes()
-    before = copy.deepcopy(plain); merge_lora(plain)
+    save_lora(plain, tmp_path/'again')
+    assert (tmp_path/'again'/'lora.safetensors').read_bytes() == (tmp_path/'lora.safetensors').read_bytes()
+    before = copy.deepcopy(plain)
+    merge_lora(plain)
     assert torch.allclose(ask(plain, 'a red glorp'), new, atol=1e-5, rtol=1e-5) and list(plain.state_dict()) == list(both().state_dict())
     with pytest.raises(ValueError, match="brings the words glorp, red, and STDiT3 has no text encoder"): load_lora(both().model, tmp_path)
     assert torch.equal(ask(before, 'a red glorp'), new)
 
 @needs_peft
 def test_gradients_reach_the_adapter_and_the_word_alone():
-    m = both().train(); m.text.grow(['glorp']); add_lora(m, 2, words=['glorp']); shake(m)
-    x = torch.randn(1, 4, 2, 4, 4); m(x, torch.tensor([300.]), *m.text.tokenize(['a glorp']), fps=torch.tensor([8.]), height=torch.tensor([64.]), width=torch.tensor([64.])).square().mean().backward()
+    m = both().train()
+    m.text.grow(['glorp'])
+    add_lora(m, 2, words=['glorp'])
+    shake(m)
+    x = torch.randn(1, 4, 2, 4, 4)
+    m(x, torch.tensor([300.]), *m.text.tokenize(['a glorp']), fps=torch.tensor([8.]), height=torch.tensor([64.]), width=torch.tensor([64.])).square().mean().backward()
     got = {k for k, p in m.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert got == {k for k, p in m.named_parameters() if p.requires_grad} and 'text.token.new' in got
 
 @needs_peft
 def test_bf16_and_the_released_layout(tmp_path):
     "An adapter made in float32 goes onto the same weights in bf16; a merged model saves and loads as any other"
-    m = both().model; save_pretrained(m, tmp_path/'base'); add_lora(m, 4); want = ask(shake(m)); save_lora(m, tmp_path/'lora'); save_pretrained(merge_lora(m), tmp_path/'merged')
+    m = both().model
+    save_pretrained(m, tmp_path/'base')
+    add_lora(m, 4)
+    want = ask(shake(m))
+    save_lora(m, tmp_path/'lora')
+    save_pretrained(merge_lora(m), tmp_path/'merged')
     assert torch.allclose(ask(load_stdit3(tmp_path/'merged')), want, atol=1e-5, rtol=1e-5)
-    half = load_lora(load_stdit3(tmp_path/'base', dtype=torch.bfloat16), tmp_path/'lora'); got = ask(half)
+    half = load_lora(load_stdit3(tmp_path/'base', dtype=torch.bfloat16), tmp_path/'lora')
+    got = ask(half)
     assert (got - want).abs().max() < .05*want.abs().max()
     assert {p.dtype for p in merge_lora(half).parameters()} == {torch.bfloat16}
 
@@ -71,14 +94,16 @@ def test_bf16_and_the_released_layout(tmp_path):
                                       (dict(alpha=0), 'alpha must be a number above 0, not 0'), (dict(alpha=float('nan')), 'above 0, not nan'), (dict(layers='qvk'), "no linear layer is called 'qvk'; use attention, all, or a list of"),
                                       (dict(layers=[]), 'no layers were named'), (dict(layers=['qkv', 'x']), "called 'x'"), (dict(layers=['kv']), "called 'kv'"), (dict(words=['moon']), "has no 'moon'")])
 def test_refusals_leave_the_model_alone(kw, said):
-    m = both(); want, keys, grads = ask(m), list(m.state_dict()), [p.requires_grad for p in m.parameters()]
+    m = both()
+    want, keys, grads = ask(m), list(m.state_dict()), [p.requires_grad for p in m.parameters()]
     with pytest.raises(ValueError, match=said): add_lora(m, **kw)
     assert list(m.state_dict()) == keys and torch.equal(ask(m), want) and [p.requires_grad for p in m.parameters()] == grads
     add_lora(m)
 
 @needs_peft
 def test_another_model_is_refused(tmp_path):
-    m = add_lora(both().model, 4); save_lora(m, tmp_path)
+    m = add_lora(both().model, 4)
+    save_lora(m, tmp_path)
     with pytest.raises(ValueError, match='hidden_size 24, this model has 48'): load_lora(STDiT3(STDiT3Config(**{**vars(CFG), 'hidden_size': 48})), tmp_path)
     with pytest.raises(ValueError, match='depth 2, this model has 3'): load_lora(STDiT3(STDiT3Config(**{**vars(CFG), 'depth': 3})), tmp_path)
     with pytest.raises(ValueError, match='adapter of rank 4 already'): load_lora(m, tmp_path)
@@ -91,9 +116,13 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 @given(changed=st.dictionaries(st.sampled_from(['rank', 'alpha', 'layers', 'words', 'model', 'mark', 'else']), JSON, min_size=1))
 def test_fuzz_the_note(tmp_path, changed):
     "A damaged note gives a clear ValueError, or an adapter that works"
-    if not (tmp_path/'lora.json').exists(): m = both(); save_lora(add_lora(m, 4, words=['red']), tmp_path); (tmp_path/'good').write_text((tmp_path/'lora.json').read_text())
+    if not (tmp_path/'lora.json').exists():
+        m = both()
+        save_lora(add_lora(m, 4, words=['red']), tmp_path)
+        (tmp_path/'good').write_text((tmp_path/'lora.json').read_text())
     (tmp_path/'lora.json').write_text(json.dumps(json.loads((tmp_path/'good').read_text()) | changed))
-    plain = both(); want = ask(plain)
+    plain = both()
+    want = ask(plain)
     try: load_lora(plain, tmp_path)
     except ValueError: assert torch.equal(ask(plain), want)
 
@@ -107,10 +136,12 @@ def test_fuzz_bytes(tmp_path, text):
 
 @pytest.mark.parametrize('what, trained', [('all but temporal', {'model.temporal_blocks'}), ('all but ends + text', {'model.x_embedder', 'model.final_layer', 'model.y_embedder', 'text'})])
 def test_freeze_by_name(what, trained):
-    m = both(); now, of = freeze(m, what)
+    m = both()
+    now, of = freeze(m, what)
     assert {k.split('.')[0] if k.startswith('text') else '.'.join(k.split('.')[:2]) for k, p in m.named_parameters() if p.requires_grad} == trained
     assert now == count_parameters(m, True) < of == count_parameters(m)
-    free, _ = freeze(both().model, 'text'); assert free == sum(p.numel() for k, p in both().model.named_parameters() if not k.startswith(('y_embedder', 'rope')))
+    free, _ = freeze(both().model, 'text')
+    assert free == sum(p.numel() for k, p in both().model.named_parameters() if not k.startswith(('y_embedder', 'rope')))
 
 @given(what=st.text(max_size=12))
 @settings(max_examples=60, deadline=None)
@@ -120,7 +151,9 @@ def test_fuzz_freeze(what):
     else: assert all(n.strip() in PARTS for n in what.replace('all but ', '').split('+'))
 
 def test_only_chosen_words_are_trained():
-    text = both().text; train_words(text, ['red']); assert isinstance(text.token, NewWords) and [k for k, p in text.named_parameters() if p.requires_grad] == ['token.new']
+    text = both().text
+    train_words(text, ['red'])
+    assert isinstance(text.token, NewWords) and [k for k, p in text.named_parameters() if p.requires_grad] == ['token.new']
     with pytest.raises(ValueError, match="has no 'sun'"): train_words(both().text, ['sun'])
     assert len(chosen_linears(both())) == 4*5
 
@@ -166,19 +199,28 @@ def test_a_run_that_stops_goes_on_bit_equal_and_can_be_sampled(tmp_path, how, le
         def after(self, run): run.stopped = 'SIGTERM' if run.step == 2 else run.stopped
     cfg = T2VTrain(out=str(tmp_path), init='tiny', data=DataConfig(n=8, level=level), steps=4, batch_size=4, log_every=1, validate_on=0, preview_every=0, device='cpu', precision='no', features=str(tmp_path/'features'),
                    optim=OptimConfig(lr=3e-3, warmup=1), **how)
-    whole = train(replace(cfg, name='whole'), progress=False); part = replace(cfg, name='part')
+    whole = train(replace(cfg, name='whole'), progress=False)
+    part = replace(cfg, name='part')
     assert train(part, progress=False, callbacks=(Kill(),)).step == 2
-    rest = train(part, progress=False); base = load_pipeline('tiny', 'cpu')
+    rest = train(part, progress=False)
+    base = load_pipeline('tiny', 'cpu')
     assert [r['loss'] for r in rest.log if 'loss' in r] == [r['loss'] for r in whole.log if 'loss' in r]
-    a, b = whole.model.state_dict(), rest.model.state_dict(); assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    a, b = whole.model.state_dict(), rest.model.state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert all(torch.equal(whole.ema.shadow[k], rest.ema.shadow[k]) for k in whole.ema.shadow)
-    new = ['text.token.new'] if 'lora' in how else []; trained = [k for k, p in rest.model.named_parameters() if p.requires_grad]; assert all(learn in k or k in new for k in trained) and set(new) <= set(trained)
+    new = ['text.token.new'] if 'lora' in how else []
+    trained = [k for k, p in rest.model.named_parameters() if p.requires_grad]
+    assert all(learn in k or k in new for k in trained) and set(new) <= set(trained)
     for k, p in base.model.named_parameters(): # what is frozen did not move, not even in the last bit
-        head, _, leaf = k.rpartition('.'); now = b.get(f'model.{k}', b.get(f'model.{head}.base_layer.{leaf}'))
+        head, _, leaf = k.rpartition('.')
+        now = b.get(f'model.{k}', b.get(f'model.{head}.base_layer.{leaf}'))
         if learn not in k: assert torch.equal(now, p)
-    saved = max((tmp_path/'part'/'checkpoints').iterdir()); held = read_state(saved/'model.safetensors'); assert not [k for k in held if 'spatial' in k and learn not in k]
+    saved = max((tmp_path/'part'/'checkpoints').iterdir())
+    held = read_state(saved/'model.safetensors')
+    assert not [k for k in held if 'spatial' in k and learn not in k]
     assert set(rest.ema.shadow) == set(trained) and sum(len(g['params']) for g in rest.opt.param_groups) == len(trained)
-    made = load_pipeline(tmp_path/'part', 'cpu'); assert list(made.model.state_dict()) == list(base.model.state_dict())
+    made = load_pipeline(tmp_path/'part', 'cpu')
+    assert list(made.model.state_dict()) == list(base.model.state_dict())
     one = lambda pipe: generate(pipe, ['a red circle moves left'], SampleConfig(num_sampling_steps=2, num_frames=1))[0]
     with rest.ema.applied(rest.model): want = one(rest.task.pipeline())
     assert abs(one(made).astype(int) - want).max() <= 1

@@ -11,7 +11,9 @@ SHOTS = os.environ.get('OPENSORA_NB_SHOTS') # a folder for screenshots, to look 
 WAIT = 120_000                              # ms, for a slow machine
 
 def free_port():
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 @pytest.fixture
 def server(tmp_path):
@@ -19,10 +21,14 @@ def server(tmp_path):
     started = []
     def start(args, url, cwd=tmp_path):
         env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', GRADIO_TEMP_DIR=str(tmp_path/'files'), HOME=str(tmp_path), JUPYTER_CONFIG_DIR=str(tmp_path/'config'))
-        log = open(tmp_path/'server.log', 'w+'); p = subprocess.Popen([sys.executable, *args], cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
-        started.append((p, log)); end = time.time() + WAIT/1000
+        log = open(tmp_path/'server.log', 'w+')
+        p = subprocess.Popen([sys.executable, *args], cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
+        started.append((p, log))
+        end = time.time() + WAIT/1000
         while True:
-            try: urllib.request.urlopen(url, timeout=5).close(); return p
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                return p
             except OSError:
                 assert p.poll() is None and time.time() < end, (tmp_path/'server.log').read_text()[-3000:]
                 time.sleep(.2)
@@ -30,7 +36,9 @@ def server(tmp_path):
     for p, log in started:
         p.terminate()
         try: p.wait(20)
-        except subprocess.TimeoutExpired: p.kill(); p.wait()
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
         log.close()
 
 @pytest.fixture
@@ -39,7 +47,8 @@ def page():
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-dev-shm-usage', '--autoplay-policy=no-user-gesture-required'])
-        page = browser.new_page(viewport=dict(width=1280, height=1100)); page.set_default_timeout(WAIT)
+        page = browser.new_page(viewport=dict(width=1280, height=1100))
+        page.set_default_timeout(WAIT)
         page.away = []
         page.on('request', lambda r: page.away.append(r.url) if urlparse(r.url).hostname not in (None, '127.0.0.1', 'localhost') else None)
         yield page
@@ -51,40 +60,57 @@ def shot(what, name):
 def test_widgets_in_jupyterlab(server, page, tmp_path):
     "Run the page, press the button of the sampler on it, see the clip, walk through its steps"
     shutil.copy(ROOT/'nbs'/'13_app'/'02_widgets.ipynb', tmp_path/'widgets.ipynb')
-    quiet = tmp_path/'config'/'lab'/'user-settings'/'@jupyterlab'/'apputils-extension'; quiet.mkdir(parents=True) # no pop-up that asks about news
+    quiet = tmp_path/'config'/'lab'/'user-settings'/'@jupyterlab'/'apputils-extension'
+    quiet.mkdir(parents=True) # no pop-up that asks about news
     (quiet/'notification.jupyterlab-settings').write_text('{"fetchNews": "false"}')
     url = f'http://127.0.0.1:{(port := free_port())}'
     server(['-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--allow-root', '--IdentityProvider.token=', '--ServerApp.password=',
             f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url='], url + '/api')
     page.goto(url + '/lab/tree/widgets.ipynb?reset')
-    page.wait_for_selector('.jp-NotebookPanel .jp-Cell'); page.wait_for_selector('.jp-Toolbar-kernelName:has-text("Python")')
+    page.wait_for_selector('.jp-NotebookPanel .jp-Cell')
+    page.wait_for_selector('.jp-Toolbar-kernelName:has-text("Python")')
     page.locator('.jp-CodeCell .jp-InputArea-editor').first.click()
-    page.get_by_role('menuitem', name='Run', exact=True).click(); page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+    page.get_by_role('menuitem', name='Run', exact=True).click()
+    page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
     box = page.locator('.jp-OutputArea-output:has(button:has-text("Generate"))').first
     box.wait_for()
     page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
     assert page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts() == []   # the page ran without errors
     button, prompt = box.get_by_role('button', name='Generate'), box.get_by_label('prompt', exact=True)
     button.scroll_into_view_if_needed()
-    prompt.fill(''); prompt.press('Tab'); button.click()
+    prompt.fill('')
+    prompt.press('Tab')
+    button.click()
     box.get_by_role('status').filter(has_text='The prompt is empty').wait_for()
-    prompt.fill('a blue star moves up'); prompt.press('Tab'); button.click()
+    prompt.fill('a blue star moves up')
+    prompt.press('Tab')
+    button.click()
     clip, guess = box.locator('img[alt="a blue star moves up"]').first, box.locator('img[alt^="a blue star moves up, as expected"]')
     clip.wait_for()
     for img in (clip, guess): page.wait_for_function("i => i.complete && i.naturalWidth === 64 && i.width >= 320", arg=img.element_handle())
     box.get_by_text('What the model expects at step 7 of 30').wait_for()
-    shot(page, 'widgets'); shot(box, 'widgets_box')
+    shot(page, 'widgets')
+    shot(box, 'widgets_box')
     was = guess.get_attribute('src')
-    box.locator('.noUi-handle').focus(); [page.keyboard.press('ArrowRight') for _ in range(3)]
+    box.locator('.noUi-handle').focus()
+    [page.keyboard.press('ArrowRight') for _ in range(3)]
     box.get_by_text('What the model expects at step 10 of 30').wait_for()
     assert guess.get_attribute('src') != was
-    prompt.fill('a red zebra moves left'); prompt.press('Tab'); button.click()
+    prompt.fill('a red zebra moves left')
+    prompt.press('Tab')
+    button.click()
     box.get_by_role('status').filter(has_text='zebra').wait_for()
-    again = box.get_by_role('button', name='Show again'); again.nth(1).wait_for(); again.nth(1).click()
-    box.get_by_text('What the model expects at step 7 of 30').wait_for(); clip.wait_for()
+    again = box.get_by_role('button', name='Show again')
+    again.nth(1).wait_for()
+    again.nth(1).click()
+    box.get_by_text('What the model expects at step 7 of 30').wait_for()
+    clip.wait_for()
     shot(box, 'widgets_more')
-    box.get_by_label('steps').fill('1000'); box.get_by_label('steps').press('Tab'); button.click()
-    box.get_by_text(re.compile(r'\d+/1000')).wait_for(); shot(page, 'widgets_running')
+    box.get_by_label('steps').fill('1000')
+    box.get_by_label('steps').press('Tab')
+    button.click()
+    box.get_by_text(re.compile(r'\d+/1000')).wait_for()
+    shot(page, 'widgets_running')
     box.get_by_role('button', name='Stop').click()
     box.get_by_role('status').filter(has_text='Stopped after').wait_for()
     assert not page.away, page.away
@@ -101,26 +127,41 @@ def test_demo(demo, page):
     page.goto(demo)
     go, halt, prompt = page.get_by_role('button', name='Generate'), page.get_by_role('button', name='Stop'), page.get_by_label('prompt', exact=True)
     status = page.get_by_role('status')
-    go.click(); status.filter(has_text='The prompt is empty').wait_for()
+    go.click()
+    status.filter(has_text='The prompt is empty').wait_for()
     shot(page, 'demo_empty')
-    prompt.fill('a blue star moves up'); go.click()
+    prompt.fill('a blue star moves up')
+    go.click()
     page.wait_for_function("document.querySelector('video')?.readyState >= 2")
     page.wait_for_function("(v => !v.paused && v.loop && v.currentTime > 0)(document.querySelector('video'))")                   # it plays, again and again
     assert min(page.evaluate("(v => [v.clientWidth, v.clientHeight])(document.querySelector('video'))")) >= 320
     go.and_(page.locator(':enabled')).wait_for()
     page.wait_for_function("![...document.querySelectorAll('[role=status]')].some(e => e.innerText)") # the sentence of before is gone
     shot(page, 'demo')
-    first = page.evaluate("document.querySelector('video').currentSrc"); assert 'a_blue_star_moves_up_seed42' in first
-    page.get_by_label('size').fill('13'); go.click(); status.filter(has_text='Height 13 is not a multiple of 8; try 8 or 16.').wait_for()
+    first = page.evaluate("document.querySelector('video').currentSrc")
+    assert 'a_blue_star_moves_up_seed42' in first
+    page.get_by_label('size').fill('13')
+    go.click()
+    status.filter(has_text='Height 13 is not a multiple of 8; try 8 or 16.').wait_for()
     page.get_by_label('size').fill('64 x 64')
-    prompt.fill('a red zebra moves left'); page.get_by_label('seed').fill('7'); go.click()
-    status.filter(has_text='zebra').wait_for(); page.wait_for_function("was => document.querySelector('video')?.currentSrc.includes('zebra_moves_left_seed7')", arg=first)
+    prompt.fill('a red zebra moves left')
+    page.get_by_label('seed').fill('7')
+    go.click()
+    status.filter(has_text='zebra').wait_for()
+    page.wait_for_function("was => document.querySelector('video')?.currentSrc.includes('zebra_moves_left_seed7')", arg=first)
     shot(page, 'demo_zebra')
-    page.get_by_label('steps').fill('1000'); go.click(); halt.and_(page.locator(':enabled')).wait_for()
-    page.get_by_text(re.compile(r'step.*\d+/1000|\d+/1000')).first.wait_for(); shot(page, 'demo_running')
-    halt.click(); status.filter(has_text='Stopped after').wait_for()
-    done = int(re.search(r'Stopped after (\d+) of 1000 steps', status.filter(has_text='Stopped').inner_text())[1]); assert 0 < done < 1000
-    page.get_by_label('steps').fill('4'); page.get_by_text('a green star moves right').first.click(); go.click()                    # an example, after a stop
+    page.get_by_label('steps').fill('1000')
+    go.click()
+    halt.and_(page.locator(':enabled')).wait_for()
+    page.get_by_text(re.compile(r'step.*\d+/1000|\d+/1000')).first.wait_for()
+    shot(page, 'demo_running')
+    halt.click()
+    status.filter(has_text='Stopped after').wait_for()
+    done = int(re.search(r'Stopped after (\d+) of 1000 steps', status.filter(has_text='Stopped').inner_text())[1])
+    assert 0 < done < 1000
+    page.get_by_label('steps').fill('4')
+    page.get_by_text('a green star moves right').first.click()
+    go.click()                    # an example, after a stop
     page.wait_for_function("document.querySelector('video')?.currentSrc.includes('seed7') && !document.querySelector('video').currentSrc.includes('zebra')")
     assert not page.away, page.away
 

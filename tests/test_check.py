@@ -27,7 +27,9 @@ def sour(x): raise Sour()
 def exits(x): sys.exit(3)
 def interrupts(x): raise KeyboardInterrupt
 def recurses(x): return recurses(x)
-def closes(x): sys.stdout.close(); return x
+def closes(x):
+    sys.stdout.close()
+    return x
 def floods(x):
     while True: print('x'*100)
 class Hostile:
@@ -54,7 +56,10 @@ def test_loops_end_and_threads_go():
             except Exception: pass
     report = check(endless, double, seconds=.2)
     assert 'loop' in report.why and time.time() - start < 5 and threading.active_count() == n
-    late = []; t = threading.Thread(target=lambda: late.append(check(endless, double, seconds=.2))); t.start(); t.join(10)
+    late = []
+    t = threading.Thread(target=lambda: late.append(check(endless, double, seconds=.2)))
+    t.start()
+    t.join(10)
     assert late and not late[0].ok                                         # from a thread that is not the main one
 
 def test_what_cannot_be_ended_is_said():
@@ -79,7 +84,8 @@ def test_a_reader_may_interrupt():
     assert out.stdout.split() == ['stopped', '0'], out.stdout + out.stderr
 
 def test_cases_are_never_changed():
-    x = torch.zeros(3); ex = Exercise(lambda x: x + 1, [(x,)])
+    x = torch.zeros(3)
+    ex = Exercise(lambda x: x + 1, [(x,)])
     assert not check(lambda x: x.add_(1), ex).ok and check(lambda x: x + 1, ex).ok and x.sum() == 0
 
 def test_random_answers_and_generators():
@@ -90,7 +96,9 @@ def test_random_answers_and_generators():
     assert check(lambda n: np.random.rand(n), Exercise(lambda n: np.random.rand(n), [(4,)]))
 
 def test_gradients_reach_an_answer():
-    def grad(x): x = x.requires_grad_(); return torch.autograd.grad((x**2).sum(), x)[0]
+    def grad(x):
+        x = x.requires_grad_()
+        return torch.autograd.grad((x**2).sum(), x)[0]
     assert check(grad, Exercise(lambda x: 2*x, [(torch.randn(3),)], tol=1e-4)).ok
 
 def test_modules_as_arguments():
@@ -105,7 +113,8 @@ def test_strings_arrays_and_trees():
 
 def test_values():
     assert check_value(np.float32(2), 2) and check_value((1, (2, 'A b')), [1.0, [2, 'a  B']]) and check_value(True, True)
-    r = check_value(7, 8, hints=('one', 'two'), wrong=[(7, 'off by one')]); assert r.hint == 'off by one' and '8' not in repr(r)
+    r = check_value(7, 8, hints=('one', 'two'), wrong=[(7, 'off by one')])
+    assert r.hint == 'off by one' and '8' not in repr(r)
     assert check_value(6, 8, hints=('one', 'two'), hint=2).hint == 'two' and not check_value(Hostile(), 8) and not check_value(float('nan'), 8)
 
 def test_an_exercise_without_cases():

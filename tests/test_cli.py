@@ -14,11 +14,13 @@ def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     (tmp_path/'prompts.txt').write_text('a red circle moves left\n\na blue star moves up\n', encoding='utf-8')
     args = ('sample', '--prompt-path', 'prompts.txt', '--num-sampling-steps', '4', '--seed', '7')
     for d in ('one', 'two'):
-        out = osnb(*args, '--save-dir', d, cwd=tmp_path); assert out.returncode == 0, out.stderr
+        out = osnb(*args, '--save-dir', d, cwd=tmp_path)
+        assert out.returncode == 0, out.stderr
         assert sorted(p.name for p in (tmp_path/d).iterdir()) == ['jobs.jsonl', 'sample_0000.mp4', 'sample_0002.mp4']
     for n in ('sample_0000.mp4', 'sample_0002.mp4'): assert (tmp_path/'one'/n).read_bytes() == (tmp_path/'two'/n).read_bytes()
     from opensora_nb.data.video_io import probe
-    info = probe(tmp_path/'one'/'sample_0000.mp4'); assert (info.num_frames, info.height, info.width) == (17, 64, 64)
+    info = probe(tmp_path/'one'/'sample_0000.mp4')
+    assert (info.num_frames, info.height, info.width) == (17, 64, 64)
 
 @pytest.mark.parametrize('args,said', [
     (['sample'], 'give a prompt'), (['sample', '--prompt', ' '], 'prompt is empty'),
@@ -37,14 +39,18 @@ def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     (['data', 'plan', 'none.csv'], 'no table or folder none.csv'), (['data', 'plan', 'empty.csv'], 'empty.csv is empty; its first line must name the columns'), (['data', 'plan', 'bad.csv', '--buckets', 'v13'], "unknown buckets 'v13'"),
     (['data', 'plan', 'bad.csv', '--world', '0'], '--world is 0'), (['demo', '--weights', 'nowhere'], "weights 'nowhere'"), (['demo', '--port', '99999'], 'ports go from 1 to 65535'), (['eval', 'nowhere'], "weights 'nowhere'"), (['eval', '--num', '0'], '--num must be at least 1')], ids=lambda a: ' '.join(a) if isinstance(a, list) else '')
 def test_mistakes_are_one_clear_sentence(tmp_path, args, said):
-    (tmp_path/'empty.txt').write_text('\n'); (tmp_path/'empty.csv').write_text(''); (tmp_path/'bad.csv').write_text('path,caption\na.mp4,x\n')
-    (tmp_path/'corrupt.csv').write_text('path,text\nbroken.mp4,a red circle\n'); (tmp_path/'broken.mp4').write_bytes(b'not a video')
+    (tmp_path/'empty.txt').write_text('\n')
+    (tmp_path/'empty.csv').write_text('')
+    (tmp_path/'bad.csv').write_text('path,caption\na.mp4,x\n')
+    (tmp_path/'corrupt.csv').write_text('path,text\nbroken.mp4,a red circle\n')
+    (tmp_path/'broken.mp4').write_bytes(b'not a video')
     out = osnb(*args, cwd=tmp_path)
     assert out.returncode == 1 and said in out.stderr and 'Traceback' not in out.stderr, out.stderr[-1500:]
 
 def test_data_plan_counts_and_says_why_nothing_fits(tmp_path):
     rows = ''.join(f'a{i}.mp4,x,60,480,854\n' for i in range(9)) + 'b.mp4,x,nan,480,854\n'
-    (tmp_path/'t.csv').write_text('path,text,num_frames,height,width\n' + rows); (tmp_path/'b.json').write_text('{"240p": {"51": [1.0, 4]}}')
+    (tmp_path/'t.csv').write_text('path,text,num_frames,height,width\n' + rows)
+    (tmp_path/'b.json').write_text('{"240p": {"51": [1.0, 4]}}')
     out = osnb('data', 'plan', 't.csv', '--buckets', 'b.json', '--world', '2', cwd=tmp_path)
     assert out.returncode == 0 and '| 240p | 51 | 1 | 9 | 4 | 2 | 1 |' in out.stdout and 'left out b.mp4' in out.stderr and '9 of 10 files used' in out.stderr and '9 of 9 clips are kept; 1 step an epoch on 2 processes' in out.stdout
     out = osnb('data', 'plan', 't.csv', cwd=tmp_path)
@@ -63,13 +69,16 @@ def test_a_prompt_that_cannot_work_gets_a_warning(tmp_path, prompt, said):
 def test_help_is_quick(tmp_path):
     times = []
     for _ in range(2):
-        t = time.time(); out = osnb('--help', cwd=tmp_path); times.append(time.time()-t)
+        t = time.time()
+        out = osnb('--help', cwd=tmp_path)
+        times.append(time.time()-t)
     assert out.returncode == 0 and 'sample' in out.stdout and min(times) < 1, times
 
 def test_a_reader_that_stops_is_no_error(tmp_path):
     child = subprocess.Popen([sys.executable, '-c', 'import sys; from opensora_nb.app.cli import main; sys.exit(main())', 'train'], cwd=tmp_path,
                              env=dict(os.environ, PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child.stdout.close(); assert (child.wait(timeout=60), child.stderr.read()) == (141, '')
+    child.stdout.close()
+    assert (child.wait(timeout=60), child.stderr.read()) == (141, '')
 
 def test_train_on_my_own_clips_and_sample_them(tmp_path):
     "A CSV of two clips, continued from the embedded weights, with a word they do not know"
@@ -83,7 +92,8 @@ def test_train_on_my_own_clips_and_sample_them(tmp_path):
     assert out.returncode == 0 and (tmp_path/'samples'/'sample_0000.gif').stat().st_size > 0 and 'vocabulary' not in out.stderr, out.stderr
 
 def test_readme_python_runs(tmp_path):
-    snippets = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(), re.S); assert snippets
+    snippets = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(), re.S)
+    assert snippets
     out = subprocess.run([sys.executable, '-c', '\n'.join(snippets)], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert (tmp_path/'samples'/'circle.gif').exists()
@@ -95,7 +105,9 @@ def test_readme_links_and_commands_exist():
 def test_wheel_works_outside_the_checkout(tmp_path):
     "Build the wheel, unpack it elsewhere, make an mp4 from there"
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(tmp_path), str(ROOT)], check=True, capture_output=True)
-    import zipfile; wheel = next(tmp_path.glob('*.whl')); zipfile.ZipFile(wheel).extractall(tmp_path/'site')
+    import zipfile
+    wheel = next(tmp_path.glob('*.whl'))
+    zipfile.ZipFile(wheel).extractall(tmp_path/'site')
     env = dict(os.environ, PYTHONPATH=str(tmp_path/'site'))
     code = "import sys, opensora_nb; assert 'site' in opensora_nb.__file__; from opensora_nb.app.cli import main; sys.exit(main())"
     out = subprocess.run([sys.executable, '-c', code, 'sample', '--prompt', 'a red circle moves left', '--num-sampling-steps', '2'], cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -110,21 +122,29 @@ def test_a_photo_becomes_the_first_frame(tmp_path):
     from opensora_nb.toy.world import Scene, render
     from opensora_nb.data.video_io import read_frames, write_image
     from opensora_nb.metrics.recon import psnr
-    photo = render(Scene('star', 'blue', 'moves up'))[0]; write_image(tmp_path/'photo.png', photo)
+    photo = render(Scene('star', 'blue', 'moves up'))[0]
+    write_image(tmp_path/'photo.png', photo)
     line = 'a blue star moves up{"reference_path": "photo.png", "mask_strategy": "0"}'
-    out = osnb('sample', '--prompt', line, '--format', 'gif', '--num-sampling-steps', '8', cwd=tmp_path); assert out.returncode == 0, out.stderr
+    out = osnb('sample', '--prompt', line, '--format', 'gif', '--num-sampling-steps', '8', cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
     first = read_frames(tmp_path/'samples'/'sample_0000.gif')[0]
     assert psnr(first, photo) > 25 and psnr(first, photo[::-1]) < 20
 
 def test_rounds_skip_and_change(tmp_path):
     from opensora_nb.data.video_io import probe
     args = ('sample', '--prompt', '|0|a red circle moves left|1|a red circle moves up', '--loop', '2', '--condition-frame-length', '2', '--num-sampling-steps', '2', '--save-fps', '4')
-    out = osnb(*args, cwd=tmp_path); assert out.returncode == 0, out.stderr
-    path = tmp_path/'samples'/'sample_0000.mp4'; info = probe(path); assert (info.num_frames, info.fps) == (29, 4)
+    out = osnb(*args, cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    path = tmp_path/'samples'/'sample_0000.mp4'
+    info = probe(path)
+    assert (info.num_frames, info.fps) == (29, 4)
     stamp = path.stat().st_mtime_ns
-    again = osnb(*args, cwd=tmp_path); assert '1 there already' in again.stdout and path.stat().st_mtime_ns == stamp
-    other = osnb(*args, '--seed', '1', cwd=tmp_path); assert 'the first free name is sample_0001.mp4' in other.stdout and path.stat().st_mtime_ns == stamp
-    other = osnb(*args, '--seed', '1', '--overwrite', cwd=tmp_path); assert 'written over' in other.stdout and path.stat().st_mtime_ns != stamp
+    again = osnb(*args, cwd=tmp_path)
+    assert '1 there already' in again.stdout and path.stat().st_mtime_ns == stamp
+    other = osnb(*args, '--seed', '1', cwd=tmp_path)
+    assert 'the first free name is sample_0001.mp4' in other.stdout and path.stat().st_mtime_ns == stamp
+    other = osnb(*args, '--seed', '1', '--overwrite', cwd=tmp_path)
+    assert 'written over' in other.stdout and path.stat().st_mtime_ns != stamp
 
 def test_ctrl_c_keeps_finished_rounds(tmp_path):
     import signal, time
@@ -134,7 +154,8 @@ def test_ctrl_c_keeps_finished_rounds(tmp_path):
                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job ignores it, and so would its children
     seen, start = b'', time.time()
     while time.time() - start < 100 and not any(8 < int(n) < 700 for n in re.findall(rb'(\d+)/800', seen)): seen += run.stderr.read1(200) # two rounds are done
-    run.send_signal(signal.SIGINT); out, err = run.communicate(timeout=60)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
     assert run.returncode == 130, err[-800:]
     assert sorted(p.name for p in (tmp_path/'samples').iterdir()) == ['jobs.jsonl', 'sample_0000_part.mp4']
 
@@ -154,16 +175,19 @@ def test_bad_conditions_are_one_sentence(tmp_path, args, said):
 def test_llm_refine_asks_only_when_told(tmp_path, monkeypatch, capsys):
     from opensora_nb.app.cli import main
     from opensora_nb.endpoint import practice_server
-    monkeypatch.chdir(tmp_path); monkeypatch.setenv('OPENAI_API_KEY', 'key-of-a-test')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('OPENAI_API_KEY', 'key-of-a-test')
     with practice_server('a blue star moves up') as server:
         monkeypatch.setenv('OPENAI_BASE_URL', server.url)
         assert main(['sample', '--prompt', 'etwas Rotes', '--plan']) == 0 and not server.requests and 'etwas Rotes' in capsys.readouterr().out
         assert main(['sample', '--prompt', '|0|etwas Rotes|1|noch etwas', '--loop', '2', '--llm-refine', 'True', '--plan']) == 0
         assert '|0|a blue star moves up|1|a blue star moves up' in capsys.readouterr().out and len(server.requests) == 2
         assert main(['sample', '--llm-refine', 'True', '--plan', '--end-index', '2']) == 0 and capsys.readouterr().out.count('a blue star moves up') == 2 # no prompt: one is invented
-    monkeypatch.delenv('OPENAI_API_KEY'); monkeypatch.delenv('OPENAI_BASE_URL')
+    monkeypatch.delenv('OPENAI_API_KEY')
+    monkeypatch.delenv('OPENAI_BASE_URL')
     assert main(['sample', '--prompt', 'a red circle moves left', '--llm-refine', 'True', '--plan']) == 0
-    said = capsys.readouterr(); assert 'a red circle moves left' in said.out and 'OPENAI_API_KEY' in said.err
+    said = capsys.readouterr()
+    assert 'a red circle moves left' in said.out and 'OPENAI_API_KEY' in said.err
     assert main(['sample', '--llm-refine', 'True', '--plan']) == 1 and 'is empty' in capsys.readouterr().err
 
 def torchrun(folder, *args, script=None, processes=2):
@@ -184,19 +208,23 @@ def test_two_processes_make_the_clip_of_one(tmp_path):
     import numpy as np
     from opensora_nb.data.video_io import read_frames
     args = ('sample', '--prompt', '|0|a red circle moves left|1|a red circle moves up', '--loop', '2', '--num-frames', '34', '--image-size', '64', '80', '--num-sampling-steps', '3', '--format', 'png')
-    one = osnb(*args, '--save-dir', 'one', cwd=tmp_path); assert one.returncode == 0 and 'processes' not in one.stdout, one.stderr
-    two = torchrun(tmp_path, *args, '--save-dir', 'two', script=COUNTS); assert two.returncode == 0, two.stderr
+    one = osnb(*args, '--save-dir', 'one', cwd=tmp_path)
+    assert one.returncode == 0 and 'processes' not in one.stdout, one.stderr
+    two = torchrun(tmp_path, *args, '--save-dir', 'two', script=COUNTS)
+    assert two.returncode == 0, two.stderr
     for rank in (0, 1): assert re.search(rf"rank {rank} of 2 sent .*'all to all'.*'gather'.*'frames'", two.stderr), two.stderr # they really share
     assert two.stdout.count('on 2 processes') == 1 and two.stdout.count('two/sample_0000.png (') == 1           # one of them speaks
     assert sorted(p.name for p in (tmp_path/'two').iterdir()) == ['jobs.jsonl', 'sample_0000.png'] and len((tmp_path/'two'/'jobs.jsonl').read_text().splitlines()) == 1
     a, b = (read_frames(tmp_path/d/'sample_0000.png').astype(int) for d in ('one', 'two'))
     assert a.shape == b.shape and len(a) > 34 and abs(a - b).max() <= 1
-    again = torchrun(tmp_path, *args, '--save-dir', 'two'); assert again.returncode == 0 and '1 there already' in again.stdout
+    again = torchrun(tmp_path, *args, '--save-dir', 'two')
+    assert again.returncode == 0 and '1 there already' in again.stdout
 
 def test_the_command_starts_its_own_processes(tmp_path):
     out = osnb('torchrun', '--nproc_per_node', '2', 'scripts/inference.py', '--prompt', 'a red circle moves left', '--num-frames', '1', '--num-sampling-steps', '2', cwd=tmp_path)
     assert out.returncode == 0 and 'on 2 processes' in out.stdout and (tmp_path/'samples'/'sample_0000.png').exists(), out.stderr
-    out = osnb('sample', '--num-processes', '0', '--prompt', 'a red circle', cwd=tmp_path); assert out.returncode == 1 and 'must be at least 1, not 0' in out.stderr
+    out = osnb('sample', '--num-processes', '0', '--prompt', 'a red circle', cwd=tmp_path)
+    assert out.returncode == 1 and 'must be at least 1, not 0' in out.stderr
     out = osnb('sample', '--num-processes', '2', '--prompt', ' ', cwd=tmp_path)
     assert out.returncode == 1 and out.stderr.count('prompt is empty') == 1, out.stderr
 
@@ -208,14 +236,19 @@ sys.exit(main())
 '''
 @pytest.mark.parametrize('how,said', [("(_ for _ in ()).throw(ValueError('out of paper'))", 'osnb: error: rank 1: out of paper'), ('os._exit(7)', 'exitcode  : 7')])
 def test_a_process_that_dies_takes_the_others_along_and_speaks_first(tmp_path, how, said):
-    start = time.time(); out = torchrun(tmp_path, 'sample', '--prompt', 'a red circle moves left', '--num-sampling-steps', '2', script=DIES.format(how))
+    start = time.time()
+    out = torchrun(tmp_path, 'sample', '--prompt', 'a red circle moves left', '--num-sampling-steps', '2', script=DIES.format(how))
     assert out.returncode != 0 and said in out.stderr and 'lost the others' not in out.stderr and time.time() - start < 60, out.stderr
     assert not list((tmp_path/'samples').glob('*.mp4'))
 
 def test_eval_goes_through_sizes_and_keeps_each(tmp_path):
-    size = ['--num', '2', '--num-sampling-steps', '2', '--output', 's.json']; read = lambda: json.loads((tmp_path/'s.json').read_text())['sizes']
-    out = osnb('eval', 'tiny', '--following', '--ceiling', '--sizes', '1x64x64, 9x48x80', *size, cwd=tmp_path); assert out.returncode == 0, out.stderr[-1500:]
-    got = read(); assert list(got) == ['1x64x64', '9x48x80'] and all(set(v) == {'following', 'ceiling'} for v in got.values())
+    size = ['--num', '2', '--num-sampling-steps', '2', '--output', 's.json']
+    read = lambda: json.loads((tmp_path/'s.json').read_text())['sizes']
+    out = osnb('eval', 'tiny', '--following', '--ceiling', '--sizes', '1x64x64, 9x48x80', *size, cwd=tmp_path)
+    assert out.returncode == 0, out.stderr[-1500:]
+    got = read()
+    assert list(got) == ['1x64x64', '9x48x80'] and all(set(v) == {'following', 'ceiling'} for v in got.values())
     assert 'motion' in got['9x48x80']['ceiling'] and not {'motion', 'speed'} & {*got['1x64x64']['ceiling'], *got['1x64x64']['following']} # a picture is asked for no motion
     for sizes, said in (('9x48x80,9x50x80', 'height 50 is not a multiple of 8'), ('9x48', 'write FRAMESxHEIGHTxWIDTH')):                    # said before anything is sampled
-        out = osnb('eval', 'tiny', '--sizes', sizes, *size, cwd=tmp_path); assert out.returncode == 1 and said in out.stderr and read() == got
+        out = osnb('eval', 'tiny', '--sizes', sizes, *size, cwd=tmp_path)
+        assert out.returncode == 1 and said in out.stderr and read() == got

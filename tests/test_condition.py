@@ -22,8 +22,12 @@ def test_any_conditions_are_placed_or_refused(vae, conds, frames, lengths, align
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: got = given(vae, [[CLIP[:n] for n in lengths]], [conds], frames, (32, 32), align=align)
-        except ValueError as e: assert str(e); return
-    if not any(c.loop == 0 for c in conds): assert got == {}; return
+        except ValueError as e:
+            assert str(e)
+            return
+    if not any(c.loop == 0 for c in conds):
+        assert got == {}
+        return
     assert got['mask'].shape == (1, len(latent_spans(vae, frames))) and got['x_ref'].isfinite().all()
 
 def test_whole_chunks_are_what_the_reference_encodes(vae):
@@ -41,16 +45,20 @@ def test_last_chunk_of_a_clip_is_the_head_of_the_next(vae, align):
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 def test_damaged_references(tmp_path):
-    (tmp_path/'no.mp4').write_bytes(b'this is no video'); (tmp_path/'no.png').write_bytes(b'nor a picture'); (tmp_path/'no.txt').write_text('text')
+    (tmp_path/'no.mp4').write_bytes(b'this is no video')
+    (tmp_path/'no.png').write_bytes(b'nor a picture')
+    (tmp_path/'no.txt').write_text('text')
     for name in ('no.mp4', 'no.png', 'no.txt'):
         with pytest.raises(ValueError, match=name): read_reference(tmp_path/name, (32, 32))
     for name in ('gone.mp4', 'gone.png'):
         with pytest.raises((ValueError, FileNotFoundError), match=name): read_reference(tmp_path/name, (32, 32))
     with pytest.raises((ValueError, OSError)): read_reference(tmp_path, (32, 32))
-    write_video(tmp_path/'good.gif', CLIP[:3]); assert read_reference(tmp_path/'good.gif', (16, 16)).shape == (3, 16, 16, 3)
+    write_video(tmp_path/'good.gif', CLIP[:3])
+    assert read_reference(tmp_path/'good.gif', (16, 16)).shape == (3, 16, 16, 3)
 
 def test_rounds_refuse_before_they_work():
     class Never: # a pipeline whose networks must not be asked
-        defaults = load_pipeline('tiny', 'cpu').defaults; vae = load_pipeline('tiny', 'cpu').vae
+        defaults = load_pipeline('tiny', 'cpu').defaults
+        vae = load_pipeline('tiny', 'cpu').vae
     for loop, c in ((0, 1), (2, 5), (2, 9)):
         with pytest.raises(ValueError): next(rounds(Never, [], [], long=LongConfig(loop, c)))

@@ -14,7 +14,10 @@ def clip(n=20, size=(24, 32), seed=0): return np.random.default_rng(seed).intege
 
 class TinyVAE(nn.Module):
     "Stands for a VideoVAE: the same call, in no time"
-    def __init__(self): super().__init__(); torch.manual_seed(0); self.conv = nn.Conv3d(3, 4, (4, 8, 8), (4, 8, 8))
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv3d(3, 4, (4, 8, 8), (4, 8, 8))
     def encode(self, x, sample=False): return self.conv(x)
 
 @pytest.fixture
@@ -56,8 +59,10 @@ def test_paths_are_relative_to_the_table(folder, monkeypatch):
     assert len(src) == 2 and src.clip(1).shape == (5, 16, 16, 3) and src.fps == 10
 
 def test_all_kinds_of_bad_files_are_named_and_counted(folder):
-    (folder/'torn.mp4').write_bytes((folder/'a.mp4').read_bytes()[:-500]); (folder/'text.mp4').write_text('hello')
-    (folder/'zero.png').write_bytes(b''); write_video(folder/'short.mp4', clip(3))
+    (folder/'torn.mp4').write_bytes((folder/'a.mp4').read_bytes()[:-500])
+    (folder/'text.mp4').write_text('hello')
+    (folder/'zero.png').write_bytes(b'')
+    write_video(folder/'short.mp4', clip(3))
     names = ['torn.mp4', 'text.mp4', 'zero.png', 'short.mp4', 'gone.mp4', 'notes.pdf']
     (folder/'meta.csv').write_text('path,text\na.mp4,x\n' + ''.join(f'{n},x\n' for n in names))
     with pytest.warns(UserWarning) as said: src = open_source(folder/'meta.csv', num_frames=10, progress=False)
@@ -67,7 +72,8 @@ def test_all_kinds_of_bad_files_are_named_and_counted(folder):
 
 def test_no_usable_clip(folder):
     with warnings.catch_warnings(), pytest.raises(ValueError, match='no usable file among 2.*need 50'):
-        warnings.simplefilter('ignore'); open_source(folder/'meta.csv', num_frames=50, progress=False)
+        warnings.simplefilter('ignore')
+        open_source(folder/'meta.csv', num_frames=50, progress=False)
 
 def test_same_clip_for_everyone(folder):
     "The clip of (seed, epoch, file) depends neither on who asks nor on what else is in the table"
@@ -86,9 +92,12 @@ def test_picture_source(tmp_path):
 
 def test_fingerprint_sees_files_and_captions(folder):
     fp = lambda: open_source(folder/'meta.csv', num_frames=4, progress=False).fingerprint()
-    first = fp(); assert first == fp()
-    (folder/'meta.csv').write_text('path,text\na.mp4,ONE\nsub/b.webm,two\n'); second = fp()
-    write_video(folder/'a.mp4', clip(seed=7), fps=10); assert len({first, second, fp()}) == 3
+    first = fp()
+    assert first == fp()
+    (folder/'meta.csv').write_text('path,text\na.mp4,ONE\nsub/b.webm,two\n')
+    second = fp()
+    write_video(folder/'a.mp4', clip(seed=7), fps=10)
+    assert len({first, second, fp()}) == 3
 
 def test_toy_config_is_strict():
     assert len(open_data(DataConfig(n=3))) == 3
@@ -115,12 +124,16 @@ def test_killed_build_goes_on(tmp_path, capsys):
     while len(list(out.glob('*/latents-*'))) < 2:
         assert time.time() < until and p.poll() is None
         time.sleep(.02)
-    p.send_signal(signal.SIGKILL); p.wait()
-    kept = {f: f.stat().st_mtime_ns for f in out.glob('*/latents-*')}; entry, = {f.parent for f in kept}
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    kept = {f: f.stat().st_mtime_ns for f in out.glob('*/latents-*')}
+    entry, = {f.parent for f in kept}
     done = sum(int(f.name.split('-')[2]) - int(f.name.split('-')[1]) for f in kept)
     assert 2 <= len(kept) and 0 < done < 40
     with pytest.raises(ValueError, match=f'{done} of 40 latents are there'): Features(entry)
-    with warnings.catch_warnings(): warnings.simplefilter('error'); build_features(src, TinyVAE(), out, batch_size=4, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        build_features(src, TinyVAE(), out, batch_size=4, progress=False)
     assert f'latents: {done} of 40 are there already' in capsys.readouterr().err
     assert all(f.stat().st_mtime_ns == t for f, t in kept.items()) and not list(entry.glob('.*.part'))
     a, b = Features(entry), Features(build_features(src, TinyVAE(), tmp_path/'g', batch_size=4, progress=False))
@@ -161,7 +174,9 @@ def test_what_differs_gets_a_place_of_its_own(tmp_path):
     src, other = ToySource(4, image_size=(16, 16)), TinyVAE()
     with torch.no_grad(): other.conv.bias += 1e-3
     build = lambda src, vae, **how: build_features(src, vae, tmp_path, progress=False, **how)
-    first = build(src, TinyVAE()); file, = first.glob('latents-*'); before = file.stat().st_mtime_ns
+    first = build(src, TinyVAE())
+    file, = first.glob('latents-*')
+    before = file.stat().st_mtime_ns
     assert build(src, TinyVAE()) == first and file.stat().st_mtime_ns == before          # nothing to do, nothing done
     more = [build(src, other), build(ToySource(4, seed=9, image_size=(16, 16)), other), build(src, TinyVAE(), dtype=torch.bfloat16), build(ToySource(5, image_size=(16, 16)), TinyVAE())]
     assert len({first, *more}) == 5 and file.stat().st_mtime_ns == before and [len(Features(f)) for f in (first, *more)] == [4, 4, 4, 4, 5]
@@ -178,9 +193,12 @@ def test_full_disk(tmp_path, monkeypatch):
     build = lambda: build_features(ToySource(2, image_size=(16, 16)), TinyVAE(), tmp_path/'f', progress=False)
     real = Path.write_bytes
     def full(self, data):
-        if 'latents' in self.name: real(self, data[:10]); raise OSError(28, 'No space left on device')
+        if 'latents' in self.name:
+            real(self, data[:10])
+            raise OSError(28, 'No space left on device')
         return real(self, data)
     monkeypatch.setattr(io_.Path, 'write_bytes', full)
     with pytest.raises(OSError, match='latents.*No space left.* 0 of 2 latents are encoded and stay; osnb data features .* --clear unused'): build()
     assert not list((tmp_path/'f').rglob('*latents-*'))
-    monkeypatch.undo(); assert len(Features(build())) == 2
+    monkeypatch.undo()
+    assert len(Features(build())) == 2

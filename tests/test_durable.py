@@ -67,11 +67,16 @@ def recipe(quick=False):
 WHAT = 'my_recipe:recipe'
 
 @pytest.fixture(scope='module')
-def ranks(): r = Ranks(); yield r; r.close()
+def ranks():
+    r = Ranks()
+    yield r
+    r.close()
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory): # shared: runs differ by name
-    d = tmp_path_factory.mktemp('durable'); (d/'my_recipe.py').write_text(RECIPE); return d
+    d = tmp_path_factory.mktemp('durable')
+    (d/'my_recipe.py').write_text(RECIPE)
+    return d
 
 def rows(folder, name): return [json.loads(l) for l in (folder/'runs'/name/'log.jsonl').read_text().splitlines()]
 def losses(folder, name): return {r['step']: r['loss'] for r in rows(folder, name) if 'loss' in r}
@@ -80,10 +85,14 @@ def final(folder, name):
     c = latest(folder/'runs'/name)
     return {f: read_state(c/f) for f in ('model.safetensors', 'ema.safetensors')} | dict(optim=torch.load(c/'optim.pt')['state'], average=torch.load(c/'weights'/'average.pt'))
 def same(a, b): return a.keys() == b.keys() and all(same(a[k], b[k]) if isinstance(a[k], dict) else torch.equal(a[k], b[k]) for k in a)
-def apart(a, b): assert a.keys() == b.keys() and a; return max(abs(a[k]-b[k]) for k in a)
+def apart(a, b):
+    assert a.keys() == b.keys() and a
+    return max(abs(a[k]-b[k]) for k in a)
 
 @pytest.fixture(scope='module')
-def one(folder, ranks): ranks.done(folder, WHAT, 'name=one'); return losses(folder, 'one')
+def one(folder, ranks):
+    ranks.done(folder, WHAT, 'name=one')
+    return losses(folder, 'one')
 
 # kill -9
 
@@ -105,10 +114,13 @@ def family(pid):
 def kill_when(run, pids, rng, alive, where=None, seconds=60):
     "SIGKILL to all at a random step, or in the middle of a save; returns what was hit"
     start = int(c.name[5:]) if (c := latest(run)) else 0
-    where, t = where or rng.choice(['step', 'save']), time.time(); step = start + (rng.randint(1, 12) if where == 'step' else 4*rng.randint(1, 3))
+    where, t = where or rng.choice(['step', 'save']), time.time()
+    step = start + (rng.randint(1, 12) if where == 'step' else 4*rng.randint(1, 3))
     while alive() and time.time()-t < seconds:
         stop = in_save(run, t, step) if where == 'save' else last_step(run, t) >= step
-        if stop: time.sleep(rng.random()*(0.01 if where == 'save' else 0.04)); break
+        if stop:
+            time.sleep(rng.random()*(0.01 if where == 'save' else 0.04))
+            break
         time.sleep(0.002)
     for p in pids():
         try: os.kill(p, signal.SIGKILL)
@@ -126,16 +138,20 @@ def look(run, began, **hit):
         warnings.simplefilter('error') # and none needs to be passed over
         newest = latest(run)
     for c in checkpoints(run):
-        read_state(c/'model.safetensors'), read_state(c/'ema.safetensors'), torch.load(c/'optim.pt'); assert (c/'weights'/'slow.bin').stat().st_size == 10_000
+        read_state(c/'model.safetensors'), read_state(c/'ema.safetensors'), torch.load(c/'optim.pt')
+        assert (c/'weights'/'slow.bin').stat().st_size == 10_000
     return hit | dict(step=last_step(run), saved=int(newest.name[5:]) if newest else 0, half_written=in_save(run, began))
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_three_kills_and_the_same_to_the_last_bit(folder, ranks, processes):
-    how = ('save_every=4', 'slow=0.1', 'wait=0.01', 'validate_every=5', 'steps=40'); name, rng = f'k{processes}', random.Random(processes); run, hits, aims = folder/'runs'/name, [], ['step', 'save', 'step']
+    how = ('save_every=4', 'slow=0.1', 'wait=0.01', 'validate_every=5', 'steps=40')
+    name, rng = f'k{processes}', random.Random(processes)
+    run, hits, aims = folder/'runs'/name, [], ['step', 'save', 'step']
     ranks.done(folder, WHAT, *how, f'name=w{processes}', processes=processes)
     while len(hits) < 3 or not any(h['half_written'] for h in hits): # a few more, should a slow machine miss the save
         pids = ranks.start(folder, WHAT, *how, f'name={name}', processes=processes)
-        hit = kill_when(run, lambda: pids, rng, lambda: Path(f'/proc/{pids[0]}').exists(), aims[len(hits) % 3]); codes, said, _ = ranks.wait()
+        hit = kill_when(run, lambda: pids, rng, lambda: Path(f'/proc/{pids[0]}').exists(), aims[len(hits) % 3])
+        codes, said, _ = ranks.wait()
         assert set(codes) == {-signal.SIGKILL} and len(hits) < 9, said
         hits.append(look(run, **hit))
     ranks.done(folder, WHAT, *how, f'name={name}', processes=processes)
@@ -153,23 +169,35 @@ def environment(folder): return dict(os.environ, ACCELERATE_USE_CPU='true', OMP_
 @pytest.mark.parametrize('processes', [1, 2])
 def test_twenty_kills(folder, processes):
     "With the real launchers; KILL9_LOG=FILE keeps what happened"
-    how = ('save_every=4', 'slow=0.1', 'wait=0.02', 'steps=100'); name, rng = f't{processes}', random.Random(10*processes); run, hits = folder/'runs'/name, []
+    how = ('save_every=4', 'slow=0.1', 'wait=0.02', 'steps=100')
+    name, rng = f't{processes}', random.Random(10*processes)
+    run, hits = folder/'runs'/name, []
     go = lambda name: subprocess.Popen(command(processes, *how, f'name={name}'), cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    p = go(f'v{processes}'); said = p.communicate()[0]; assert p.returncode == 0, said
+    p = go(f'v{processes}')
+    said = p.communicate()[0]
+    assert p.returncode == 0, said
     while len(hits) < 20:
-        p = go(name); hit = kill_when(run, lambda: family(p.pid), rng, lambda: p.poll() is None); said = p.communicate()[0]
+        p = go(name)
+        hit = kill_when(run, lambda: family(p.pid), rng, lambda: p.poll() is None)
+        said = p.communicate()[0]
         assert p.returncode == -signal.SIGKILL, said[-2000:]
         hits.append(dict(processes=processes, kill=len(hits)+1) | look(run, **hit))
-    p = go(name); said = p.communicate()[0]; assert p.returncode == 0, said[-2000:]
+    p = go(name)
+    said = p.communicate()[0]
+    assert p.returncode == 0, said[-2000:]
     equal = losses(folder, name) == losses(folder, f'v{processes}') and len(losses(folder, name)) == 100 and same(final(folder, name), final(folder, f'v{processes}'))
     if os.environ.get('KILL9_LOG'):
         with open(os.environ['KILL9_LOG'], 'a') as f: f.writelines(json.dumps(h)+'\n' for h in [*hits, dict(processes=processes, steps=100, equal=equal)])
     assert equal and any(h['half_written'] for h in hits)
 
 def test_a_damaged_checkpoint_is_passed_over(folder, ranks):
-    how = ('name=d', 'save_every=4'); ranks.done(folder, WHAT, *how); want = losses(folder, 'd'), final(folder, 'd'); ck = folder/'runs'/'d'/'checkpoints'
+    how = ('name=d', 'save_every=4')
+    ranks.done(folder, WHAT, *how)
+    want = losses(folder, 'd'), final(folder, 'd')
+    ck = folder/'runs'/'d'/'checkpoints'
     os.truncate(ck/'step_00000024'/'weights'/'average.pt', 100)
-    said, = ranks.done(folder, WHAT, *how); assert 'checkpoint step_00000024 is passed over: weights/average.pt has 100 of' in said
+    said, = ranks.done(folder, WHAT, *how)
+    assert 'checkpoint step_00000024 is passed over: weights/average.pt has 100 of' in said
     assert (losses(folder, 'd'), True) == (want[0], same(final(folder, 'd'), want[1])) and not damage(ck/'step_00000024')
     for text in ('', '{"step": 24', '[]', '7', '{"files": 3}', '\udcff'): # state.json itself
         (ck/'step_00000024'/'state.json').write_bytes(text.encode(errors='surrogateescape'))
@@ -181,13 +209,17 @@ def test_a_damaged_checkpoint_is_passed_over(folder, ranks):
                  .map(lambda x: json.dumps(x).encode())))
 def test_any_state_json_is_read_or_passed_over(state):
     with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter('always'); c = Path(tmp)/'checkpoints'/'step_00000004'; c.mkdir(parents=True); (c/'state.json').write_bytes(state)
+        warnings.simplefilter('always')
+        c = Path(tmp)/'checkpoints'/'step_00000004'
+        c.mkdir(parents=True)
+        (c/'state.json').write_bytes(state)
         assert latest(tmp) is None and 'step_00000004 is passed over: ' in str(said[0].message) if damage(c) else latest(tmp) == c and type(json.loads(state)['step']) is int
 
 def test_a_line_cut_off_in_the_log_is_dropped(folder, ranks):
     ranks.done(folder, WHAT, 'name=cut', 'steps=12')
     with open(folder/'runs'/'cut'/'log.jsonl', 'a') as f: f.write('{"step": 1')
-    ranks.done(folder, WHAT, 'name=cut', 'steps=14'); assert list(losses(folder, 'cut')) == list(range(1, 15))
+    ranks.done(folder, WHAT, 'name=cut', 'steps=14')
+    assert list(losses(folder, 'cut')) == list(range(1, 15))
 
 # other numbers of processes, shards, checkpointing
 
@@ -195,24 +227,29 @@ def test_resume_on_another_number_of_processes_and_in_shards(folder, ranks, one)
     "One run that moves every four steps: 1 -> 2 -> 1 -> 2 in shards -> 2 in shards -> 1"
     stays = [(1, 'no'), (2, 'no'), (1, 'no'), (2, 'fsdp2'), (2, 'fsdp2'), (1, 'no')]
     for k, (n, shard) in enumerate(stays):
-        codes, said, _ = ranks.run(folder, WHAT, 'name=moves', f'shard={shard}', f'stop={4*(k < 5)}', processes=n); assert set(codes) == ({130} if k < 5 else {0}), said
+        codes, said, _ = ranks.run(folder, WHAT, 'name=moves', f'shard={shard}', f'stop={4*(k < 5)}', processes=n)
+        assert set(codes) == ({130} if k < 5 else {0}), said
     assert apart(losses(folder, 'moves'), one) < 1e-5 and worlds(folder, 'moves') == [n for n, _ in stays for _ in range(4)]
-    a, b = final(folder, 'moves'), final(folder, 'one'); assert a.keys() == b.keys() and all(torch.allclose(a['average'][k], v, atol=1e-5) for k, v in b['average'].items())
+    a, b = final(folder, 'moves'), final(folder, 'one')
+    assert a.keys() == b.keys() and all(torch.allclose(a['average'][k], v, atol=1e-5) for k, v in b['average'].items())
     assert {k: v.keys() for k, v in a['optim'].items()} == {k: v.keys() for k, v in b['optim'].items()}
 
 @pytest.mark.parametrize('how', [('shard=fsdp2',), ('shard=fsdp2', 'accumulate=2', 'checkpointing=yes'), ('accumulate=2', 'checkpointing=yes')], ids=' '.join)
 def test_two_processes_learn_what_one_does(folder, ranks, one, how):
-    name = 'f' + '_'.join(how).replace('=', ''); ranks.done(folder, WHAT, f'name={name}', *how, 'validate_every=8', processes=2)
+    name = 'f' + '_'.join(how).replace('=', '')
+    ranks.done(folder, WHAT, f'name={name}', *how, 'validate_every=8', processes=2)
     assert apart(losses(folder, name), one) < 1e-5 and set(worlds(folder, name)) == {2.}
     norms = lambda name: {r['step']: r['grad_norm'] for r in rows(folder, name) if 'grad_norm' in r}
     assert apart(norms(name), norms('one')) < 1e-4 and max(norms('one').values()) > 1               # clipping was at work
-    a, b = final(folder, name), final(folder, 'one'); assert all(torch.allclose(a[f][k], v, atol=1e-5) for f in ('model.safetensors', 'ema.safetensors') for k, v in b[f].items())
+    a, b = final(folder, name), final(folder, 'one')
+    assert all(torch.allclose(a[f][k], v, atol=1e-5) for f in ('model.safetensors', 'ema.safetensors') for k, v in b[f].items())
     assert abs(rows(folder, name)[-1]['val_err'] - rows(folder, 'one')[-1]['val_err']) < 1e-4
 
 @pytest.mark.parametrize('how,message', [(('shard=fsdp2',), 'shard=fsdp2 spreads the weights over several processes, and 1 runs'), (('shard=fsdp3',), "unknown shard 'fsdp3'; use one of no, fsdp2"),
                                          (('shard=fsdp2', 'optim.name=muon'), 'muon turns whole matrices'), (('shard=fsdp2', 'precision=fp16'), 'does not go with precision=fp16')])
 def test_shards_that_cannot_be(folder, ranks, how, message):
-    codes, (said,), _ = ranks.run(folder, WHAT, 'name=no', *how); assert codes == [1] and said.startswith('error: ') and message in said and 'Traceback' not in said
+    codes, (said,), _ = ranks.run(folder, WHAT, 'name=no', *how)
+    assert codes == [1] and said.startswith('error: ') and message in said and 'Traceback' not in said
 
 # trouble on one process
 
@@ -223,7 +260,8 @@ def test_not_a_number_on_one_process_stops_both_with_one_message(folder, ranks, 
     last = [s.strip().splitlines()[-1] for s in said]
     assert codes == [1, 1] and last[0] == last[1] and last[0].startswith(message) and 'Traceback' not in said[0]+said[1] and seconds < 30
     from opensora_nb.train.loop import batch_ids
-    ids = batch_ids(64, 8, 3, 42)[0].tolist(); assert str(ids if ill == 'gradient' else ids[4:]) in last[0]
+    ids = batch_ids(64, 8, 3, 42)[0].tolist()
+    assert str(ids if ill == 'gradient' else ids[4:]) in last[0]
 
 @pytest.mark.parametrize('ill', ['raise', 'kill', 'hang'])
 def test_a_process_that_ends_takes_the_other_down(folder, ranks, ill):
@@ -234,15 +272,19 @@ def test_a_process_that_ends_takes_the_other_down(folder, ranks, ill):
 @pytest.mark.slow
 def test_torchrun_says_the_cause_first(folder):
     p = subprocess.Popen(command(2, 'name=er', 'ill=raise', 'timeout=10'), cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = p.communicate(timeout=60)[0]; assert p.returncode == 1 and 0 < said.index('is too strange') < (said + 'error: another process').index('error: another process')
+    said = p.communicate(timeout=60)[0]
+    assert p.returncode == 1 and 0 < said.index('is too strange') < (said + 'error: another process').index('error: another process')
 
 # two nodes
 
 @pytest.mark.slow
 def test_two_nodes_on_this_machine(folder, one):
     "Each node starts one process; they meet at an address"
-    with socket.socket() as s: s.bind(('localhost', 0)); port = s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        port = s.getsockname()[1]
     nodes = [subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--nnodes', '2', '--node_rank', str(n), '--nproc_per_node', '1', '--rdzv_backend', 'c10d', '--rdzv_id', 'run1', '--rdzv_endpoint', f'localhost:{port}',
                                '-m', 'opensora_nb.train.launch', WHAT, 'name=nodes', 'processes=2'], cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for n in range(2)]
-    said = [p.communicate(timeout=100)[0] for p in nodes]; assert [p.returncode for p in nodes] == [0, 0], said
+    said = [p.communicate(timeout=100)[0] for p in nodes]
+    assert [p.returncode for p in nodes] == [0, 0], said
     assert apart(losses(folder, 'nodes'), one) < 1e-5 and set(worlds(folder, 'nodes')) == {2.}

@@ -14,7 +14,9 @@ def shown(cell): return ''.join(''.join(o.get('data', {}).get('text/plain', ''))
 
 @pytest.mark.parametrize('page', CORE)
 def test_page_has_exercises(page):
-    cells = cells_of(page); text = [source(c) for c in cells if c['cell_type'] == 'markdown']; code = [c for c in cells if c['cell_type'] == 'code']
+    cells = cells_of(page)
+    text = [source(c) for c in cells if c['cell_type'] == 'markdown']
+    code = [c for c in cells if c['cell_type'] == 'code']
     assert any('## Exercises' in t for t in text) and any('## Break it' in t for t in text)
     made = [n for c in code for n in [source(c).count('Exercise(') + source(c).count('check_value(')] if n]
     proved = [c for c in code if '.prove(' in source(c)]

@@ -30,12 +30,15 @@ def test_dry_run_is_the_formula(guidance):
     assert total_flops(first.work) == sum(parts.values()) and total_flops(rest.work) == sum(parts.values()) - parts['captions']
 
 def test_depths_are_extrapolated_exactly():
-    cfg = replace(stdit3_tiny(), depth=4); model, row = STDiT3(cfg).eval(), torch.ones(2)
+    cfg = replace(stdit3_tiny(), depth=4)
+    model, row = STDiT3(cfg).eval(), torch.ones(2)
     assert denoise_stages(cfg, (5, 8, 8), (64, 64), 1, 40, True, torch.float32)[0].params == sum(p.numel() for p in model.parameters())
 
 @pytest.mark.parametrize('f', [1, 4, 17, 20, 51])
 def test_decode_counts_all_chunks(f):
-    cfg = replace(video_vae_tiny(), micro_batch_size=4); vae = VideoVAE(cfg).eval(); size = vae.latent_size((f, 32, 16))
+    cfg = replace(video_vae_tiny(), micro_batch_size=4)
+    vae = VideoVAE(cfg).eval()
+    size = vae.latent_size((f, 32, 16))
     with torch.inference_mode(), Meter(vae) as m: vae.decode(torch.zeros(1, 4, *size), f)
     stage = decode_stage(cfg, f, size, torch.float32)
     assert total_flops(stage.work) == pytest.approx(m.flops, rel=1e-6) and stage.peak == pytest.approx(m.peak, rel=0.2) and stage.params == sum(p.numel() for p in vae.parameters())

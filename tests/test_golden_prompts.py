@@ -23,7 +23,9 @@ scraps = st.lists(st.sampled_from(['a boat', ' ', '|0|', '|1|', '|', '{', '}', '
 texts = st.one_of(st.text(max_size=60), scraps)
 
 def quiet(fn, *args):
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); return fn(*args)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return fn(*args)
 
 @pytest.mark.parametrize('row', CLEAN['rows'], ids=lambda r: r['input'][:24].encode('ascii', 'replace').decode() or 'empty')
 def test_cleaning(row):
@@ -97,7 +99,9 @@ UNSTRIPPED = '|0| a beautiful day |1| a sunny day |2| a rainy day' # defect: ask
 
 @pytest.mark.parametrize('text, loop, want', G['extract_prompts_loop'])
 def test_extract_prompts_loop(text, loop, want):
-    if text == UNSTRIPPED: assert want != want.strip(); want = want.strip()
+    if text == UNSTRIPPED:
+        assert want != want.strip()
+        want = want.strip()
     assert parse_prompt_spec(text).text_at(loop) == want
 
 LATE = 'b{"mask_strategy":"0,0"}' # defect: the reference finds out only when it samples that reference 0 is missing
@@ -107,7 +111,8 @@ def test_extract_json(row):
     text, *want = row
     if text == LATE:
         with pytest.raises(ValueError, match='asks for reference 0, but there are 0'): parse_prompt_spec(text)
-        spec = parse_prompt_spec(text, reference_path='x.png'); want[1] = ['x.png']
+        spec = parse_prompt_spec(text, reference_path='x.png')
+        want[1] = ['x.png']
     elif isinstance(want[0], dict):
         with pytest.raises(ValueError, match='at most one|not \'bad\''): parse_prompt_spec(text)
         return
@@ -136,7 +141,9 @@ def told(e): return str(e) and len(str(e)) < 1500 and '\n' not in str(e)
 @given(st.one_of(texts, st.builds(lambda a, b: a + '{' + b, texts, texts)), st.one_of(st.none(), texts), st.one_of(st.none(), texts))
 def test_any_line_is_read_or_refused_with_a_sentence(text, paths, masks):
     try: spec = quiet(parse_prompt_spec, text, paths, masks)
-    except ValueError as e: assert told(e); return
+    except ValueError as e:
+        assert told(e)
+        return
     assert quiet(parse_prompt_spec, str(spec)) == spec and spec.text_at(0) == spec.segments[0][1]
 
 values = st.recursive(st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), texts), lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(texts, v, max_size=3)), max_leaves=5)
@@ -147,7 +154,9 @@ masks = st.lists(st.sampled_from(['0', '1,1,-5,0,5,0.3', '0,1', '2']), max_size=
                         st.fixed_dictionaries(dict(reference_path=st.sampled_from(['a.png', 'a.png; b.mp4', '']), mask_strategy=masks))))
 def test_any_json_is_read_or_refused_with_a_sentence(text, said):
     try: spec = quiet(parse_prompt_spec, text + json.dumps(said))
-    except ValueError as e: assert told(e); return
+    except ValueError as e:
+        assert told(e)
+        return
     assert quiet(parse_prompt_spec, str(spec)) == spec
 
 @pytest.mark.parametrize('tail', ['{', '{}}', '{"reference_path": ' + '['*100_000, '{"mask_strategy": NaN}', '{"reference_path": 0}', '{"mask_strategy": ["0"]}', '{"mask_strategy": "", "mask_strategy": ""}', '{"mask_strategy": "' + '0;'*9000 + '0"}', '{"reference_path": "a.png"} and more',
@@ -163,7 +172,9 @@ conditions = st.builds(Condition, st.integers(0, 10**30), st.integers(0, 2), st.
 @given(st.lists(st.tuples(st.integers(0, 10**10), texts), max_size=3).map(lambda s: tuple((k if i else 0, t) for i, (k, t) in enumerate(s))), st.lists(paths, max_size=3), st.lists(conditions, max_size=3))
 def test_every_object_that_is_built_comes_back(segments, references, conditions):
     try: spec = PromptSpec(segments, references, conditions)
-    except ValueError as e: assert told(e); return
+    except ValueError as e:
+        assert told(e)
+        return
     assert quiet(parse_prompt_spec, str(spec)) == spec and join_segments(spec.segments) == join_segments(split_segments(join_segments(spec.segments)))
 
 @pytest.mark.parametrize('kw', [dict(segments=((0, 'a {'),)), dict(segments=((0, 'a'), (2, 'b'), (1, 'c'))), dict(segments=((0, 'a'), (0, 'b'))), dict(references=('a;b.png',)),
@@ -184,13 +195,17 @@ def test_any_text_makes_a_file_name(a, b):
 @quick
 @given(st.binary(max_size=60), st.integers(0, 5), st.one_of(st.none(), st.integers(0, 5)))
 def test_any_bytes_are_a_prompt_file_or_a_clear_error(tmp_path_factory, content, start, end):
-    path = tmp_path_factory.getbasetemp()/'prompts.txt'; path.write_bytes(content)
+    path = tmp_path_factory.getbasetemp()/'prompts.txt'
+    path.write_bytes(content)
     try: rows = read_prompt_file(path, start, end)
-    except ValueError as e: assert told(e); return
+    except ValueError as e:
+        assert told(e)
+        return
     assert rows and all(start <= i and (end is None or i < end) and line.strip() == line != '' for i, line in rows)
 
 def test_numbers_of_a_prompt_file_stay(tmp_path):
-    path = tmp_path/'p.txt'; path.write_text('a\n\nb\r\n  \nc\n', newline='')
+    path = tmp_path/'p.txt'
+    path.write_text('a\n\nb\r\n  \nc\n', newline='')
     assert read_prompt_file(path) == [(0, 'a'), (2, 'b'), (4, 'c')]
     assert read_prompt_file(path, 1, 4) == [(2, 'b')] and read_prompt_file(path, 2, 2 + 1) == [(2, 'b')]
 
@@ -207,10 +222,15 @@ def test_examples():
 def test_small_print():
     assert parse_prompt_spec('|0| only ').segments == ((0, 'only'),) and parse_prompt_spec(' only ').segments == ((0, ' only '),)
     assert safe_name('a/b') != safe_name('a_b') and safe_name('a'*300 + 'b') != safe_name('a'*300 + 'c')
-    for text in ('\ud800 a', '海'*100, 'a\x85\x07b', 'CON.txt', 'lpt1', '..', 'a' + 'ä'*200): name = safe_name(text); assert text.startswith('..') or name != text; name.encode(); assert '\ufffd' not in name
+    for text in ('\ud800 a', '海'*100, 'a\x85\x07b', 'CON.txt', 'lpt1', '..', 'a' + 'ä'*200):
+        name = safe_name(text)
+        assert text.startswith('..') or name != text
+        name.encode()
+        assert '\ufffd' not in name
 
 def test_prompt_files_are_utf8(tmp_path):
-    path = tmp_path/'p.txt'; path.write_bytes('\ufeffa\u2028b\x0cc\nd'.encode())
+    path = tmp_path/'p.txt'
+    path.write_bytes('\ufeffa\u2028b\x0cc\nd'.encode())
     assert read_prompt_file(path) == [(0, 'a\u2028b\x0cc'), (1, 'd')]
     path.write_bytes(b'ab\xff')
     with pytest.raises(ValueError, match=r'no text in UTF-8 \(byte 2\)'): read_prompt_file(path)

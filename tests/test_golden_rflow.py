@@ -78,7 +78,9 @@ def test_sample(model, case):
     close(1000*times[:, None].expand(-1, b), g['t'], atol=1e-6, rtol=1e-6)
     v = guided_velocity(model, info['cfg'], g['y'], g['text_mask'], **{k: torch.full((b,), a[k]) for k in ('height', 'width', 'fps')})
     entered = []                                   # the reference stored the latent that entered model calls 1 and 5
-    def watched(z, t, *m): entered.append(z); return v(z, t, *m)
+    def watched(z, t, *m):
+        entered.append(z)
+        return v(z, t, *m)
     edit = dict(mask=g['frame_mask'], x_ref=g['z'], generator=iter(g['noise'])) if 'frame_mask' in g else {}
     out, path = sample(watched, g['z'], times, **edit, return_trajectory=True)
     for ours, name in ((entered[1], 'z_step1'), (entered[5], 'z_step5'), (out, 'out')): close(ours, g[name], **TOL)

@@ -17,12 +17,14 @@ def close(got, want, atol=1e-5, rtol=1e-4): torch.testing.assert_close(torch.as_
 @pytest.fixture(scope='module')
 def lpips():
     "The weights come from the formula in the json; the first value of each array is checked against it"
-    model = LPIPS(); state = model.state_dict()
+    model = LPIPS()
+    state = model.state_dict()
     assert [k for k, *_ in SPEC['lpips']['keys']] == list(state), "other names, or another order"
     for i, (name, shape, first) in enumerate(SPEC['lpips']['keys']):
         assert list(state[name].shape) == shape, name
         if not name.startswith('scaling_layer'):
-            n = state[name].numel(); k = torch.arange(n, dtype=torch.float64)
+            n = state[name].numel()
+            k = torch.arange(n, dtype=torch.float64)
             fan = n//shape[0] if len(shape) > 1 else 10
             v = 1.5/math.sqrt(fan)*torch.sin(1 + 0.7*k + 0.3*i + torch.remainder(0.001*k*k, 6))
             state[name] = (v.abs() if name.startswith('lin') else v).view(shape).float()
@@ -67,7 +69,8 @@ def test_released_discriminators():
 
 def test_first_weights():
     "Convolutions N(0, 0.02), gains N(1, 0.02), biases of norms 0"
-    torch.manual_seed(0); net = PatchDiscriminator()
+    torch.manual_seed(0)
+    net = PatchDiscriminator()
     assert net.main[5].weight.std().item() == pytest.approx(0.02, rel=0.02) and net.main[6].weight.mean().item() == pytest.approx(1, abs=0.01)
     assert net.main[6].weight.std().item() == pytest.approx(0.02, rel=0.2) and not net.main[6].bias.any()
 
@@ -92,8 +95,10 @@ def test_gradient_penalty():
 
 @pytest.mark.parametrize('row', SPEC['gen_loss']['rows'], ids=lambda r: f"{r['type']}-{r['step']}")
 def test_generator_loss(row):
-    last = DATA['gen.last'].clone().requires_grad_(); h = DATA['gen.x']@last
-    g = generator_loss(3*torch.tanh(h), row['type']); w = adaptive_weight(h.square().mean(), g, last)
+    last = DATA['gen.last'].clone().requires_grad_()
+    h = DATA['gen.x']@last
+    g = generator_loss(3*torch.tanh(h), row['type'])
+    w = adaptive_weight(h.square().mean(), g, last)
     close(w, row['adaptive'])
     close((w*g if row['step'] >= AdversarialConfig().start else 0*g).detach(), row['value'])
 
@@ -101,4 +106,5 @@ def test_lecam_memory():
     a = Adversary(AdversarialConfig(kind='2d', ndf=4), decay=SPEC['lecam_ema']['decay'])
     for real, fake, want_real, want_fake in SPEC['lecam_ema']['rows']:
         a.remember(torch.tensor([real]), torch.tensor([fake]))
-        close(a.ema_real, want_real, atol=1e-8); close(a.ema_fake, want_fake, atol=1e-8)
+        close(a.ema_real, want_real, atol=1e-8)
+        close(a.ema_fake, want_fake, atol=1e-8)

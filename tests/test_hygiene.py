@@ -55,7 +55,8 @@ def test_layer_rule_can_fail(tmp_path):
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids)
 def test_notebook_is_clean(nb):
-    text = nb.read_text(); cells = json.loads(text)['cells']
+    text = nb.read_text()
+    cells = json.loads(text)['cells']
     assert len(text.encode()) <= 300_000, f"{len(text.encode())} bytes; the limit is 300000"
     outputs = [o for c in cells if c['cell_type'] == 'code' for o in c['outputs']]
     assert not [o for o in outputs if o['output_type'] == 'error'], "an output holds a traceback"
@@ -73,7 +74,9 @@ def test_everything_is_small():
     for d in ('datasets', 'tests', 'tutorials'): assert not (ROOT/d/'__init__.py').exists(), f"{d} must not be importable"
 
 def test_metadata_is_said_once():
-    ini = ConfigParser(delimiters=['='], interpolation=None); ini.read(ROOT/'settings.ini'); cfg = ini['DEFAULT']
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(ROOT/'settings.ini')
+    cfg = ini['DEFAULT']
     toml = (ROOT/'pyproject.toml').read_text()
     assert f'name = "{cfg["lib_name"]}"' in toml and f'requires-python = ">={cfg["min_python"]}"' in toml
     assert f'/{cfg["user"]}/{cfg["repo"]}"' in toml and f'lib_path = "{cfg["lib_path"]}"' in toml

@@ -31,8 +31,10 @@ def recipe(quick=False):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp('mixed'); (out/'my_recipe.py').write_text(RECIPE)
-    (out/'buckets.json').write_text(json.dumps({'64': {1: [1., 4], 9: [1., 3], 17: [[1., .5], 2], 34: [[1., .4], 1]}})); return out
+    out = tmp_path_factory.mktemp('mixed')
+    (out/'my_recipe.py').write_text(RECIPE)
+    (out/'buckets.json').write_text(json.dumps({'64': {1: [1., 4], 9: [1., 3], 17: [[1., .5], 2], 34: [[1., .4], 1]}}))
+    return out
 
 def launch(folder, *overrides, processes=1):
     env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
@@ -47,8 +49,10 @@ def losses(folder, name):
 def test_one_and_two_processes_and_a_change_in_between_take_the_same_steps(folder):
     for name, how in dict(one=[(1, 8)], two=[(2, 8)], change=[(2, 4), (1, 8)]).items():
         for processes, steps in how:
-            rc, said = launch(folder, f'name={name}', f'steps={steps}', 'optim.decay=constant', processes=processes); assert rc == 0, said[:3000]
-    one = losses(folder, 'one'); assert set(one) == set(range(1, 9)) and len({k for r in one.values() for k in r if '/' in k}) >= 3
+            rc, said = launch(folder, f'name={name}', f'steps={steps}', 'optim.decay=constant', processes=processes)
+            assert rc == 0, said[:3000]
+    one = losses(folder, 'one')
+    assert set(one) == set(range(1, 9)) and len({k for r in one.values() for k in r if '/' in k}) >= 3
     for other in (losses(folder, 'two'), losses(folder, 'change')):
         assert {s: set(r) for s, r in one.items()} == {s: set(r) for s, r in other.items()}          # the same buckets in every step
         assert max(abs(other[s]['loss'] - r['loss']) for s, r in one.items()) < 1e-5
@@ -57,7 +61,8 @@ def test_one_and_two_processes_and_a_change_in_between_take_the_same_steps(folde
 @pytest.mark.parametrize('world', [2, 3])
 def test_processes_that_share_clips_take_the_same_steps_as_one(folder, world): # 2 heads, so that with 3 one process has none
     for processes in (1, world):
-        rc, said = launch(folder, f'name=share{world}_{processes}', 'steps=4', 'optim.decay=constant', 'preview_every=4', 'sampling_steps=2', f'sequence={processes}', processes=processes); assert rc == 0, said[:3000]
+        rc, said = launch(folder, f'name=share{world}_{processes}', 'steps=4', 'optim.decay=constant', 'preview_every=4', 'sampling_steps=2', f'sequence={processes}', processes=processes)
+        assert rc == 0, said[:3000]
         assert said.count('tokens shared: 0') == (8 if processes == 1 else 0) and said.count('tokens shared: 1') == (0 if processes == 1 else 8*processes)     # 16 or 15 tokens a frame
     one, other = losses(folder, f'share{world}_1'), losses(folder, f'share{world}_{world}')
     assert set(one) == set(other) == {1, 2, 3, 4} and all(abs(one[s][k] - other[s][k]) < 1e-5 for s in one for k in one[s] if k != 'loss_mask_random')
@@ -71,8 +76,12 @@ def test_what_does_not_fit_is_one_line(folder, change, processes, message):
     assert rc != 0 and message in said and (processes > 1 or 'Traceback' not in said), said[:3000]
 
 def test_lengths_are_counted_not_believed_and_bad_files_are_named(tmp_path):
-    clip = render_world(draw_world(0, 0, 'core'), 40, (64, 64)); write_video(tmp_path/'a.mp4', clip, fps=8); write_image(tmp_path/'b.png', clip[0])
-    data = (tmp_path/'a.mp4').read_bytes(); (tmp_path/'c.mp4').write_bytes(data[:len(data)*2//3]); (tmp_path/'d.mp4').write_bytes(b'')
+    clip = render_world(draw_world(0, 0, 'core'), 40, (64, 64))
+    write_video(tmp_path/'a.mp4', clip, fps=8)
+    write_image(tmp_path/'b.png', clip[0])
+    data = (tmp_path/'a.mp4').read_bytes()
+    (tmp_path/'c.mp4').write_bytes(data[:len(data)*2//3])
+    (tmp_path/'d.mp4').write_bytes(b'')
     with pytest.warns(UserWarning) as said: mixed = open_mixed(DataConfig(path=str(tmp_path)), Buckets({'64': {1: (1., 1), 34: (1., 1)}}), progress=False)
     assert mixed.sizes == [(40, 64, 64), (1, 64, 64)] and all(any(n in str(w.message) for w in said) for n in ('c.mp4', 'd.mp4', '2 of 4'))
     for p in tmp_path.glob('[ab].*'): p.unlink()
@@ -95,19 +104,26 @@ def test_a_released_model_with_its_t5_is_trained_on_and_sampled(folder, tmp_path
     from released_files import write_released
     from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
     from opensora_nb.text.encoders import T5Text
-    write_released(tmp_path/'released'); (tmp_path/'my_recipe.py').write_text(FROZEN.replace('{released}', str(tmp_path/'released')))
-    rc, said = launch(tmp_path, 'steps=3'); assert rc == 0, said[:3000]
+    write_released(tmp_path/'released')
+    (tmp_path/'my_recipe.py').write_text(FROZEN.replace('{released}', str(tmp_path/'released')))
+    rc, said = launch(tmp_path, 'steps=3')
+    assert rc == 0, said[:3000]
     assert 'texts' in said
-    rc, said = launch(tmp_path); assert rc == 0, said[:3000]
+    rc, said = launch(tmp_path)
+    assert rc == 0, said[:3000]
     assert 'texts' not in said.replace('texts are', '')                                 # stored the first time, and found
-    one = losses(tmp_path, 't5'); assert set(one) == set(range(1, 7)) and all(np.isfinite(r['loss']) for r in one.values())
-    rc, said = launch(tmp_path, 'name=whole'); assert rc == 0 and losses(tmp_path, 'whole')[6] != {} and abs(losses(tmp_path, 'whole')[2]['loss'] - one[2]['loss']) < 1e-6
-    pipe = load_pipeline(tmp_path/'runs'/'t5'); assert isinstance(pipe.text, T5Text) and pipe.text.max_length == 300
+    one = losses(tmp_path, 't5')
+    assert set(one) == set(range(1, 7)) and all(np.isfinite(r['loss']) for r in one.values())
+    rc, said = launch(tmp_path, 'name=whole')
+    assert rc == 0 and losses(tmp_path, 'whole')[6] != {} and abs(losses(tmp_path, 'whole')[2]['loss'] - one[2]['loss']) < 1e-6
+    pipe = load_pipeline(tmp_path/'runs'/'t5')
+    assert isinstance(pipe.text, T5Text) and pipe.text.max_length == 300
     assert generate(pipe, ['a red circle'], SampleConfig(num_sampling_steps=1))[0].shape == (17, 32, 32, 3)
     try: import peft # noqa: F401
     except ImportError: pass
     else: # an adapter on the released layout
-        rc, said = launch(tmp_path, 'name=lora', 'lora=2', 'steps=2', 'preview_every=2'); assert rc == 0, said[:3000]
+        rc, said = launch(tmp_path, 'name=lora', 'lora=2', 'steps=2', 'preview_every=2')
+        assert rc == 0, said[:3000]
         assert list((tmp_path/'runs'/'lora').glob('checkpoints/*/weights/lora/lora.safetensors')) and load_pipeline(tmp_path/'runs'/'lora').model.cfg == pipe.model.cfg
     for change, message in (('text_weights=nowhere', 'cannot load the T5 encoder'), ('vae_weights=tiny', 'takes 4 channels of the autoencoder' if pipe.vae.cfg.latent_channels != 4 else ''), ('caption_augment=0.5', 'use caption_augment=0'), ('vae_weights=nowhere', 'nowhere')):
         rc, said = launch(tmp_path, 'name=bad', change, 'steps=1')

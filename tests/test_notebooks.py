@@ -15,7 +15,8 @@ def run(page, threads):
 @pytest.fixture(scope='module')
 def runs(request): # page -> function that waits for its result; those that were selected, no others
     wanted = [i.callspec.params['page'] for i in request.session.items if i.module is request.module]
-    workers = min(len(wanted), os.cpu_count() or 1); threads = dict(OMP_NUM_THREADS='1') if workers > 1 else {}
+    workers = min(len(wanted), os.cpu_count() or 1)
+    threads = dict(OMP_NUM_THREADS='1') if workers > 1 else {}
     pool = ThreadPoolExecutor(workers)
     started = {p: pool.submit(run, p, threads) for p in wanted if p.stem not in ALONE}
     def result(page):

@@ -34,13 +34,18 @@ LINES = [ # command, and what must come of it: prompts, frames of a round, size,
 ]
 
 def plan(line, tmp_path):
-    argv, _ = from_original(shlex.split(line)); assert argv[0] == 'sample'
-    p = argparse.ArgumentParser(); sample_options(p); args = p.parse_args(argv[1:])
-    args.save_dir = str(tmp_path/'out'); return plan_sample(args)
+    argv, _ = from_original(shlex.split(line))
+    assert argv[0] == 'sample'
+    p = argparse.ArgumentParser()
+    sample_options(p)
+    args = p.parse_args(argv[1:])
+    args.save_dir = str(tmp_path/'out')
+    return plan_sample(args)
 
 @pytest.mark.parametrize('line, prompts, frames, size, more', LINES, ids=range(len(LINES)))
 def test_documented_lines_plan(line, prompts, frames, size, more, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path); (tmp_path/'prompts.txt').write_text('zero\none\ntwo\nthree\n')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'prompts.txt').write_text('zero\none\ntwo\nthree\n')
     for name in ('assets/images/condition/wave.png', 'a.png', 'b.png'): write_image(tmp_path/name, np.zeros((16, 24, 3), np.uint8))
     write_video(tmp_path/'video.mp4', np.zeros((40, 16, 24, 3), np.uint8))
     p = plan(line, tmp_path)
@@ -78,12 +83,18 @@ TRAINED = [ # command, the same for osnb, settings that must come of it; None: t
 @pytest.mark.filterwarnings('ignore::UserWarning')
 @pytest.mark.parametrize('line, words, must', TRAINED, ids=range(len(TRAINED)))
 def test_documented_training_lines(line, words, must, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path); (tmp_path/'hostfile').write_text('one\ntwo slots=8\n\n# three\nfour\n'); (tmp_path/'old'/'v12_stages'/'1').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'hostfile').write_text('one\ntwo slots=8\n\n# three\nfour\n')
+    (tmp_path/'old'/'v12_stages'/'1').mkdir(parents=True)
     argv, processes = from_original(shlex.split(line))
     assert argv == ['train', *words.split()] and processes == (8 if '=8' in line or ' 8 ' in line else 1)
     recipe = words.split()[0]
-    if must is None: assert recipe in EARLIER or recipe in ('search-batch', 'v12_vae'); return
-    p = argparse.ArgumentParser(); train_options(p); args = p.parse_args(argv[1:])
+    if must is None:
+        assert recipe in EARLIER or recipe in ('search-batch', 'v12_vae')
+        return
+    p = argparse.ArgumentParser()
+    train_options(p)
+    args = p.parse_args(argv[1:])
     cfg, = resolve(args.recipe, *args.overrides)
     assert {k: flat(cfg)[k] for k in must} == must and args.plan == ('--plan' in line) and args.nodes == (3 if 'hostfile' in line else 2 if '--host a' in line else 1)
 
@@ -97,9 +108,13 @@ def test_every_config_leads_to_a_stage():
 
 def test_what_changes_nothing_is_said_once(tmp_path, monkeypatch):
     line = f'python {TRAIN} {V12}/stage1.py --flash-attn False --layernorm-kernel True --wandb True --batch-size 4 --resolution 240p --start-from-scratch'
-    with warnings.catch_warnings(record=True) as said: warnings.simplefilter('always'); argv, _ = from_original(shlex.split(line))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        argv, _ = from_original(shlex.split(line))
     assert argv == ['train', 'v12_stages', 'only=1'] and len(said) == 1 and all(k in str(said[0].message) for k in (*IDLE, '--start-from-scratch'))
-    with warnings.catch_warnings(): warnings.simplefilter('error'); from_original(shlex.split(f'python {TRAIN} {V12}/stage1.py --wandb False'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        from_original(shlex.split(f'python {TRAIN} {V12}/stage1.py --wandb False'))
 
 WRONG = [(f'python {TRAIN}', 'needs a config first, such as configs/opensora-v1-2/train/stage1.py'), (f'python {TRAIN} {V12}/stage4.py', 'stage4.py has no counterpart'), (f'python {TRAIN} configs/vae/train/stage1.py', 'has no counterpart'),
     (f'python {TRAIN} {V12}/stage1.py --lr 0', "--lr is a number above 0, not '0'"), (f'python {TRAIN} {V12}/stage1.py --lr nan', '--lr is a number above 0'), (f'python {TRAIN} {V12}/stage1.py --lr', '--lr needs a value'),
@@ -114,7 +129,9 @@ WRONG = [(f'python {TRAIN}', 'needs a config first, such as configs/opensora-v1-
 
 @pytest.mark.parametrize('line, said', WRONG, ids=range(len(WRONG)))
 def test_wrong_training_lines(line, said, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path); (tmp_path/'empty').write_text('# none\n'); (tmp_path/'old'/'v12_stages'/'1').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'empty').write_text('# none\n')
+    (tmp_path/'old'/'v12_stages'/'1').mkdir(parents=True)
     with pytest.raises(ValueError) as e: from_original(shlex.split(line))
     assert said in str(e.value)
 
@@ -133,11 +150,15 @@ def test_no_line_of_words_breaks_the_reader(words, front):
     "A launcher in front or not: a command, the words as they were, or a ValueError in one sentence"
     words, started = [*front.split(), *words], TRAIN in front
     try: argv, n = from_original(words)
-    except ValueError as e: assert str(e) and len(str(e)) < 2000; return
+    except ValueError as e:
+        assert str(e) and len(str(e)) < 2000
+        return
     assert n >= 1 and all(isinstance(w, str) for w in argv)
     if started:
         assert argv[:3] == ['train', 'v12_stages', 'only=1']
-        p = argparse.ArgumentParser(exit_on_error=False); train_options(p); args = p.parse_args(argv[1:])
+        p = argparse.ArgumentParser(exit_on_error=False)
+        train_options(p)
+        args = p.parse_args(argv[1:])
         try: cfg, = resolve(args.recipe, *args.overrides)
         except ValueError as e: assert str(e)
         else: assert cfg.name == 'v12_stages/1'
@@ -150,9 +171,11 @@ def test_plan_of_a_training_line_starts_nothing(tmp_path, monkeypatch, capsys):
     assert 'read as: osnb train v12_stages only=2 data.path=c.csv optim.lr=3e-5 --num-processes 8 --nodes 2 --plan' in err and err.count('without effect') == 1 and not list(tmp_path.iterdir())
 
 def test_what_can_only_be_planned(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path); line = f'torchrun --nproc_per_node 64 {TRAIN} {V10}/16x256x256.py --data-path c.csv'
+    monkeypatch.chdir(tmp_path)
+    line = f'torchrun --nproc_per_node 64 {TRAIN} {V10}/16x256x256.py --data-path c.csv'
     assert main(shlex.split(line)) == 1 and 'v10_stages can only be planned: its model, STDiT-XL/2, is not in this kit yet' in capsys.readouterr().err
-    assert main(shlex.split(line + ' --plan')) == 0; out, err = capsys.readouterr()
+    assert main(shlex.split(line + ' --plan')) == 0
+    out, err = capsys.readouterr()
     assert '80,000 steps on 64 processes' in out and 'told: 2,808 GPU-hours' in out and 'without effect: data.path=c.csv' in err and not list(tmp_path.iterdir())
     assert main(['plan', 'v10_stages']) == 0 and 'all stages' in capsys.readouterr().out
     assert main(shlex.split(f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage1.py')) == 1 and 'torchrun --nnodes 2 --node_rank 0' in capsys.readouterr().err

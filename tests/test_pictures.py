@@ -71,7 +71,9 @@ def test_what_is_transparent_is_white_in_every_kind_of_file(tmp_path, name):
     elif name == 'key.png': Image.fromarray(np.asarray(im)[..., :3]).save(path, transparency=(255, 0, 0))
     elif name == 'a.webp': im.save(path, lossless=True, exact=True)
     elif name == 'inside_is_gif.png': path.write_bytes((tmp_path/'a.gif').read_bytes())
-    else: im, want = im.convert('LA'), np.where(want == 255, 255, np.asarray(im.convert('L'))[..., None]); im.save(path)
+    else:
+        im, want = im.convert('LA'), np.where(want == 255, 255, np.asarray(im.convert('L'))[..., None])
+        im.save(path)
     assert np.array_equal(read_image(path), want)
     assert np.array_equal(read_frames(path)[0], want)
 
@@ -228,6 +230,8 @@ def test_damaged_pictures_are_read_or_refused(tmp_path):
             del data[at:at+rng.randrange(1, 9)]
         (tmp_path/name).write_bytes(data)
         try: frames = read_frames(tmp_path/name)
-        except ValueError as e: said += 1; assert name in str(e) and '\n' not in str(e)
+        except ValueError as e:
+            said += 1
+            assert name in str(e) and '\n' not in str(e)
         else: assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3
     assert said > 100

@@ -14,7 +14,8 @@ class Says:
     "Stands for an endpoint: answers, or raises, what it was given"
     def __init__(self, *answers): self.answers, self.heard = list(answers), []
     def chat(self, messages):
-        self.heard.append([dict(m) for m in messages]); answer = self.answers.pop(0)
+        self.heard.append([dict(m) for m in messages])
+        answer = self.answers.pop(0)
         if isinstance(answer, BaseException): raise answer
         return answer
 
@@ -25,7 +26,9 @@ answers = st.one_of(st.text(), scraps)
 @given(answers)
 def test_any_answer_is_a_plain_prompt_or_refused(said):
     try: out = clean_answer(said)
-    except ValueError as e: assert 'holds no prompt' in str(e); return
+    except ValueError as e:
+        assert 'holds no prompt' in str(e)
+        return
     assert out and out == ' '.join(out.split()) and not set(out) & set('{}|')
     assert parse_prompt_spec(out) == PromptSpec(((0, out),))
 
@@ -33,7 +36,9 @@ def test_any_answer_is_a_plain_prompt_or_refused(said):
 @given(answers, answers)
 def test_a_spec_is_refined_whole_or_not_at_all(a, b):
     spec = PromptSpec(((0, 'boat'), (3, 'storm')))
-    with warnings.catch_warnings(record=True) as seen: warnings.simplefilter('always'); out = refine_spec(spec, Says(a, b))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        out = refine_spec(spec, Says(a, b))
     assert parse_prompt_spec(str(out)) == out and [k for k, _ in out.segments] == [0, 3]
     assert (out == spec) == bool(seen) or [a, b] == ['boat', 'storm']
 
@@ -56,9 +61,11 @@ def test_what_is_sent():
     assert [m['content'] for m in says.heard[-1]] == [instruction(), 'a', 'One.', INVENT, 'Two.', 'c']
 
 def test_a_bad_environment_is_a_warning(monkeypatch):
-    monkeypatch.setenv('OPENAI_BASE_URL', 'ftp://nowhere'); monkeypatch.setenv('OPENAI_API_KEY', 'sk-1')
+    monkeypatch.setenv('OPENAI_BASE_URL', 'ftp://nowhere')
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-1')
     with pytest.warns(UserWarning, match='base_url'): assert refine('cat') == 'cat'
-    monkeypatch.delenv('OPENAI_BASE_URL'); monkeypatch.delenv('OPENAI_API_KEY')
+    monkeypatch.delenv('OPENAI_BASE_URL')
+    monkeypatch.delenv('OPENAI_API_KEY')
     with pytest.warns(UserWarning, match='set OPENAI_API_KEY'): assert refine('cat') == 'cat'
 
 def test_nothing_is_sent_unasked():
@@ -72,5 +79,6 @@ def test_a_long_answer_is_refused():
 def test_small_print(monkeypatch):
     assert clean_answer('A cat. <think>never ends') == 'A cat.' and clean_answer('|0|A cat.|12|It runs.') == 'A cat. It runs.'
     with practice_server('A cat.') as server:
-        monkeypatch.setenv('OPENAI_BASE_URL', server.url); monkeypatch.setenv('OPENAI_MODEL', 'home-model')
+        monkeypatch.setenv('OPENAI_BASE_URL', server.url)
+        monkeypatch.setenv('OPENAI_MODEL', 'home-model')
         assert refine('cat') == 'A cat.' and server.requests[0]['model'] == 'home-model'

@@ -89,7 +89,8 @@ def test_layouts_hold_what_they_say(tmp_path):
     assert read_state(tmp_path/'step200'/'model')['t_block.1.bias'].abs().max() == 0     # the folder can still be named
 
 def test_an_index_cannot_reach_out_of_its_folder(tmp_path):
-    torch.save(dict(a=torch.ones(1)), tmp_path/'p.bin'); (tmp_path/'w').mkdir()
+    torch.save(dict(a=torch.ones(1)), tmp_path/'p.bin')
+    (tmp_path/'w').mkdir()
     for name in ('../p.bin', str(tmp_path/'p.bin')):
         (tmp_path/'w'/'pytorch_model.bin.index.json').write_text(json.dumps(dict(weight_map=dict(a=name))))
         with pytest.raises(ValueError, match='no name of a file in its folder'): read_state(tmp_path/'w')
@@ -99,7 +100,8 @@ def test_wrappers_in_any_order(tmp_path):
     for i, prefix in enumerate(('module._orig_mod.', '_orig_mod.module.', 'module.')):
         torch.save(dict(epoch=torch.tensor(1), model=dict(state_dict={prefix+k: v for k, v in sd.items()})), tmp_path/f'{i}.pt')
         assert same(read_state(tmp_path/f'{i}.pt'), sd)
-    loop = {}; loop['model'] = loop
+    loop = {}
+    loop['model'] = loop
     torch.save(loop, tmp_path/'loop.pt')
     with pytest.raises(ValueError, match='holds no state dict'): read_state(tmp_path/'loop.pt')
 
@@ -107,18 +109,25 @@ def test_hub_address(tmp_path, monkeypatch):
     "An address in the cache loads without a network, whole repositories, folders and files of them; a zoo name is an address"
     model, root = toy(), tmp_path/'hub'
     for name in ('toy--toy', 'hpcai-tech--OpenSora-STDiT-v3'):
-        write_layouts(model.state_dict(), tmp_path/name); (tmp_path/name/'cache').rename(root) if not root.exists() else None
+        write_layouts(model.state_dict(), tmp_path/name)
+        (tmp_path/name/'cache').rename(root) if not root.exists() else None
         (root/'models--toy--toy').rename(root/f'models--{name}') if name != 'toy--toy' else None
-        if name == 'toy--toy': (root/'models--toy--toy'/'snapshots'/('0'*40)/'part').mkdir(); torch.save(model.state_dict(), root/'models--toy--toy'/'snapshots'/('0'*40)/'part'/'old.pth')
+        if name == 'toy--toy':
+            (root/'models--toy--toy'/'snapshots'/('0'*40)/'part').mkdir()
+            torch.save(model.state_dict(), root/'models--toy--toy'/'snapshots'/('0'*40)/'part'/'old.pth')
         monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(root))
         if name == 'toy--toy':
             for where in ('toy/toy', 'https://huggingface.co/toy/toy', 'toy/toy/part/old.pth', root/'models--toy--toy'): assert same(load_stdit3(where).state_dict(), model.state_dict())
-        else: assert same(load_stdit3('STDiT3-XL/2').state_dict(), model.state_dict()); assert same(load_stdit3('hpcai-tech/OpenSora-STDiT-v3').state_dict(), model.state_dict())
+        else:
+            assert same(load_stdit3('STDiT3-XL/2').state_dict(), model.state_dict())
+            assert same(load_stdit3('hpcai-tech/OpenSora-STDiT-v3').state_dict(), model.state_dict())
 
 def test_incomplete_cache_asks_the_network(tmp_path, monkeypatch):
     "Half a download is no success: an index whose shards are not there"
-    snap = tmp_path/'models--a--b'/'snapshots'/('0'*40); snap.mkdir(parents=True)
-    (tmp_path/'models--a--b'/'refs').mkdir(); (tmp_path/'models--a--b'/'refs'/'main').write_text('0'*40)
+    snap = tmp_path/'models--a--b'/'snapshots'/('0'*40)
+    snap.mkdir(parents=True)
+    (tmp_path/'models--a--b'/'refs').mkdir()
+    (tmp_path/'models--a--b'/'refs'/'main').write_text('0'*40)
     (snap/'model.safetensors.index.json').write_text(json.dumps(dict(weight_map={'w': 'model-00001-of-00001.safetensors'})))
     asked = []
     def download(repo, local_files_only, **how):
@@ -143,8 +152,11 @@ def test_save_pretrained(tmp_path):
     half = load_stdit3(save_pretrained(model, tmp_path/'b', torch.bfloat16))
     assert half.x_embedder.proj.weight.dtype == torch.bfloat16
     assert load_stdit3(tmp_path/'b', torch.float32).x_embedder.proj.weight.dtype == torch.float32
-    vae = toy_vae(); assert load_released_vae(save_pretrained(vae, tmp_path/'c')).cfg.vae_2d == vae.cfg.vae_2d
-    (tmp_path/'pipe').mkdir(); save_pretrained(model, tmp_path/'pipe'/'stdit3'); save_pretrained(vae, tmp_path/'pipe'/'vae')
+    vae = toy_vae()
+    assert load_released_vae(save_pretrained(vae, tmp_path/'c')).cfg.vae_2d == vae.cfg.vae_2d
+    (tmp_path/'pipe').mkdir()
+    save_pretrained(model, tmp_path/'pipe'/'stdit3')
+    save_pretrained(vae, tmp_path/'pipe'/'vae')
     assert load_stdit3(tmp_path/'pipe').cfg == CFG and same(load_released_vae(tmp_path/'pipe').state_dict(), vae.state_dict())
 
 def test_one_copy_and_the_file_is_safe(tmp_path):
@@ -152,7 +164,8 @@ def test_one_copy_and_the_file_is_safe(tmp_path):
     model = load_stdit3(state, input_sq_size=64)
     assert all(v.data_ptr() == state[k].data_ptr() for k, v in model.state_dict().items())
     assert {k for k, p in model.named_parameters() if not p.requires_grad} == {'rope.freqs'} and not model.training
-    path = save_pretrained(model, tmp_path); before = (path/'model.safetensors').read_bytes()
+    path = save_pretrained(model, tmp_path)
+    before = (path/'model.safetensors').read_bytes()
     mapped = load_stdit3(path)
     with torch.no_grad():
         for p in mapped.parameters(): p.add_(1)
@@ -171,7 +184,8 @@ def test_goldens_load_by_shapes(name, tmp_path):
     torch.save(dict(state_dict=state), tmp_path/'g.pth')
     model = load_stdit3(tmp_path/'g.pth', input_sq_size=cfg.input_sq_size)         # the one number that no shape tells
     assert model.cfg == cfg
-    twin = STDiT3(cfg).eval(); twin.load_state_dict(state)
+    twin = STDiT3(cfg).eval()
+    twin.load_state_dict(state)
     cases = [c for c, s in SPEC['cases'].items() if s['weights'] == name]
     assert len(cases) > 1
     for case in cases:
@@ -196,7 +210,8 @@ def test_shapes_that_do_not_tell(capsys):
     assert load_stdit3(state).cfg.input_sq_size == 512
     said = capsys.readouterr().out
     assert 'input_sq_size is not in the file: taken as 512' in said and 'rope.freqs is not in the file: computed' in said
-    load_stdit3(toy().state_dict(), input_sq_size=64); assert capsys.readouterr().out == ''
+    load_stdit3(toy().state_dict(), input_sq_size=64)
+    assert capsys.readouterr().out == ''
     bare = STDiT3Config(hidden_size=24, depth=1, num_heads=2, caption_channels=8, model_max_length=6, qk_norm=False)
     lost = {k: v for k, v in toy(bare).state_dict().items() if k != 'rope.freqs'}
     with pytest.raises(ValueError, match='give num_heads'): load_stdit3(lost)
@@ -287,7 +302,8 @@ class Payload:
 @pytest.mark.parametrize('how', ['pickle', 'torch', 'legacy', 'shard', 'ema', 'lazy'])
 def test_a_pickle_with_code_never_runs(how, tmp_path):
     marker, bad = tmp_path/'ran', dict(w=torch.ones(2), x=Payload(tmp_path/'ran'))
-    folder = tmp_path/'w'; (folder/'model').mkdir(parents=True)
+    folder = tmp_path/'w'
+    (folder/'model').mkdir(parents=True)
     path = {'shard': folder/'model'/'pytorch_model-00001.bin', 'ema': folder/'ema.pt'}.get(how, folder/'w.pth')
     if how == 'pickle': path.write_bytes(pickle.dumps(bad['x'], protocol=2))
     else: torch.save(bad, path, _use_new_zipfile_serialization=how != 'legacy')
@@ -306,7 +322,8 @@ def survives(load, path):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    state = toy().state_dict(); folder = tmp_path_factory.mktemp('files')
+    state = toy().state_dict()
+    folder = tmp_path_factory.mktemp('files')
     return {k: p.read_bytes() for k, p in write_layouts(state, folder).items() if p.is_file()}, folder
 
 @FEW
@@ -314,8 +331,10 @@ def files(tmp_path_factory):
 def test_fuzz_files(files, tmp_path, which, cut, flips, head):
     raw = bytearray(files[0][which])
     for at, byte in flips: raw[int(at*(min(len(raw), 3000) if head else len(raw)))] = byte
-    path = tmp_path/('f.safetensors' if 'safetensors' in which else 'f.pt'); path.write_bytes(bytes(raw[:int(cut*len(raw)) or None] if cut < .9 else raw))
-    survives(read_state, path); survives(load_stdit3, path)
+    path = tmp_path/('f.safetensors' if 'safetensors' in which else 'f.pt')
+    path.write_bytes(bytes(raw[:int(cut*len(raw)) or None] if cut < .9 else raw))
+    survives(read_state, path)
+    survives(load_stdit3, path)
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=8), c, max_size=3), max_leaves=6)
 
@@ -327,7 +346,8 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 def test_fuzz_index(tmp_path, content):
     torch.save(dict(a=torch.ones(1)), tmp_path/'p.bin')
     (tmp_path/'pytorch_model.bin.index.json').write_text(content if isinstance(content, str) and content.startswith('[[') else json.dumps(content))
-    survives(read_state, tmp_path); survives(describe, tmp_path)
+    survives(read_state, tmp_path)
+    survives(describe, tmp_path)
 
 FIELDS = [*STDiT3Config.__dataclass_fields__, 'model_type', 'vae_2d', 'vae_temporal', 'micro_frame_size', 'scale', 'shift']
 @FEW
@@ -342,9 +362,12 @@ FIELDS = [*STDiT3Config.__dataclass_fields__, 'model_type', 'vae_2d', 'vae_tempo
 @example(config=dict(hidden_size=2**62))
 def test_fuzz_config(tmp_path, config):
     folder, vae = tmp_path/'m', tmp_path/'v'
-    if not folder.exists(): save_pretrained(toy(), folder); save_pretrained(toy_vae(), vae)
+    if not folder.exists():
+        save_pretrained(toy(), folder)
+        save_pretrained(toy_vae(), vae)
     for f in (folder, vae): (f/'config.json').write_text(json.dumps(config))
-    survives(load_stdit3, folder); survives(lambda p: load_released_vae(p, **GROUPS), vae)
+    survives(load_stdit3, folder)
+    survives(lambda p: load_released_vae(p, **GROUPS), vae)
 
 @FEW
 @given(state=st.dictionaries(st.sampled_from([*toy().state_dict(), 'spatial_blocks.99999999999.x', 'spatial_blocks.5.x', 'temporal_vae.encoder.conv_in.conv.weight', 'spatial_vae.module.encoder.conv_in.weight', 'blocks.0.cross_attn.x']),
@@ -352,7 +375,9 @@ def test_fuzz_config(tmp_path, config):
 def test_fuzz_shapes(state, whole):
     odd = {k: torch.zeros(s) for k, s in state.items()}
     odd = toy().state_dict() | odd if whole else odd
-    survives(load_stdit3, odd); survives(load_released_vae, odd); survives(lambda s: load_released_vae(s, **GROUPS), toy_vae().state_dict() | odd)
+    survives(load_stdit3, odd)
+    survives(load_released_vae, odd)
+    survives(lambda s: load_released_vae(s, **GROUPS), toy_vae().state_dict() | odd)
 
 @FEW
 @given(name=st.text(max_size=40) | st.from_regex(r'[a-z.]{1,8}/[a-z./-]{1,20}', fullmatch=True))
@@ -363,7 +388,8 @@ def test_fuzz_shapes(state, whole):
 @example(name='STDiT3-3B/2')
 @example(name='')
 def test_fuzz_names(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path)); monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     for load in (load_stdit3, load_released_vae):
         with pytest.raises((ValueError, FileNotFoundError)) as e: load(name)
         assert len(str(e.value)) > 30

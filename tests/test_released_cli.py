@@ -18,7 +18,8 @@ def toy(tmp_path_factory): return write_released(tmp_path_factory.mktemp('toy'))
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True); monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path/'hub'))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path/'hub'))
 
 def sample(toy, to, *options, prompt="a calm sea"):
     return main(['sample', *map(str, released(toy)), '--save-dir', str(to), '--image-size', '48', '80', '--num-sampling-steps', '2', '--verbose', '0', *options, '--prompt', prompt])
@@ -50,7 +51,8 @@ def test_video_from_a_photo(toy, tmp_path):
 
 def test_tokenizer_is_of_pieces(toy):
     "Unigram: an unseen word is cut into known pieces, and the end mark comes last"
-    tok = T5Text(str(toy/'t5')).tokenizer; ids = tok("seaside", max_length=300)['input_ids']
+    tok = T5Text(str(toy/'t5')).tokenizer
+    ids = tok("seaside", max_length=300)['input_ids']
     assert len(ids) > 2 and ids[-1] == tok.eos_token_id and tok.unk_token_id not in ids and tok.decode(ids[:-1]).strip() == 'seaside'
 
 # what is missing
@@ -78,7 +80,9 @@ def test_no_network_ends_quickly(tmp_path):
     assert seconds < 20
 
 def test_folders_that_lack_something(toy, tmp_path, offline):
-    half = tmp_path/'half'; half.mkdir(); (tmp_path/'hub').mkdir()
+    half = tmp_path/'half'
+    half.mkdir()
+    (tmp_path/'hub').mkdir()
     with pytest.raises(FileNotFoundError, match='it lacks config.json and the tokenizer .* and the weights'): need_parts(toy/'stdit3', toy/'vae', half)
     (half/'model.safetensors.index.json').write_text(json.dumps(dict(weight_map=dict(w='model-00001-of-00001.safetensors'))))
     with pytest.raises(FileNotFoundError, match='(?s)transformer .*lacks 1 of 1 shards'): need_parts(half, toy/'vae', toy/'t5')
@@ -90,13 +94,16 @@ def test_folders_that_lack_something(toy, tmp_path, offline):
 
 class Answer:
     def __init__(self, status): self.status = status
-    def head(self, url, **_): self.asked = url; return type('', (), dict(status_code=self.status))
+    def head(self, url, **_):
+        self.asked = url
+        return type('', (), dict(status_code=self.status))
 
 @pytest.mark.parametrize('status, refused', [(200, False), (307, False), (401, True), (404, True), (500, False)])
 def test_with_a_network(monkeypatch, toy, status, refused):
     "Where the hub answers, what is not here is left to be downloaded, unless it has no such thing"
     import huggingface_hub
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False); monkeypatch.setattr(huggingface_hub, 'get_session', lambda: Answer(status))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(huggingface_hub, 'get_session', lambda: Answer(status))
     assert bool(no_download('toy/none')) == refused
     if not refused: need_parts('toy/none', toy/'vae', 'toy/none')
     else:

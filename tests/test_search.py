@@ -29,7 +29,8 @@ def made_up(size, n): # memory and seconds in straight lines over tokens
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 300), st.integers(1, 300), st.none() | st.integers(1, 400))
 def test_largest_is_what_trying_all_would_find(true, limit, guess):
-    asked = []; got = largest(lambda n: asked.append(n) or n <= true, limit, lambda: guess)
+    asked = []
+    got = largest(lambda n: asked.append(n) or n <= true, limit, lambda: guess)
     assert got == min(true, limit) and len(asked) == len(set(asked)) and all(1 <= n <= limit for n in asked)
 
 def test_table_of_a_search(cfg, tmp_path):
@@ -37,10 +38,13 @@ def test_table_of_a_search(cfg, tmp_path):
     assert [r.name for r in found.rows] == ['96/17', '64/17', '64/1', '48/17']
     for r in found.rows: # by hand
         assert made_up(r.size, r.batch) and not made_up(r.size, r.batch + 1)
-    base = next(r for r in found.rows if found.base.startswith(r.name)); most = made_up(base.size, base.batch)[0]
+    base = next(r for r in found.rows if found.base.startswith(r.name))
+    most = made_up(base.size, base.batch)[0]
     assert all(made_up(r.size, r.balanced)[0] <= 1.01*most for r in found.rows) and base.balanced == base.batch
     assert all(made_up(r.size, r.balanced + 1)[0] > 0.99*most for r in found.rows if r.balanced < r.batch)
-    found.save(tmp_path/'new'/'mine.json'); new = Buckets.named(str(tmp_path/'new'/'mine.json')); old = Buckets.named(cfg.buckets)
+    found.save(tmp_path/'new'/'mine.json')
+    new = Buckets.named(str(tmp_path/'new'/'mine.json'))
+    old = Buckets.named(cfg.buckets)
     assert [(p.resolution, p.frames, p.keep, p.attempt) for p in new.pairs] == [(p.resolution, p.frames, p.keep, p.attempt) for p in old.pairs]
     assert {f'{p.resolution}/{p.frames}': p.batch_size for p in new.pairs} == {r.name: r.balanced for r in found.rows} | {'64/34': None}
 
@@ -52,7 +56,8 @@ def test_what_does_not_fit_is_left_out_and_nothing_fitting_is_an_error(cfg):
 def test_the_limit_sets_no_time(cfg):
     found = search_batches(cfg, memory=1., limit=20, trial=made_up, progress=False)
     assert next(r for r in found.rows if r.name == '64/1').batch == 20 and not found.base.startswith('64/1,')
-    small = next(r.name for r in found.rows if r.frames == 1); only = lambda s, n: None if s[0] == 1 else made_up(s, n)
+    small = next(r.name for r in found.rows if r.frames == 1)
+    only = lambda s, n: None if s[0] == 1 else made_up(s, n)
     with pytest.warns(UserWarning, match=f'no clip of {small} fits, so .* sets the time'): search_batches(cfg, memory=1., base=small, trial=only, progress=False)
     with pytest.raises(ValueError, match='base=0 is no time'): search_batches(cfg, memory=1., base='0', trial=made_up, progress=False)
     assert {r.balanced for r in search_batches(cfg, memory=1., base=0.11, trial=made_up, progress=False).rows if r.frames > 1} == {1}
@@ -66,7 +71,8 @@ def test_ctrl_c_gives_what_was_found(cfg, tmp_path, monkeypatch, capsys):
     found = search_batches(cfg, memory=1., trial=trial, progress=False)
     assert found.stopped and [bool(r.batch) for r in found.rows] == [True, True, False, False] and 'not searched to the end: ' in repr(found)
     with pytest.raises(ValueError, match='was stopped'): found.save(tmp_path/'x.json')
-    seen.clear(); monkeypatch.setattr(search, 'search_batches', lambda cfg, memory, limit, base: search_batches(cfg, memory, limit, base, progress=False, trial=trial))
+    seen.clear()
+    monkeypatch.setattr(search, 'search_batches', lambda cfg, memory, limit, base: search_batches(cfg, memory, limit, base, progress=False, trial=trial))
     assert cli.main(['train', 'search-batch', 'many_sizes', '--memory', '1', '--limit', '40', ]) == 130 and 'not searched' in capsys.readouterr().out
 
 def test_the_command_writes_a_table_that_training_takes(tmp_path, monkeypatch, capsys):
@@ -89,7 +95,8 @@ def test_only_clear_errors(base, limit, memory):
 
 def test_a_drill_has_the_shapes_of_training(tmp_path):
     cfg = T2VTrain(name='d', out=str(tmp_path), data=DataConfig(n=2), device='cpu', masks='v12_stage1', model=replace(stdit3_tiny(), depth=1))
-    real, made = T2VTask(cfg, torch.device('cpu')), Drill(drill_config(cfg), torch.device('cpu')); made.size = real.size
+    real, made = T2VTask(cfg, torch.device('cpu')), Drill(drill_config(cfg), torch.device('cpu'))
+    made.size = real.size
     a, b = (t.batch(np.arange(2), np.zeros(2, int)) for t in (real, made))
     assert {k: (v.shape, v.dtype) for k, v in a.items() if torch.is_tensor(v)} == {k: (v.shape, v.dtype) for k, v in b.items() if torch.is_tensor(v)} and a.keys() == b.keys()
     sizes = lambda t: {k: p.shape for k, p in t.module.named_parameters() if k != 'text.token.weight'} # the words are in the data
@@ -105,14 +112,18 @@ def test_frozen_text_and_adapters_without_files():
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='the limit is of Linux')
 def test_a_real_child_keeps_its_cap_and_lives_on(cfg):
     with Trials(cfg, memory=0.6, timed=1) as go:
-        seconds, gb = go((17, 64, 64), 1); child, most = go.child, 0
+        seconds, gb = go((17, 64, 64), 1)
+        child, most = go.child, 0
         assert 0.2 < gb < 0.6 and seconds > 0
         go.pipe.send(((17, 64, 64), 5000, 1))
         while not go.pipe.poll(0.001): most = max(most, psutil.Process(child.pid).memory_info().rss)
         assert go.pipe.recv() is False and most < 0.62*search.GB and child.is_alive()         # refused, as on a GPU
         assert go((17, 64, 64), 1) and go.child is child                                      # and it goes on
-        os.kill(child.pid, signal.SIGINT); time.sleep(.05); assert go((17, 64, 64), 1)        # Ctrl-C of a terminal reaches it too
-        os.kill(child.pid, signal.SIGKILL); assert go((17, 64, 64), 1) is None and go.child is None # a crash is a batch too large
+        os.kill(child.pid, signal.SIGINT)
+        time.sleep(.05)
+        assert go((17, 64, 64), 1)        # Ctrl-C of a terminal reaches it too
+        os.kill(child.pid, signal.SIGKILL)
+        assert go((17, 64, 64), 1) is None and go.child is None # a crash is a batch too large
         with pytest.raises(ValueError, match='take|fit|built'): Trials(cfg, memory=0.05)((17, 64, 64), 1)
 
 def test_only_memory_counts_as_too_large():
@@ -132,16 +143,22 @@ class Config(TrainConfig):
 def small(tmp_path, **kw): return Config(**dict(out=str(tmp_path), steps=8, batch_size=8, log_every=1, save_every=4, device='cpu', precision='no', optim=OptimConfig(lr=.03, warmup=2)) | kw)
 
 def test_a_profile_changes_no_loss_and_opens_as_json(tmp_path, capsys):
-    plain = train(small(tmp_path, name='plain'), progress=False); assert plain.recorder is None and not list(plain.folder.glob('*.gz')) and not capsys.readouterr().out
-    run = train(small(tmp_path, name='seen', profile=3, accumulate=2), progress=False); said = capsys.readouterr().out
+    plain = train(small(tmp_path, name='plain'), progress=False)
+    assert plain.recorder is None and not list(plain.folder.glob('*.gz')) and not capsys.readouterr().out
+    run = train(small(tmp_path, name='seen', profile=3, accumulate=2), progress=False)
+    said = capsys.readouterr().out
     assert [r['loss'] for r in run.log if 'loss' in r] == pytest.approx([r['loss'] for r in plain.log if 'loss' in r], abs=1e-5)
-    events = json.loads(gzip.decompress((run.folder/'trace.json.gz').read_bytes()))['traceEvents']; marks = [e['name'] for e in events if e.get('ph') == 'X' and e['name'].startswith('phase ')]
+    events = json.loads(gzip.decompress((run.folder/'trace.json.gz').read_bytes()))['traceEvents']
+    marks = [e['name'] for e in events if e.get('ph') == 'X' and e['name'].startswith('phase ')]
     assert [marks.count(f'phase {p}') for p in ('data', 'forward', 'backward', 'optimiser', 'ema', 'log', 'save')] == [6, 6, 6, 3, 3, 6, 3]
     assert run.recorder.report.steps == 3 and 'backward' in said and 'aten::' in said and 'trace.json.gz' in said
-    train(small(tmp_path, name='short', profile=3, steps=2), progress=False); assert 'nothing was recorded' in capsys.readouterr().out
+    train(small(tmp_path, name='short', profile=3, steps=2), progress=False)
+    assert 'nothing was recorded' in capsys.readouterr().out
 
 @pytest.mark.parametrize('variable', PLUGINS)
 def test_other_shards_are_refused_with_what_to_use(tmp_path, monkeypatch, variable):
     monkeypatch.setenv(variable, 'true')
     with pytest.raises(ValueError, match='shard=fsdp2') as e: train(small(tmp_path), progress=False)
-    assert PLUGINS[variable] in str(e.value); monkeypatch.setenv(variable, 'false'); make_accelerator(small(tmp_path))
+    assert PLUGINS[variable] in str(e.value)
+    monkeypatch.setenv(variable, 'false')
+    make_accelerator(small(tmp_path))

@@ -28,7 +28,8 @@ def make(heads, depth=2):
     return model
 
 def batch(b, size, lens, masked):
-    f, h, w = size; row = lambda v: torch.full((b,), float(v))
+    f, h, w = size
+    row = lambda v: torch.full((b,), float(v))
     x_mask = torch.rand(b, f) < 0.5 if masked else None
     return dict(x=torch.randn(b, 4, f, h, w), timestep=torch.linspace(950, 50, b), y=torch.randn(b, 1, 5, 12), mask=(torch.arange(5)[None] < torch.tensor(lens)[:, None]).long(),
                 x_mask=x_mask, fps=row(8), height=row(8*h), width=row(8*w))
@@ -46,13 +47,16 @@ def far(a, b): return (a - b).abs().max().item() / max(1, b.abs().max().item())
 def all_cases():
     found = []
     for heads, b, size, lens, masked in GRID:
-        model, inputs = make(heads), batch(b, size, lens, masked); g = torch.randn(b, 8, *size)
+        model, inputs = make(heads), batch(b, size, lens, masked)
+        g = torch.randn(b, 8, *size)
         out, grads = run(model, inputs, g)
         tokens = -(-size[1]//2)*-(-size[2]//2)
         with sharing(model), Ledger() as ledger: shared, own = run(model, inputs, g)
         with sharing(model), torch.no_grad(), Ledger() as there: model(**inputs)
         x_off = far(own['x'], grads['x'])
-        for k in own: dist.all_reduce(own[k]); own[k] /= rank_of()[1]
+        for k in own:
+            dist.all_reduce(own[k])
+            own[k] /= rank_of()[1]
         wanted = [bytes_sent(model.cfg, b, size[0], tokens, rank_of()[1], backward=k)[rank_of()[0]] for k in (False, True)]
         found.append((far(shared, out), own.keys() == grads.keys(), max(far(own[k], grads[k]) for k in grads), x_off, grads['x'].abs().max().item(), ledger.bytes - sum(wanted), there.bytes - wanted[0]))
     return dist.get_world_size(), found
@@ -73,7 +77,8 @@ def golden_cases():
     for case in ('a_video_odd', 'c_xmask'):
         name = spec['cases'][case]['weights']
         model = STDiT3(from_dict(STDiT3Config, json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config']))
-        model.load_state_dict(load_file(GOLDENS/f'stdit3_{name}_weights.safetensors')); parallelize(model.eval())
+        model.load_state_dict(load_file(GOLDENS/f'stdit3_{name}_weights.safetensors'))
+        parallelize(model.eval())
         with torch.no_grad(), Ledger() as ledger: out = model(**{k.removeprefix(f'{case}.in.'): v for k, v in data.items() if k.startswith(f'{case}.in.')})
         torch.testing.assert_close(out, data[f'{case}.out'], atol=2e-5, rtol=1e-4)
         off[case] = ledger.bytes
@@ -96,9 +101,13 @@ def test_works_with_what_a_sampler_remembers():
 
 def ddp_case():
     from torch.nn.parallel import DistributedDataParallel
-    m = mesh(4, 2); model = parallelize(make(4), m.sequence_group)
-    def clip(i): torch.manual_seed(i); return batch(1, (2, 4, 10), (3,), True), torch.randn(1, 8, 2, 4, 10)
-    inputs, g = clip(m.data_rank); check_same(m.sequence_group, x=inputs['x'], g=g)
+    m = mesh(4, 2)
+    model = parallelize(make(4), m.sequence_group)
+    def clip(i):
+        torch.manual_seed(i)
+        return batch(1, (2, 4, 10), (3,), True), torch.randn(1, 8, 2, 4, 10)
+    inputs, g = clip(m.data_rank)
+    check_same(m.sequence_group, x=inputs['x'], g=g)
     ddp = DistributedDataParallel(model) # keep it: without it nobody averages
     (ddp(**inputs)*g).sum().backward()
     mine = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
@@ -112,15 +121,18 @@ def test_two_groups_of_two_under_ddp():
 
 def test_a_copy_shares_too_and_state_dict_is_untouched():
     from copy import deepcopy
-    model = parallelize(make(2)); twin = deepcopy(model)
+    model = parallelize(make(2))
+    twin = deepcopy(model)
     assert list(twin.state_dict()) == list(make(2).state_dict())
     assert twin.spatial_blocks[0].attn.forward.args[0] is twin.spatial_blocks[0].attn # not the attention of the original
 
 def collectives():
-    rank, world = rank_of(); off = []
+    rank, world = rank_of()
+    off = []
     for n, m in ((7, 5), (1, 1), (0, 3), (4, 6)):
         for dtype in (torch.float32, torch.bfloat16, torch.float64):
-            torch.manual_seed(n); whole = torch.randn(2, n, m, dtype=dtype)
+            torch.manual_seed(n)
+            whole = torch.randn(2, n, m, dtype=dtype)
             mine = split(whole, 1)
             assert mine.shape[1] == pieces(n, world)[rank]
             off += [torch.equal(gather(mine, 1, n), whole), torch.equal(all_to_all(mine, 2, 1, n), split(whole, 2)), torch.equal(gather(all_to_all(mine, -1, -2, n), -1, m), whole)]
@@ -139,5 +151,7 @@ def test_a_failing_rank_is_named_first():
 
 def test_no_warning_from_torch():
     def quiet():
-        import warnings; warnings.simplefilter('error'); return collectives()
+        import warnings
+        warnings.simplefilter('error')
+        return collectives()
     assert local_ranks(quiet, 2) == [True, True]

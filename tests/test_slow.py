@@ -16,7 +16,9 @@ HERE = os.path.abspath(__file__).replace('test_slow', 'released_files')
 def tell(request):
     "Print past pytest's capture: name, seconds, peak memory"
     reporter = request.config.pluginmanager.getplugin('terminalreporter')
-    def say(what, seconds, gb): reporter.write_line(f"  {what:36} {seconds:7.1f} s {gb:6.2f} GB"); return gb
+    def say(what, seconds, gb):
+        reporter.write_line(f"  {what:36} {seconds:7.1f} s {gb:6.2f} GB")
+        return gb
     return say
 
 @pytest.fixture(scope='module')
@@ -46,7 +48,9 @@ def test_part_alone(full, tmp_path, tell, part, dtype):
 def test_video(full, tmp_path, tell):
     how = '--num-frames', '17', '--num-sampling-steps', '3'
     said, _ = sample(full, tmp_path/'a', tell, 'a video of 17 frames, 3 steps', *how)
-    file = tmp_path/'a'/'clips'/'sample_0000.mp4'; info = probe(file); before = file.stat().st_mtime_ns
+    file = tmp_path/'a'/'clips'/'sample_0000.mp4'
+    info = probe(file)
+    before = file.stat().st_mtime_ns
     assert (info.num_frames, info.height, info.width, info.fps) == (17, 144, 256, 24) and '(17 frames, ' in said
     assert read_video(file).std() > 1      # no empty picture
     said, took = sample(full, tmp_path/'a', tell, 'the same again: it is there', *how)

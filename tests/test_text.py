@@ -13,7 +13,9 @@ def python(code, **env):
 def test_every_toy_caption_is_known_and_fits():
     enc = tiny_text(words())
     texts = [t for i in range(100) for level in ('core', 'full') for t in captions(draw_scene(0, i, level, 'all'))]
-    with warnings.catch_warnings(): warnings.simplefilter('error'); ids, mask = enc.tokenize(texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ids, mask = enc.tokenize(texts)
     assert not (ids == 2).any() and mask.sum(1).max() <= enc.max_length and (ids.gather(1, mask.sum(1, keepdim=True)-1) == 1).all()
 
 def test_offline_t5_names_what_is_missing(tmp_path):
@@ -25,7 +27,8 @@ def test_offline_t5_names_what_is_missing(tmp_path):
 def test_released_tokenizer_without_sentencepiece(tmp_path):
     from opensora_nb.core import has_package
     if has_package('sentencepiece') and has_package('protobuf'): pytest.skip('sentencepiece is installed')
-    (tmp_path/'spiece.model').write_bytes(b'x'); (tmp_path/'config.json').write_text('{"model_type": "t5"}')
+    (tmp_path/'spiece.model').write_bytes(b'x')
+    (tmp_path/'config.json').write_text('{"model_type": "t5"}')
     with pytest.raises(ImportError, match=r"pip install 'opensora_nb\[t5\]'"): T5Text(str(tmp_path))
 
 def test_import_is_light():
@@ -39,8 +42,10 @@ def test_two_processes_grow_alike():
 def test_growing_keeps_a_trained_encoder(tmp_path):
     enc = tiny_text(words(), dim=32, layers=2)
     with torch.no_grad(): [p.add_(torch.randn_like(p)*.1) for p in enc.parameters()]
-    y, _ = enc.encode(['a red circle moves left']); enc.grow(['a knight casts a spell'])
-    enc.save(tmp_path/'text'); back = TinyText.load(tmp_path/'text')
+    y, _ = enc.encode(['a red circle moves left'])
+    enc.grow(['a knight casts a spell'])
+    enc.save(tmp_path/'text')
+    back = TinyText.load(tmp_path/'text')
     assert torch.equal(back.encode(['a red circle moves left'])[0], y) and back.cfg == enc.cfg
     assert back.encode(['a knight'])[0].requires_grad
 
@@ -50,14 +55,18 @@ def test_bad_config(cfg, says):
 
 def test_train_and_eval_agree():
     "torch takes another road in eval mode without gradients"
-    enc = tiny_text(words(), layers=2); texts = ['a red circle moves left', '红色', '']
+    enc = tiny_text(words(), layers=2)
+    texts = ['a red circle moves left', '红色', '']
     y = enc.train().encode(texts)[0]
     with torch.no_grad(): z = enc.eval().encode(texts)[0]
     assert (y - z).abs().max() < 1e-5 and z.isfinite().all()
 
 def test_null_text_carries_gradient_and_shape():
-    m = torch.nn.Module(); m.y_embedder = torch.nn.Module(); m.y_embedder.y_embedding = torch.nn.Parameter(torch.randn(7, 5))
-    n = null_text(m, 3); assert n.shape == (3, 1, 7, 5) and torch.equal(n[2, 0], m.y_embedder.y_embedding)
+    m = torch.nn.Module()
+    m.y_embedder = torch.nn.Module()
+    m.y_embedder.y_embedding = torch.nn.Parameter(torch.randn(7, 5))
+    n = null_text(m, 3)
+    assert n.shape == (3, 1, 7, 5) and torch.equal(n[2, 0], m.y_embedder.y_embedding)
 
 @pytest.mark.parametrize('text, pieces', [('ＲＥＤ　１２', ['red', '1', '2']), ('naïve_ü', ['naïve', '_', 'ü']), ('3D红圆x2', ['3', 'd', '红', '圆', 'x', '2']),
                                           ('score: 6.5.', ['score', ':', '6', '.', '5']), ('。', []), ('\t\n', [])])

@@ -23,7 +23,9 @@ def made(levels=2, res=1, groups=2, seed=0, **kw):
 SMALL, TINY = made(), load_vae('tiny')
 WIDE = made(levels=4, res=2, groups=4)                                  # the released layout at toy width
 def video(b=1, f=5, h=16, w=24, seed=1): return torch.rand(b, 3, f, h, w, generator=torch.Generator().manual_seed(seed))*2 - 1
-def off(a, b): assert a.shape == b.shape; return (a - b).abs().max().item()
+def off(a, b):
+    assert a.shape == b.shape
+    return (a - b).abs().max().item()
 
 # in time: exact
 
@@ -31,18 +33,22 @@ def off(a, b): assert a.shape == b.shape; return (a - b).abs().max().item()
 @pytest.mark.parametrize('b', [1, 2])
 @pytest.mark.parametrize('f', [1, 5, 17, 18, 34, 40])
 def test_chunks_equal_the_whole(vae, near, b, f):
-    x = video(b, f); z = vae.encode(x); y = vae.decode(z, f)
+    x = video(b, f)
+    z = vae.encode(x)
+    y = vae.decode(z, f)
     assert off(encode(vae, x), z) < near and off(decode(vae, z, f), y) < near
     pieces = list(iter_decode(vae, z, f, Tiling(frames=3)))
     assert sum(p.shape[2] for p in pieces) == f and off(torch.cat(pieces, 2), y) < near
 
 @pytest.mark.parametrize('f', [1, 18, 40])
 def test_chunks_equal_the_whole_in_doubles(f):
-    vae, x = made(levels=4, res=2, groups=4).double(), video(2, f).double(); z = vae.encode(x)
+    vae, x = made(levels=4, res=2, groups=4).double(), video(2, f).double()
+    z = vae.encode(x)
     assert off(encode(vae, x, Tiling(frames=2)), z) < 1e-12 and off(decode(vae, z, f, Tiling(frames=5)), vae.decode(z, f)) < 1e-12
 
 def test_one_chunk_autoencoder():
-    vae, x = made(micro_frame_size=None), video(f=23); z = vae.encode(x)
+    vae, x = made(micro_frame_size=None), video(f=23)
+    z = vae.encode(x)
     assert off(encode(vae, x), z) < 1e-5 and off(decode(vae, z, 23), vae.decode(z, 23)) < 1e-5
 
 @pytest.mark.parametrize('f', [1, 3, 17, 18, 19, 34, 40, 52])
@@ -57,15 +63,18 @@ def test_every_length_comes_back(f, kw):
 
 def test_blends_change_the_borders_only():
     x, z = video(f=51, h=8, w=8), None
-    z = SMALL.encode(x); y = SMALL.decode(z, 51)
+    z = SMALL.encode(x)
+    y = SMALL.decode(z, 51)
     changed = (decode(SMALL, z, 51, Tiling(spread=2)) - y).abs().amax((0, 1, 3, 4)) > 1e-4
     assert changed.nonzero().flatten().tolist() == [15, 16, 17, 18, 32, 33, 34, 35]
-    how = Tiling(overlap=3); y = decode(SMALL, encode(SMALL, x, how), 51, how)
+    how = Tiling(overlap=3)
+    y = decode(SMALL, encode(SMALL, x, how), 51, how)
     first, second = (SMALL.decode(SMALL.encode(x[:, :, a:a+17]), 17) for a in (0, 14))
     assert off(y[:, :, :14], first[:, :, :14]) < 1e-4 and off(y[:, :, 17:28], second[:, :, 3:14]) < 1e-4
 
 def test_spread_softens_the_border():
-    z = TINY.encode(video(f=34, h=32, w=32)); y, soft = TINY.decode(z, 34), decode(TINY, z, 34, Tiling(spread=2))
+    z = TINY.encode(video(f=34, h=32, w=32))
+    y, soft = TINY.decode(z, 34), decode(TINY, z, 34, Tiling(spread=2))
     step = lambda v: (v[:, :, 17] - v[:, :, 16]).abs().mean()
     assert step(soft) < .6*step(y)
 
@@ -77,7 +86,9 @@ def test_film_has_less_of_a_seam(how):
     clips = [np.stack(resize_crop_to_fill(read_video(real_data()/'clips'/n, num_frames=34), (64, 64))) for n in ('dog_eating.mp4', 'stream_of_water.mp4', 'bbb_wakeup.mp4')]
     x = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float()/127.5 - 1
     def border(how): # mean step over the joins, divided by the median step
-        y = decode(TINY, encode(TINY, x, how), 34, how); d = (y[:, :, 1:] - y[:, :, :-1]).abs().mean((1, 3, 4)); wins = windows(34, 17, how.overlap)
+        y = decode(TINY, encode(TINY, x, how), 34, how)
+        d = (y[:, :, 1:] - y[:, :, :-1]).abs().mean((1, 3, 4))
+        wins = windows(34, 17, how.overlap)
         return (torch.cat([d[:, n-1:e] for (_, e), (n, _) in zip(wins, wins[1:])], 1).mean(1)/d.median(1).values).mean().item()
     assert border(how) < .6*border(Tiling())
 
@@ -86,7 +97,8 @@ def test_film_has_less_of_a_seam(how):
 @given(f=st.integers(1, 300), chunk=st.integers(1, 30), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_windows_cover(f, chunk, data):
-    o = data.draw(st.integers(0, chunk-1)); wins = windows(f, chunk, o)
+    o = data.draw(st.integers(0, chunk-1))
+    wins = windows(f, chunk, o)
     assert wins[0][0] == 0 and wins[-1][1] == f and all(0 < b - a <= chunk for a, b in wins)
     assert all(e - n >= o and n > a for (a, e), (n, _) in zip(wins, wins[1:]))
     if o == 0: assert all(e == n for (_, e), (n, _) in zip(wins, wins[1:]))
@@ -95,11 +107,14 @@ def test_windows_cover(f, chunk, data):
 @given(n=st.integers(1, 120), tile=st.integers(1, 40), scale=st.sampled_from([1, 2, 8]), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_tiles_cover_and_weights_sum_to_one(n, tile, scale, data):
-    o = data.draw(st.integers(0, tile-1)); parts = spans(n, tile, o)
+    o = data.draw(st.integers(0, tile-1))
+    parts = spans(n, tile, o)
     assert parts[0][0] == 0 and parts[-1][1] == n and len({b - a for a, b in parts}) == 1
     assert all(e - s >= o and s > a for (a, e), (s, _) in zip(parts, parts[1:]))
     total = torch.zeros(n*scale, dtype=torch.float64)
-    for (a, b), w in zip(parts, ramps(parts, scale)): total[a*scale:b*scale] += w; assert (w >= 0).all()
+    for (a, b), w in zip(parts, ramps(parts, scale)):
+        total[a*scale:b*scale] += w
+        assert (w >= 0).all()
     assert (total - 1).abs().max() < 1e-9
     owned = [(a + lo, a + hi) for (a, _), (lo, hi) in zip(parts, cores(parts))]
     assert owned[0][0] == 0 and owned[-1][1] == n and all(p[1] == q[0] for p, q in zip(owned, owned[1:]))
@@ -113,7 +128,8 @@ def test_fade_and_spread_keep_dtype():
 
 @pytest.mark.parametrize('vae', [TINY, WIDE], ids=['tiny', 'released layout'])
 def test_a_tile_as_large_as_the_picture(vae):
-    x = video(2, 5, 35, 40); z = vae.encode(x)                          # 35: pixels that fill no latent position
+    x = video(2, 5, 35, 40)
+    z = vae.encode(x)                          # 35: pixels that fill no latent position
     for tile in (40, 48, 4096):
         assert off(encode(vae, x, Tiling(tile=tile)), z) < 1e-4 and off(decode(vae, z, 5, Tiling(tile=tile, tile_overlap=16)), vae.decode(z, 5)) < 1e-4
 
@@ -121,42 +137,57 @@ def outer_norms(half): return sum(isinstance(m, nn.GroupNorm) for m in half.modu
 
 @pytest.mark.parametrize('h, w', [(80, 96), (81, 97)])
 def test_tiles_are_exact_with_all_passes_and_wide_overlap(h, w):
-    vae = made().double(); x = video(1, 2, h, w).double(); z = vae.encode(x); y = vae.decode(z, 2)
+    vae = made().double()
+    x = video(1, 2, h, w).double()
+    z = vae.encode(x)
+    y = vae.decode(z, 2)
     how = Tiling(tile=72, tile_overlap=56, passes=outer_norms(vae.spatial_vae.module.decoder))
     assert off(encode(vae, x, how), z) < 1e-12 and off(decode(vae, z, 2, how), y) < 1e-12
     assert off(decode(vae, z, 2, replace(how, passes=how.passes-1)), y) > 1e-9
     assert off(decode(vae, z, 2, replace(how, tile=24, tile_overlap=4)), y) > 1e-3
 
 def test_a_quarter_is_shared_by_default():
-    x = video(f=2, h=32, w=32); z = SMALL.encode(x)
+    x = video(f=2, h=32, w=32)
+    z = SMALL.encode(x)
     assert torch.equal(decode(SMALL, z, 2, Tiling(tile=16)), decode(SMALL, z, 2, Tiling(tile=16, tile_overlap=4)))
     assert off(decode(SMALL, z, 2, Tiling(tile=16)), decode(SMALL, z, 2, Tiling(tile=16, tile_overlap=0))) > 1e-4
 
 def test_more_is_nearer():
     x = torch.nn.functional.interpolate(video(1, 1, 12, 12)[0].transpose(0, 1), size=(128, 64), mode='bilinear').transpose(0, 1)[None]
-    z = TINY.encode(x); y = TINY.decode(z, 1)
+    z = TINY.encode(x)
+    y = TINY.decode(z, 1)
     rms = lambda **kw: (decode(TINY, z, 1, Tiling(tile=64, **kw)) - y).square().mean().sqrt().item()
     own, two, six, none = rms(tile_overlap=32, passes=0), rms(tile_overlap=32), rms(tile_overlap=32, passes=6), rms(tile_overlap=0)
     assert max(two, six) < .5*own and two < none, (own, two, six, none)
 
 def test_some_passes_do_not_run_away(): # norms that insist on numbers of the last pass do: a thousandfold
-    vae = made(levels=4, res=2, groups=4, seed=42); x = torch.nn.functional.interpolate(video(1, 1, 16, 16)[0].transpose(0, 1), size=(128, 128), mode='bilinear').transpose(0, 1)[None]
-    z = vae.encode(x); y = vae.decode(z, 1)
+    vae = made(levels=4, res=2, groups=4, seed=42)
+    x = torch.nn.functional.interpolate(video(1, 1, 16, 16)[0].transpose(0, 1), size=(128, 128), mode='bilinear').transpose(0, 1)[None]
+    z = vae.encode(x)
+    y = vae.decode(z, 1)
     for passes in (2, 3, 4, 6): assert decode(vae, z, 1, Tiling(tile=64, tile_overlap=16, passes=passes)).abs().max() < 3*y.abs().max()
 
 def test_the_autoencoder_is_left_alone():
-    vae = made(); before = {k: v.clone() for k, v in vae.state_dict().items()}; forwards = [m for m in vae.modules() if 'forward' in vars(m)]
-    x = video(f=2, h=32, w=32); z = vae.encode(x); y = vae.decode(z, 2)
-    decode(vae, z, 2, Tiling(tile=16, tile_overlap=4)); encode(vae, x, Tiling(tile=16, tile_overlap=4))
+    vae = made()
+    before = {k: v.clone() for k, v in vae.state_dict().items()}
+    forwards = [m for m in vae.modules() if 'forward' in vars(m)]
+    x = video(f=2, h=32, w=32)
+    z = vae.encode(x)
+    y = vae.decode(z, 2)
+    decode(vae, z, 2, Tiling(tile=16, tile_overlap=4))
+    encode(vae, x, Tiling(tile=16, tile_overlap=4))
     assert forwards == [m for m in vae.modules() if 'forward' in vars(m)] == [] and all(torch.equal(v, before[k]) for k, v in vae.state_dict().items())
     assert torch.equal(vae.decode(z, 2), y)
     twin = PooledNorms(vae.spatial_vae.module.decoder)
     assert {p.data_ptr() for p in twin.net.parameters()} == {p.data_ptr() for p in vae.spatial_vae.module.decoder.parameters()}
 
 def test_flat_pictures_and_bfloat16():
-    flat = torch.full((1, 3, 2, 32, 32), -1.); how = Tiling(tile=16, tile_overlap=4)
+    flat = torch.full((1, 3, 2, 32, 32), -1.)
+    how = Tiling(tile=16, tile_overlap=4)
     assert decode(SMALL, encode(SMALL, flat, how), 2, how).isfinite().all()
-    half = made().bfloat16(); x = video(f=2, h=32, w=32).bfloat16(); y = decode(half, encode(half, x, how), 2, how)
+    half = made().bfloat16()
+    x = video(f=2, h=32, w=32).bfloat16()
+    y = decode(half, encode(half, x, how), 2, how)
     assert y.dtype == torch.bfloat16 and y.isfinite().all() and y.device.type == 'cpu'
 
 # memory
@@ -206,8 +237,12 @@ junk = st.one_of(st.none(), st.booleans(), st.integers(-40, 400), st.floats(), s
 @given(st.dictionaries(st.sampled_from(list(Tiling.__dataclass_fields__)), junk))
 @settings(max_examples=300, deadline=None)
 def test_any_tiling_works_or_is_refused(kw):
-    try: how = Tiling(**kw); how.check(SMALL.cfg)
-    except ValueError as e: assert len(str(e).split()) > 4 and '\n' not in str(e); return
+    try:
+        how = Tiling(**kw)
+        how.check(SMALL.cfg)
+    except ValueError as e:
+        assert len(str(e).split()) > 4 and '\n' not in str(e)
+        return
     assert all(v is None or type(v) is int for v in vars(how).values())
     if how.tile and how.tile - (how.tile_overlap or 0) < 8 or (how.passes or 0) > 2 or how.overlap > 8: return   # slow, tried elsewhere
     x = torch.zeros(1, 3, 19, 20, 20)

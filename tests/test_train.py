@@ -34,7 +34,8 @@ def recipe(quick=False):
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path/'my_recipe.py').write_text(RECIPE); return tmp_path
+    (tmp_path/'my_recipe.py').write_text(RECIPE)
+    return tmp_path
 
 def launch(folder, *overrides, processes=1):
     env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
@@ -44,12 +45,15 @@ def launch(folder, *overrides, processes=1):
 
 def losses(folder, name='r'): return {r['step']: r['loss'] for r in map(json.loads, (folder/'runs'/name/'log.jsonl').read_text().splitlines()) if 'loss' in r}
 def done(p):
-    out, err = p.communicate(timeout=240); assert p.returncode == 0, err[-2000:]; return out + err
+    out, err = p.communicate(timeout=240)
+    assert p.returncode == 0, err[-2000:]
+    return out + err
 
 @pytest.mark.parametrize('optimiser', OPTIMISERS)
 def test_two_processes_really_run_and_learn_the_same(folder, optimiser):
     how = f'optim.name={optimiser}', 'optim.lr=0.1'
-    done(launch(folder, *how, 'name=one')); done(launch(folder, *how, 'name=two', 'processes=2', processes=2))
+    done(launch(folder, *how, 'name=one'))
+    done(launch(folder, *how, 'name=two', 'processes=2', processes=2))
     one, two = losses(folder, 'one'), losses(folder, 'two')
     assert set(one) == set(two) == set(range(1, 31)) and one[30] < one[1]/2
     assert max(abs(one[k]-two[k]) for k in one) < 1e-5
@@ -75,53 +79,78 @@ def test_processes_share_the_matrices_of_muon(tmp_path):
     assert shared == ('6', '4') and alone == ('10', '10') and max(map(float, apart)) < 1e-6
 
 def test_wrong_number_of_processes_is_refused(folder):
-    p = launch(folder, 'processes=3', processes=2); out, err = p.communicate(timeout=240)
+    p = launch(folder, 'processes=3', processes=2)
+    out, err = p.communicate(timeout=240)
     assert p.returncode != 0 and '3 processes were asked for but 2 started' in out + err
 
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_the_next_run_continues_bit_equal(folder, sig):
     done(launch(folder, 'name=whole'))
-    p = launch(folder, 'wait=0.1'); log = folder/'runs'/'r'/'log.jsonl'; t = time.time()
-    while not (log.exists() and len(log.read_text().splitlines()) >= 5): assert time.time()-t < 120 and p.poll() is None; time.sleep(0.05)
-    p.send_signal(sig); out, err = p.communicate(timeout=120)
+    p = launch(folder, 'wait=0.1')
+    log = folder/'runs'/'r'/'log.jsonl'
+    t = time.time()
+    while not (log.exists() and len(log.read_text().splitlines()) >= 5):
+        assert time.time()-t < 120 and p.poll() is None
+        time.sleep(0.05)
+    p.send_signal(sig)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 130 and f'stopped by {sig.name}' in err and 'run the same command again' in err
-    stopped = max(losses(folder)); assert 5 <= stopped < 30
+    stopped = max(losses(folder))
+    assert 5 <= stopped < 30
     assert [q.name for q in (folder/'runs'/'r'/'checkpoints').iterdir()] == [f'step_{stopped:08d}']
-    done(launch(folder)); assert losses(folder) == losses(folder, 'whole')
+    done(launch(folder))
+    assert losses(folder) == losses(folder, 'whole')
 
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_command_stops_all_its_processes_and_saves(folder, sig):
     env = dict(os.environ, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
     p = subprocess.Popen([sys.executable, '-c', 'from opensora_nb.app.cli import main; raise SystemExit(main())', 'train', 'my_recipe:recipe', 'wait=0.1', '--num-processes', '2'], cwd=folder, env=env,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    log = folder/'runs'/'r'/'log.jsonl'; t = time.time()
-    while not (log.exists() and len(log.read_text().splitlines()) >= 5): assert time.time()-t < 120 and p.poll() is None; time.sleep(0.05)
-    p.send_signal(sig); out, err = p.communicate(timeout=120)  # returns only when no process holds the pipes any more
-    stopped = max(losses(folder)); assert p.returncode == 130 and 5 <= stopped < 30 and 'run the same command again' in err and 'Traceback' not in err
+    log = folder/'runs'/'r'/'log.jsonl'
+    t = time.time()
+    while not (log.exists() and len(log.read_text().splitlines()) >= 5):
+        assert time.time()-t < 120 and p.poll() is None
+        time.sleep(0.05)
+    p.send_signal(sig)
+    out, err = p.communicate(timeout=120)  # returns only when no process holds the pipes any more
+    stopped = max(losses(folder))
+    assert p.returncode == 130 and 5 <= stopped < 30 and 'run the same command again' in err and 'Traceback' not in err
     assert [q.name for q in (folder/'runs'/'r'/'checkpoints').iterdir()] == [f'step_{stopped:08d}']
 
 def test_kill_loses_only_the_steps_since_the_last_save(folder):
     done(launch(folder, 'name=whole'))
-    p = launch(folder, 'wait=0.1', 'save_every=4'); log = folder/'runs'/'r'/'log.jsonl'; t = time.time()
-    while not (log.exists() and len(log.read_text().splitlines()) >= 10): assert time.time()-t < 120 and p.poll() is None; time.sleep(0.05)
-    p.kill(); p.communicate()
-    saved = max(int(q.name[5:]) for q in (folder/'runs'/'r'/'checkpoints').glob('step_*')); assert saved >= 8
-    done(launch(folder)); assert losses(folder) == losses(folder, 'whole')
+    p = launch(folder, 'wait=0.1', 'save_every=4')
+    log = folder/'runs'/'r'/'log.jsonl'
+    t = time.time()
+    while not (log.exists() and len(log.read_text().splitlines()) >= 10):
+        assert time.time()-t < 120 and p.poll() is None
+        time.sleep(0.05)
+    p.kill()
+    p.communicate()
+    saved = max(int(q.name[5:]) for q in (folder/'runs'/'r'/'checkpoints').glob('step_*'))
+    assert saved >= 8
+    done(launch(folder))
+    assert losses(folder) == losses(folder, 'whole')
 
 @pytest.mark.parametrize('override,message', [('stepz=3', "has no setting 'stepz'; did you mean 'steps'"), ('optim.lr=-1', 'must be positive'),
                                               ('steps=many', "steps is a whole number, not 'many'")])
 def test_bad_override_is_one_line(folder, override, message):
-    p = launch(folder, override); out, err = p.communicate(timeout=120)
+    p = launch(folder, override)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 1 and message in err and 'Traceback' not in err
 
 def test_checkpoint_of_another_model_is_refused(folder):
-    done(launch(folder, 'steps=2')); (folder/'my_recipe.py').write_text(RECIPE.replace('nn.Linear(8, 8)', 'nn.Sequential(nn.Linear(8, 9), nn.Linear(9, 8))'))
-    p = launch(folder); out, err = p.communicate(timeout=120)
+    done(launch(folder, 'steps=2'))
+    (folder/'my_recipe.py').write_text(RECIPE.replace('nn.Linear(8, 8)', 'nn.Sequential(nn.Linear(8, 9), nn.Linear(9, 8))'))
+    p = launch(folder)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 1 and 'Traceback' not in err and 'weight' in err
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_place_is_named(folder):
-    (folder/'locked').mkdir(mode=0o500); p = launch(folder, 'out=locked'); out, err = p.communicate(timeout=120)
+    (folder/'locked').mkdir(mode=0o500)
+    p = launch(folder, 'out=locked')
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 1 and 'cannot write to' in err
 
 def test_full_disk_keeps_the_old_checkpoint(tmp_path):

@@ -39,7 +39,8 @@ def everything(run):
 @pytest.mark.parametrize('kind', ['2d', '3d'])
 def test_a_resumed_run_with_a_discriminator_is_the_same_to_the_bit(start, kind):
     whole = train(stage3(start, f'whole{kind}', 6, kind), progress=False)
-    train(stage3(start, f'parts{kind}', 3, kind), progress=False); parts = train(stage3(start, f'parts{kind}', 6, kind), progress=False)
+    train(stage3(start, f'parts{kind}', 3, kind), progress=False)
+    parts = train(stage3(start, f'parts{kind}', 6, kind), progress=False)
     assert any('d' in r for r in whole.log) and 'd' not in whole.log[0]
     for a, b in zip(everything(whole), everything(parts)):
         assert a.keys() == b.keys()
@@ -56,28 +57,37 @@ def test_another_discriminator_is_refused(start):
     with pytest.raises(ValueError, match='another discriminator than .*ndf=8'): train(replace(cfg, adversarial=replace(cfg.adversarial, ndf=8)), progress=False)
 
 def test_the_decoder_feels_the_discriminator_and_only_from_its_start(start):
-    cfg = stage3(start, 'felt', 2); never = replace(cfg, adversarial=replace(cfg.adversarial, start=100), name='never')
+    cfg = stage3(start, 'felt', 2)
+    never = replace(cfg, adversarial=replace(cfg.adversarial, start=100), name='never')
     felt, never = train(cfg, progress=False), train(never, progress=False)
     assert felt.log[0]['loss'] == never.log[0]['loss'] and 'g' in felt.log[1] and 'g' not in never.log[1]
     assert not torch.equal(felt.model.vae.spatial_vae.module.decoder.conv_out.weight, never.model.vae.spatial_vae.module.decoder.conv_out.weight)
 
 def test_passes_and_processes_agree_on_the_length(start):
     "The length of a step comes from its first sample, whichever part of the step one holds"
-    task = VAETask(stage3(start, 'lengths', 1, batch_size=4), torch.device('cpu')); seen = set()
+    task = VAETask(stage3(start, 'lengths', 1, batch_size=4), torch.device('cpu'))
+    seen = set()
     for step in range(7): # 8 clips: batches cross from one epoch to the next now and then
-        ids, epochs = batch_ids(8, 4, step, 42); batches = [task.batch(ids[k:k+2], epochs[k:k+2]) for k in (0, 2)]
-        assert {b['step'] for b in batches} == {step} and len({b['x'].shape[2] for b in batches}) == 1; seen.add(batches[0]['x'].shape[2])
+        ids, epochs = batch_ids(8, 4, step, 42)
+        batches = [task.batch(ids[k:k+2], epochs[k:k+2]) for k in (0, 2)]
+        assert {b['step'] for b in batches} == {step} and len({b['x'].shape[2] for b in batches}) == 1
+        seen.add(batches[0]['x'].shape[2])
     assert len(seen) > 3
 
 def test_the_perceptual_term_weighs_the_same_in_both_forms(start):
     "own is v12 divided by the values of a frame"
-    cfg = replace(stage3(start, 'forms', 1), adversarial=AdversarialConfig()); x = torch.rand(1, 3, 5, 16, 16)*2 - 1
+    cfg = replace(stage3(start, 'forms', 1), adversarial=AdversarialConfig())
+    x = torch.rand(1, 3, 5, 16, 16)*2 - 1
     terms = []
     for form in ('own', 'v12'):
-        task = VAETask(replace(cfg, form=form), torch.device('cpu')); task.vae.eval(); torch.manual_seed(0)
+        task = VAETask(replace(cfg, form=form), torch.device('cpu'))
+        task.vae.eval()
+        torch.manual_seed(0)
         with torch.no_grad():
-            task.vae.spatial_vae.module.quant_conv.weight[4:].zero_(); task.vae.spatial_vae.module.quant_conv.bias[4:].fill_(-30)  # no noise in either posterior
-            task.vae.temporal_vae.quant_conv.conv.weight[4:].zero_(); task.vae.temporal_vae.quant_conv.conv.bias[4:].fill_(-30)
+            task.vae.spatial_vae.module.quant_conv.weight[4:].zero_()
+            task.vae.spatial_vae.module.quant_conv.bias[4:].fill_(-30)  # no noise in either posterior
+            task.vae.temporal_vae.quant_conv.conv.weight[4:].zero_()
+            task.vae.temporal_vae.quant_conv.conv.bias[4:].fill_(-30)
             terms.append(task.loss(task.module, dict(x=x, step=0))[1]['perceptual'])
     assert terms[1] == pytest.approx(terms[0]*3*16*16, rel=1e-3)
 

@@ -59,23 +59,29 @@ def test_several_streams():
 def test_a_real_file_cut_short_is_refused(tmp_path):
     src = (ROOT/'clips'/'stream_of_water.mp4').read_bytes()
     for part in (.2, .5, .95):
-        cut = tmp_path/'cut.mp4'; cut.write_bytes(src[:int(len(src)*part)])
+        cut = tmp_path/'cut.mp4'
+        cut.write_bytes(src[:int(len(src)*part)])
         with pytest.raises(ValueError, match=r'not a readable video|is damaged'): read_video(cut)
 
 def two_streams(path): # a file with two film sizes and sound
     with av.open(str(path), 'w') as c:
         vs = []
         for h, w in ((32, 48), (64, 96)):
-            s = c.add_stream('libx264', rate=10); s.height, s.width, s.pix_fmt = h, w, 'yuv420p'; vs.append((s, moving(12, h, w)))
+            s = c.add_stream('libx264', rate=10)
+            s.height, s.width, s.pix_fmt = h, w, 'yuv420p'
+            vs.append((s, moving(12, h, w)))
         a = c.add_stream('aac', rate=8000, layout='mono')
         for s, clip in vs:
             for img in clip: c.mux(s.encode(av.VideoFrame.from_ndarray(img, format='rgb24')))
             c.mux(s.encode())
-        wave = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono'); wave.rate = 8000
-        c.mux(a.encode(wave)); c.mux(a.encode())
+        wave = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono')
+        wave.rate = 8000
+        c.mux(a.encode(wave))
+        c.mux(a.encode())
 
 def test_sound_and_two_videos_made_here(tmp_path):
-    p = tmp_path/'two.mp4'; two_streams(p)
+    p = tmp_path/'two.mp4'
+    two_streams(p)
     assert probe(p) == VideoInfo(12, 32, 48, 10., 'h264', True, 2)
     assert read_video(p).shape == (12, 32, 48, 3) and read_video(p, stream=1).shape == (12, 64, 96, 3)
     with pytest.raises(ValueError, match='has 2 video streams, so stream 2 does not exist'): read_video(p, stream=2)
@@ -86,7 +92,8 @@ def test_a_film_held_sideways_is_turned(tmp_path):
     data, one = bytearray(p.read_bytes()), (0x10000).to_bytes(4, 'big')
     at = data.index(b'tkhd') + 4 + 40                                     # 3x3 matrix: [a b u; c d v; x y w]
     assert data[at:at+4] == one
-    minus = (0xFFFF0000).to_bytes(4, 'big'); zero = bytes(4)
+    minus = (0xFFFF0000).to_bytes(4, 'big')
+    zero = bytes(4)
     data[at:at+32] = zero + one + zero + minus + zero + zero + (32 << 16).to_bytes(4, 'big') + zero  # a quarter turn clockwise
     (tmp_path/'turned.mp4').write_bytes(data)
     plain, turned = read_video(p), read_video(tmp_path/'turned.mp4')
@@ -115,14 +122,18 @@ def test_what_is_not_a_video_is_one_sentence(tmp_path, name, content):
 
 def test_bad_pictures(tmp_path):
     good = write_image(tmp_path/'a.png', np.random.default_rng(0).integers(0, 255, (32, 48, 3)).astype(np.uint8))
-    (tmp_path/'cut.png').write_bytes(good.read_bytes()[:100]); (tmp_path/'text.jpg').write_text('no picture')
+    (tmp_path/'cut.png').write_bytes(good.read_bytes()[:100])
+    (tmp_path/'text.jpg').write_text('no picture')
     for n in ('cut.png', 'text.jpg'):
         with pytest.raises(ValueError, match='is not a readable picture'): read_image(tmp_path/n)
     with pytest.raises(FileNotFoundError, match='no such file'): read_image(tmp_path/'none.png')
-    with pytest.raises(ValueError, match='is a folder'): (tmp_path/'d.png').mkdir(); read_image(tmp_path/'d.png')
+    with pytest.raises(ValueError, match='is a folder'):
+        (tmp_path/'d.png').mkdir()
+        read_image(tmp_path/'d.png')
 
 def test_a_failed_rename_leaves_the_old_file(tmp_path, monkeypatch):
-    p = write_video(tmp_path/'a.mp4', moving()); before = p.read_bytes()
+    p = write_video(tmp_path/'a.mp4', moving())
+    before = p.read_bytes()
     def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(os, 'replace', full)
     with pytest.raises(OSError, match=r'cannot write .*a.mp4 \(\d+ KB\): No space left on device; free some space') as e: write_video(p, moving()[::-1])
@@ -169,7 +180,8 @@ def test_colours_survive(tmp_path):
 
 def test_the_report_counts(tmp_path):
     files = [write_video(tmp_path/f'{i}.mp4', moving(9)) for i in range(3)] + [write_video(tmp_path/'short.mp4', moving(4))]
-    (tmp_path/'bad.mp4').write_text('no'); report = ReadReport()
+    (tmp_path/'bad.mp4').write_text('no')
+    report = ReadReport()
     with pytest.warns(UserWarning) as said: got = list(readable([*files, tmp_path/'bad.mp4'], 9, report))
     assert len(got) == report.good == 3 and [p.name for p, _ in report.skipped] == ['short.mp4', 'bad.mp4']
     texts = [str(w.message) for w in said]

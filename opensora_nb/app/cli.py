@@ -36,12 +36,15 @@ def sample(args):
     with together(args.device) as (rank, world):
         if args.num_processes < 1: raise ValueError(f"--num-processes must be at least 1, not {args.num_processes}")
         if args.num_processes not in (1, world): raise ValueError(f"--num-processes is {args.num_processes}, but {world} {'was' if world == 1 else 'were'} started; leave it to one of the two")
-        if rank: args.verbose = 0; warnings.showwarning = lambda *_, **__: None # rank 0 speaks for all
+        if rank:
+            args.verbose = 0
+            warnings.showwarning = lambda *_, **__: None # rank 0 speaks for all
         plan = replace(from_first(lambda: plan_sample(args)), args=args)
         if args.verbose: print(plan, f'on {world} processes'*(world > 1))
         if args.plan:
             if rank: return
-            cost = plan_cost(plan); many = -(-len(plan.todo)//args.batch_size)*plan.long.loop
+            cost = plan_cost(plan)
+            many = -(-len(plan.todo)//args.batch_size)*plan.long.loop
             print(*(f"  {j.path}  seed {j.seed}  {j.spec}" for j in plan.todo), 'one batch of one round:', cost, sep='\n')
             if many != 1: print(f"all {many} of them: about {cost.time*many/60:.1f} minutes")
             if parts := plan_parts(plan): print(parts)
@@ -50,7 +53,9 @@ def sample(args):
         try:
             for job, film in run_sample(plan):
                 if args.verbose: tqdm.write(f"{job.path} ({len(film)} frame{'s' if len(film) > 1 else ''}, {job.line})") # above the bar
-        except LostRanks: time.sleep(2); raise # whoever ended speaks first, and its launcher ends us
+        except LostRanks:
+            time.sleep(2)
+            raise # whoever ended speaks first, and its launcher ends us
 
 def start_together(
     argv:list[str], # words after `osnb`
@@ -87,7 +92,9 @@ def say_run(args):
     from opensora_nb.train.launch import node_commands, resolve
     from opensora_nb.train.plan import plan_run
     world = args.num_processes*args.nodes
-    if args.recipe in EARLIER: print(*plan_recipe(args.recipe, *args.overrides, processes=world), sep='\n\n'); return
+    if args.recipe in EARLIER:
+        print(*plan_recipe(args.recipe, *args.overrides, processes=world), sep='\n\n')
+        return
     own = resolve(args.recipe, *(o for o in args.overrides if o.startswith('only=')), quick=args.quick)
     for cfg, before in zip(resolve(args.recipe, *args.overrides, quick=args.quick), own):
         print(f"{cfg.name} on {world} process{'es' if world > 1 else ''}{f' of {args.nodes} machines' if args.nodes > 1 else ''}: from {cfg.init or 'nothing'} to {cfg.folder}")
@@ -99,7 +106,9 @@ def say_run(args):
 def train(args):
     "Run a recipe"
     from opensora_nb.train.launch import cost_table, node_commands, recipe_names, resolve, run_recipe, start_processes, summary
-    if not args.recipe: print('recipes:', *recipe_names(), sep='\n  '); return 0
+    if not args.recipe:
+        print('recipes:', *recipe_names(), sep='\n  ')
+        return 0
     if args.profile is not None: args.overrides.append(f'profile={args.profile}')
     from opensora_nb.train.earlier import check_trainable
     for name in ('num_processes', 'nodes'):
@@ -109,7 +118,8 @@ def train(args):
     cfgs = resolve(args.recipe, *args.overrides, quick=args.quick)
     if args.show:
         from opensora_nb.config import to_dict
-        print(json.dumps([to_dict(c) for c in cfgs] if len(cfgs) > 1 else to_dict(cfgs[0]), indent=1)); return 0
+        print(json.dumps([to_dict(c) for c in cfgs] if len(cfgs) > 1 else to_dict(cfgs[0]), indent=1))
+        return 0
     if args.nodes > 1: raise ValueError('\n'.join([f"{args.nodes} machines are not started from here; start a line on each, with the first one's address for node0:", *node_commands(args.recipe, *args.overrides, nodes=args.nodes, num_processes=args.num_processes, quick=args.quick)]))
     if args.num_processes > 1: return start_processes(args.recipe, *args.overrides, num_processes=args.num_processes, quick=args.quick)
     runs = run_recipe(args.recipe, *args.overrides, quick=args.quick)
@@ -135,10 +145,15 @@ def search_batch(args):
     if args.output and not (cfgs[0].buckets if hasattr(cfgs[0], 'buckets') else ''): raise ValueError(f"{args.recipe} has one size and no bucket table to write; leave --output out")
     if args.output and not args.output.endswith('.json'): raise ValueError(f"--output {args.output} is not a .json file, which buckets=… asks for")
     for cfg in cfgs:
-        found = search_batches(cfg, args.memory, args.limit, args.base); print(found)
+        found = search_batches(cfg, args.memory, args.limit, args.base)
+        print(found)
         if found.stopped: return 130
-        if not cfg.buckets: print(f"train with: batch_size={found.rows[0].batch} for one process, times their number for several"); continue
-        path = args.output or cfg.folder/'buckets.json'; found.save(path); print(f"the table with the balanced batches: {path}, for buckets={path}")
+        if not cfg.buckets:
+            print(f"train with: batch_size={found.rows[0].batch} for one process, times their number for several")
+            continue
+        path = args.output or cfg.folder/'buckets.json'
+        found.save(path)
+        print(f"the table with the balanced batches: {path}, for buckets={path}")
 
 # %% ../../nbs/13_app/06_cli.ipynb #10a90ec9
 def plan_options(p):
@@ -219,15 +234,20 @@ def evaluate(args):
     if args.prompt:
         result['prompts'] = score_prompts(args)
         return write()
-    if args.honesty: result['honesty'] = honest(args); write()
+    if args.honesty:
+        result['honesty'] = honest(args)
+        write()
     args.split = args.split or 'test'
     for size in sizes:
         part, at = (result, '') if not size else (result.setdefault('sizes', {}).setdefault(name := 'x'.join(map(str, size)), {}), f", {name}")
         if args.ceiling:
             clips = world_clips(args.num, args.level, 1000+args.seed, args.split, *((size[0], size[1:]) if size else ()))
-            part['ceiling'] = {k: round(v, 4) for k,v in ceiling(load_vae(args.weights), clips, partial(score_world, still=len(clips[0].video) == 1)).items()}; write()
+            part['ceiling'] = {k: round(v, 4) for k,v in ceiling(load_vae(args.weights), clips, partial(score_world, still=len(clips[0].video) == 1)).items()}
+            write()
             print(f"ceiling of {args.weights} ({args.num} {args.split} clips of level {args.level}{at}):", json.dumps(part['ceiling']))
-        if args.following or not (args.ceiling or args.honesty): part['following'] = following(args, size); write()
+        if args.following or not (args.ceiling or args.honesty):
+            part['following'] = following(args, size)
+            write()
 
 def toy_only(
     weights:str, # as for `osnb eval`
@@ -324,7 +344,8 @@ def following(args, size=None) -> dict:
             clips = []
             for a in range(0, args.num, args.batch_size):
                 part = prompts[a:a+args.batch_size]
-                clips += generate(pipe, part, cfg, seeds=[args.seed + s*args.num + a + k for k in range(len(part))]); bar.update(len(part))
+                clips += generate(pipe, part, cfg, seeds=[args.seed + s*args.num + a + k for k in range(len(part))])
+                bar.update(len(part))
             reports.append(score_world(clips, prompts, DEFAULTS if args.level == 'full' else None, still=len(clips[0]) == 1)) # what a full prompt leaves out means the default
     mean = {k: sum(r.to_dict()[k] for r in reports)/args.seeds for k in reports[0].to_dict() if k != 'n'}
     each = f" ({', '.join(f'{r.strict:.3f}' for r in reports)} for {args.seeds} seeds)" if args.seeds > 1 else ''
@@ -397,11 +418,13 @@ def data(args):
     if not args.paths: raise ValueError(f"osnb data {args.what} needs a path; see osnb data --help")
     if args.what == 'shapes':
         from opensora_nb.data.shapes import write_dataset
-        print(write_dataset(args.paths[0], args.num, level=args.level, seed=args.seed)); return
+        print(write_dataset(args.paths[0], args.num, level=args.level, seed=args.seed))
+        return
     if args.what == 'sprites':
         from opensora_nb.data.sprites import load_sprites, write_sprites
         if len(args.paths) != 2: raise ValueError(f"osnb data sprites FILE.npz FOLDER takes two paths, not {len(args.paths)}")
-        print(*write_sprites(load_sprites(args.paths[0]), args.paths[1]), sep='\n'); return
+        print(*write_sprites(load_sprites(args.paths[0]), args.paths[1]), sep='\n')
+        return
     if args.what == 'plan':
         from opensora_nb.data.bucket import Buckets, plan_buckets
         if len(args.paths) != 1: raise ValueError(f"osnb data plan takes one table or folder, not {len(args.paths)}")
@@ -409,12 +432,15 @@ def data(args):
             if getattr(args, name) < 1: raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; use 1 or more")
         buckets = Buckets.named(args.buckets, args.max_batch)
         sizes = read_sizes(args.paths[0], args.decode)
-        print(plan_buckets(sizes, buckets, args.frame_interval, args.seed, args.epoch, args.world)._repr_markdown_()); return
+        print(plan_buckets(sizes, buckets, args.frame_interval, args.seed, args.epoch, args.world)._repr_markdown_())
+        return
     from opensora_nb.data.video_io import probe_frames
     bad = 0
     for path in args.paths:
         try: print(f"{path}: {probe_frames(path)}")
-        except (ValueError, FileNotFoundError) as e: bad += 1; print(f"{path}: cannot be used: {e}")
+        except (ValueError, FileNotFoundError) as e:
+            bad += 1
+            print(f"{path}: cannot be used: {e}")
     if bad: print(f"{bad} of {len(args.paths)} files cannot be used")
     return int(bad == len(args.paths))
 
@@ -486,12 +512,15 @@ def doctor(args):
     try: folder = find_weights(args.weights)                              # a pipeline: embedded, a run, or a folder of parts
     except FileNotFoundError:
         if not ('/' in args.weights or Path(args.weights).exists()): raise
-        print(f"{args.weights}:"); good = look(fetch(args.weights, download=False))
+        print(f"{args.weights}:")
+        good = look(fetch(args.weights, download=False))
     else: good = look_at_parts(folder, args.weights)
     print("self-check, a toy of each network saved in every layout and read back:")
     with tempfile.TemporaryDirectory() as tmp:
         both = zip(check_stdit3_layouts(Path(tmp)/'a').items(), check_vae_layouts(Path(tmp)/'b').values())
-        for (what, a), b in both: print(f"  {what:42} STDiT3 {a or 'ok'}, autoencoder {b or 'ok'}"); good &= not (a or b)
+        for (what, a), b in both:
+            print(f"  {what:42} STDiT3 {a or 'ok'}, autoencoder {b or 'ok'}")
+            good &= not (a or b)
     return int(not good)
 
 # %% ../../nbs/13_app/06_cli.ipynb #e1300b07
@@ -506,10 +535,14 @@ def main(argv=None):
     argv = given = list(sys.argv[1:] if argv is None else argv)
     told = set()
     def warn(message, *_, **__): # each sentence once: what a plan says, the run need not say again
-        if str(message) not in told: told.add(str(message)); print(f"osnb: warning: {message}", file=sys.stderr)
+        if str(message) not in told:
+            told.add(str(message))
+            print(f"osnb: warning: {message}", file=sys.stderr)
     warnings.showwarning = warn
     try: argv, processes = from_original(argv)
-    except ValueError as e: print(f"osnb: error: {e}", file=sys.stderr); return 1
+    except ValueError as e:
+        print(f"osnb: error: {e}", file=sys.stderr)
+        return 1
     if argv != given and argv[0] == 'train': print(f"osnb: read as: osnb {shlex.join(argv)}", file=sys.stderr)
     if argv[:2] == ['train', 'search-batch']: argv = argv[1:]
     top = argparse.ArgumentParser(prog='osnb', description="Open-Sora in notebooks: sample, train and score small text-to-video models")
@@ -518,19 +551,28 @@ def main(argv=None):
         for name, (options, _, text) in COMMANDS.items():
             p = subs.add_parser(name, help=text, description=text)
             if argv[:1] == [name]: options(p)
-    except KeyboardInterrupt: print("stopped", file=sys.stderr); return 130
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     args = top.parse_args(argv)
-    if not args.command: top.print_help(); return 0
+    if not args.command:
+        top.print_help()
+        return 0
     if args.command == 'sample' and (n := max(processes, args.num_processes)) > 1 and 'RANK' not in os.environ: return start_together(argv, n)
     rank = int(os.environ.get('RANK', 0))    # of processes started together
-    try: code = COMMANDS[args.command][1](args); sys.stdout.flush()
+    try:
+        code = COMMANDS[args.command][1](args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         if rank == 0: print("stopped", file=sys.stderr)
         code = 130
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); code = 141 # osnb … | head: whoever reads has seen enough
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 141 # osnb … | head: whoever reads has seen enough
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as e:
         if hasattr(e, 'plan') and not rank: print(e.plan._repr_markdown_(), flush=True) # `NoStep`: where the clips go all the same
-        print(f"osnb: error: {f'rank {rank}: ' if rank else ''}{e}", file=sys.stderr, flush=True); code = 1
+        print(f"osnb: error: {f'rank {rank}: ' if rank else ''}{e}", file=sys.stderr, flush=True)
+        code = 1
     return code or 0
 
 # %% ../../nbs/13_app/06_cli.ipynb #3c4691fd

@@ -29,7 +29,8 @@ def enlarge(
     side:int=SIDE,     # longer side to come near to, by a whole factor
 ) -> np.ndarray:       # uint8 (f, k*h, k*w, 3)
     "Smoothly enlarged frames; large clips stay as they are"
-    f, h, w, _ = frames.shape; k = max(1, side//max(h, w))
+    f, h, w, _ = frames.shape
+    k = max(1, side//max(h, w))
     return np.stack([np.asarray(Image.fromarray(x).resize((k*w, k*h), Image.BICUBIC)) for x in frames])
 
 def player_file(

@@ -19,7 +19,9 @@ def count_hosts(
     path:str, # text file with a machine a line
 ) -> int:
     "Machines in a file of hosts; 1, with a warning, where there is none"
-    if not os.path.isfile(path): warnings.warn(f"there is no file of hosts {path!r} here; one machine is assumed"); return 1
+    if not os.path.isfile(path):
+        warnings.warn(f"there is no file of hosts {path!r} here; one machine is assumed")
+        return 1
     with open(path, encoding='utf-8', errors='replace') as f: n = sum(1 for line in f if line.split('#')[0].strip())
     if not n: raise ValueError(f"the file of hosts {path!r} names no machine; write one a line")
     return n
@@ -88,12 +90,16 @@ def read_options(
     "The options of a training line; `ValueError` for one that is not known"
     out, words, known = {}, list(words), [*SETTINGS, *IDLE, '--load', *FLAGS]
     while words:
-        word = words.pop(0); name, has, value = word.partition('='); name = name.replace('_', '-')
+        word = words.pop(0)
+        name, has, value = word.partition('=')
+        name = name.replace('_', '-')
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"{script} has no option {word!r}{f'; did you mean {near[0]}?' if near else ';'} It takes {', '.join(known)}")
         if not has:
-            if name in FLAGS and (name != '--plan' or not words or words[0].startswith('--')): out[name] = True; continue
+            if name in FLAGS and (name != '--plan' or not words or words[0].startswith('--')):
+                out[name] = True
+                continue
             if not words or words[0].startswith('--'): raise ValueError(f"{name} needs a value")
             value = words.pop(0)
         out[name] = read_setting(name, value)
@@ -117,21 +123,28 @@ def train_words(
     "Translate what follows a training script; `ValueError` for what has no counterpart"
     example = f"configs/{next(iter(CONFIGS[script]))}"
     if not words or words[0].startswith('-'): raise ValueError(f"{script} needs a config first, such as {example}")
-    config = re.sub(r'/+', '/', words[0].replace('\\', '/')); end = '/'.join(config.split('/')[-3:])
+    config = re.sub(r'/+', '/', words[0].replace('\\', '/'))
+    end = '/'.join(config.split('/')[-3:])
     if end not in CONFIGS[script]: raise ValueError(f"the config {words[0]} has no counterpart here; {script} takes {', '.join(f'configs/{k}' for k in CONFIGS[script])}")
-    recipe = CONFIGS[script][end]; given, out, extra = read_options(words[1:], script), list(recipe), []
+    recipe = CONFIGS[script][end]
+    given, out, extra = read_options(words[1:], script), list(recipe), []
     for name, setting in SETTINGS.items():
         if name in given: out.append(f'{setting}={given[name]}')
     idle = dict(IDLE)
-    if '--batch-size' in given and script == 'train_vae.py': idle.pop('--batch-size'); out.append(f"batch_size={int(given['--batch-size'])*processes*nodes}") # one GPU's there, all together here
+    if '--batch-size' in given and script == 'train_vae.py':
+        idle.pop('--batch-size')
+        out.append(f"batch_size={int(given['--batch-size'])*processes*nodes}") # one GPU's there, all together here
     if script == 'search_bs.py':
         if '--plan' in given: raise ValueError("a search for batch sizes has no --plan; leave it out")
-        if processes*nodes > 1: warnings.warn(f"one process searches, not {processes*nodes}"); processes = nodes = 1
+        if processes*nodes > 1:
+            warnings.warn(f"one process searches, not {processes*nodes}")
+            processes = nodes = 1
         idle['--resolution'] = "every bucket is searched, and buckets=FILE.json may hold one resolution"
     if str(given.get('--wandb', '')).lower() in ('no', 'false', 'f', 'n', '0'): idle.pop('--wandb')
     if '--load' in given and '--start-from-scratch' in given:
         if '--ckpt-path' in given: raise ValueError("--load with --start-from-scratch gives the weights, and so does --ckpt-path; give one of them")
-        out.append(f"init={given['--load']}"); warnings.warn("--load with --start-from-scratch takes weights only; the optimiser begins anew")
+        out.append(f"init={given['--load']}")
+        warnings.warn("--load with --start-from-scratch takes weights only; the optimiser begins anew")
     elif '--load' in given:
         if '--ckpt-path' in given: raise ValueError("--load goes on with the weights of a run, --ckpt-path gives others; give one of them")
         folder = read_load(given['--load'], recipe[0])

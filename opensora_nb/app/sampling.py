@@ -149,14 +149,17 @@ class SamplePlan:
         n, given = self.made, self.long.condition_frame_length
         if self.long.loop == 1: return 0
         c = default_length(len(latent_spans(UNKNOWN_VAE, n)), self.defaults.align) if given is None else given
-        head_frames(UNKNOWN_VAE, c, n, self.defaults.align); return c
+        head_frames(UNKNOWN_VAE, c, n, self.defaults.align)
+        return c
     @property
     def shared(self) -> int:
         "The same in frames"
         return head_frames(UNKNOWN_VAE, self.shared_latents, self.made, self.defaults.align) if self.long.loop > 1 else 0
 
     def __str__(self):
-        c = self.cfg; h, w = c.image_size; out = decoded_size(1, h, w)[1:]
+        c = self.cfg
+        h, w = c.image_size
+        out = decoded_size(1, h, w)[1:]
         size = f"{h}x{w}" + (f" ({out[0]}x{out[1]} come out)" if out != (h, w) else '')
         what = 'a picture' if c.num_frames == 1 else f"{self.frames} frames" + (f" in {self.long.loop} rounds of {c.num_frames}, {self.shared} of them shared" if self.long.loop > 1 else '')
         skipped = len(self.jobs) - len(self.todo)
@@ -236,9 +239,12 @@ def plan_sample(
         if args.vae or args.text_encoder: raise ValueError(f"--{'vae' if args.vae else 'text-encoder'} belongs to --preset opensora-1.2; the parts of a small model are one folder, --weights")
         if args.weights and args.ckpt_path: raise ValueError(f"--weights {args.weights} and --ckpt-path {args.ckpt_path} are the same option here; give one")
         weights = args.weights or args.ckpt_path or preset
-        folder = find_weights(weights); stamp = [file_stamp(p) for p in sorted(folder.glob('*/model.safetensors'))] # a run that went on is other weights
+        folder = find_weights(weights)
+        stamp = [file_stamp(p) for p in sorted(folder.glob('*/model.safetensors'))] # a run that went on is other weights
         defaults = load_config(ModelDefaults, folder/'pipeline.json') if (folder/'pipeline.json').is_file() else ModelDefaults()
-    if args.lora: read_lora(args.lora); stamp += [str(args.lora), *(file_stamp(p) for p in sorted(find_lora(args.lora).glob('lora.*')))]
+    if args.lora:
+        read_lora(args.lora)
+        stamp += [str(args.lora), *(file_stamp(p) for p in sorted(find_lora(args.lora).glob('lora.*')))]
     if args.align is not None:
         if args.align < 0: raise ValueError(f"--align is {args.align}; use 0 for any place, or the latent frames of a chunk (5)")
         defaults = replace(defaults, align=args.align)
@@ -282,7 +288,8 @@ def plan_cost(
     "What a plan will cost on this machine; no weights are loaded"
     a, folder = plan.args, None if plan.preset == 'opensora-1.2' else find_weights(plan.weights)
     parts = (load_config(STDiT3Config, folder/'stdit3'/'config.json'), load_config(VideoVAEConfig, folder/'vae'/'config.json')) if folder else (stdit3_xl2(), video_vae_v12())
-    dtype = a.dtype or ('auto' if folder else 'bf16'); device = str(pick_device(a.device))
+    dtype = a.dtype or ('auto' if folder else 'bf16')
+    device = str(pick_device(a.device))
     return forecast(parts, plan.made, plan.cfg.image_size, plan.cfg.num_sampling_steps, min(a.batch_size, max(1, len(plan.todo))), plan.cfg.cfg_scale != 1,
                     'fp32' if dtype == 'auto' and device == 'cpu' else 'bf16' if dtype == 'auto' else dtype, device if timed else None)
 
@@ -338,7 +345,8 @@ def check_todo(
     "What is still to be made, after a look at what could be in its way; warns of what has no effect and of prompts beyond the weights"
     todo = plan.todo
     if not todo: return []
-    check_target(todo); check_memory(plan)
+    check_target(todo)
+    check_memory(plan)
     for name in ('layernorm_kernel', 'flash_attn'):
         if getattr(plan.args, name) is not None: warnings.warn(f"--{name.replace('_', '-')} has no effect here: torch picks the kernel")
     for j in todo:
@@ -358,7 +366,9 @@ def run_sample(
     total = -(-len(todo)//a.batch_size)*plan.long.loop*plan.cfg.num_sampling_steps
     with tqdm(total=total, desc='sampling', unit='step', disable=not a.verbose) as bar:
         def counted(steps):
-            for s in (tqdm(steps, desc='round', leave=False) if a.verbose > 1 else steps): yield s; bar.update()
+            for s in (tqdm(steps, desc='round', leave=False) if a.verbose > 1 else steps):
+                yield s
+                bar.update()
         for job, film in run_jobs(pipe, todo, plan.cfg, plan.long, a.batch_size, plan.save_fps, 'opensora_nb' if a.watermark else '', counted, write=rank == 0):
             if a.verbose > 1: bar.write(f"{job.path.name}: {job.spec}")
             if film is not None: yield job, film

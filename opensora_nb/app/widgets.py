@@ -25,7 +25,8 @@ def clip_html(
 ) -> str:
     "A looping clip as an `<img>`, enlarged by the browser"
     first, *rest = [Image.fromarray(f) for f in frames]
-    buf = io.BytesIO(); first.save(buf, 'PNG', save_all=True, append_images=rest, duration=round(1000/fps), loop=0)
+    buf = io.BytesIO()
+    first.save(buf, 'PNG', save_all=True, append_images=rest, duration=round(1000/fps), loop=0)
     w, h = (round(side*n/max(first.size)) for n in first.size)
     return (f'<img alt="{html.escape(alt)}" width="{w}" height="{h}" style="max-width:none; display:block" '
             f'src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">')
@@ -64,7 +65,8 @@ class Sampler:
         self.past = W.VBox([W.HTML(_title('Made so far')), self.gallery], layout=W.Layout(display='none', **_WIDE))
         self.box = W.VBox([self.prompt, W.Box(list(self.fields.values()), layout=W.Layout(flex_flow='row wrap', **_WIDE)), W.HBox([self.button, self.halt, self.progress]),
                            self.message, self.result, self.past])
-        self.button.on_click(lambda _: self.start()); self.halt.on_click(lambda _: self.flag.set())
+        self.button.on_click(lambda _: self.start())
+        self.halt.on_click(lambda _: self.flag.set())
         self.slider.observe(lambda _: self.show_guess(), 'value')
 
     def __repr__(self): return f"Sampler(weights {self.pipe.name}, {len(self.made)} clips made)"
@@ -77,8 +79,10 @@ class Sampler:
 def start(self:Sampler):
     "What the button does: begin a clip, unless one is being made"
     if self.thread and self.thread.is_alive(): return
-    self.flag.clear(); self.button.disabled, self.halt.disabled, self.message.value, self.progress.layout.visibility = True, False, '', 'visible'
-    self.thread = threading.Thread(target=self.generate, daemon=True); self.thread.start()
+    self.flag.clear()
+    self.button.disabled, self.halt.disabled, self.message.value, self.progress.layout.visibility = True, False, '', 'visible'
+    self.thread = threading.Thread(target=self.generate, daemon=True)
+    self.thread.start()
 
 @patch
 def wait(self:Sampler):
@@ -91,7 +95,9 @@ def generate(self:Sampler):
     def on_step(i, n): self.progress.max, self.progress.value, self.progress.description = n, i, f"{i}/{n}"
     try: made = make(self.pipe, self.prompt.value, {k: b.value for k, b in self.fields.items()}, on_step, self.flag.is_set)
     except (ValueError, OSError, RuntimeError, Stopped) as e: self.message.value = note_html(e)
-    else: self.show(made); self.remember(made)
+    else:
+        self.show(made)
+        self.remember(made)
     finally: self.button.disabled, self.halt.disabled, self.progress.layout.visibility = False, True, 'hidden'
 
 @patch
@@ -102,7 +108,8 @@ def show(self:Sampler,
     video = made.video
     self.shown, self.message.value = None, note_html(' '.join(made.said), trouble=False)
     self.clip.value = _title(video.prompt) + clip_html(video.frames, video.config.fps, video.prompt, self.side) + f'<div style="line-height:1.6">{html.escape(settings_line(video))}</div>'
-    self.slider.max = made.steps; self.slider.value = max(1, made.steps//4) # early enough to differ from the clip
+    self.slider.max = made.steps
+    self.slider.value = max(1, made.steps//4) # early enough to differ from the clip
     self.shown, self.result.layout.display = made, 'flex'
     self.show_guess()
 

@@ -86,7 +86,8 @@ def _pair(name, frames, cell, index):
     where = f"bucket {name}, {frames} frames"
     if isinstance(frames, bool) or not re.fullmatch('[1-9][0-9]{0,6}', str(frames)): raise ValueError(f"{where}: the number of frames is a whole number from 1 on")
     if not isinstance(cell, (tuple, list)) or len(cell) != 2: raise ValueError(f"{where}: {cell!r} is not (probability, batch size)")
-    p, size = cell; pair = isinstance(p, (tuple, list))
+    p, size = cell
+    pair = isinstance(p, (tuple, list))
     if pair and len(p) != 2: raise ValueError(f"{where}: {p!r} is not (keep, try)")
     if pair and int(frames) == 1: raise ValueError(f"{where}: pictures have one length, so there is nothing to pass over; write {p[0]!r} instead of {p!r}")
     keep, attempt = (_chance(p[0], where), _chance(p[1], where)) if pair else (_chance(p, where), None)
@@ -160,18 +161,26 @@ def assign(
     "The bucket of one clip; exactly as in Open-Sora 1.2"
     why = []
     for name, pairs in buckets.table.items():
-        if height*width < AREA*num_pixels(name): why.append((name, TOO_SMALL)); continue
+        if height*width < AREA*num_pixels(name):
+            why.append((name, TOO_SMALL))
+            continue
         found, rng = None, None
         if frames == 1:
             found = next((p for p in pairs if p.frames == 1), None)
-            if found is None: why.append((name, NO_PICTURES)); continue
+            if found is None:
+                why.append((name, NO_PICTURES))
+                continue
             rng = np.random.default_rng(seed + found.index)
         else:
             for p in (p for p in pairs if p.frames > 1):
                 rng = np.random.default_rng(seed + p.index)
                 if p.attempt is not None and rng.random() > p.attempt: continue
-                if frames > p.frames*interval: found = p; break
-            if found is None: why.append((name, TOO_SHORT)); continue
+                if frames > p.frames*interval:
+                    found = p
+                    break
+            if found is None:
+                why.append((name, TOO_SHORT))
+                continue
         if found.keep >= 1 or rng.random() < found.keep:
             ratio = closest_ratio(name, height, width)
             return Place(found, ratio, (found.frames, *shapes_of(name)[ratio]), tuple(why))

@@ -54,7 +54,8 @@ def augment_scene(
 ) -> tuple:          # a caption, frames a second
     "One of the true descriptions: by frame rate (a third of those that move before a camera at rest), else by scores"
     if scene.camera == 'still' and scene.motion != 'stays still' and rng.random() < 1/3:
-        told = [o for v in SPEEDS if v != scene.speed and (o := _other(scene, speed=v))] or [scene]; told = told[rng.integers(len(told))]
+        told = [o for v in SPEEDS if v != scene.speed and (o := _other(scene, speed=v))] or [scene]
+        told = told[rng.integers(len(told))]
         return str(rng.choice(captions(told))), fps*fps_factor(scene, told.speed)
     flow, camera = (rng.random(2) >= drop)
     told = _other(scene, speed='medium' if flow else scene.speed, camera='still' if camera else scene.camera) or scene

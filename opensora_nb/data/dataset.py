@@ -250,7 +250,8 @@ class ClipFiles:
         self.kept, self.left = {}, self.KEEP # path -> frames; bytes still free
 
     def at(self, num_frames, image_size): # the same clips in another size, read anew each time
-        out = copy.copy(self); out.num_frames, out.image_size, out.kept, out.left = num_frames, tuple(image_size), {}, 0
+        out = copy.copy(self)
+        out.num_frames, out.image_size, out.kept, out.left = num_frames, tuple(image_size), {}, 0
         for k in ('fps', 'repeatable'): out.__dict__.pop(k, None)
         return out
 
@@ -290,7 +291,8 @@ class ClipFiles:
         n, (h, w) = self.info(p).num_frames, self.image_size
         if p not in self.kept and n > self.num_frames and n*h*w*3 <= self.left:
             frames = np.concatenate([resize_crop_to_fill(f[None], (h, w)) for f in iter_frames(p)])
-            self.kept[p] = frames; self.left -= frames.nbytes
+            self.kept[p] = frames
+            self.left -= frames.nbytes
         return self.kept.get(p)
 
     def fps_of(self, i):
@@ -319,7 +321,10 @@ class ClipFiles:
 # %% ../../nbs/02_data/06_dataset.ipynb #b850c401
 def _ends(path, n=65536): # size, first and last bytes of a file
     with open(path, 'rb') as f:
-        size = f.seek(0, 2); f.seek(0); head = f.read(n); f.seek(max(0, size-n))
+        size = f.seek(0, 2)
+        f.seek(0)
+        head = f.read(n)
+        f.seek(max(0, size-n))
         return b'%d' % size + head + f.read()
 
 @patch
@@ -330,10 +335,14 @@ def usable(self:ClipFiles,
     report, good = ReadReport(), []
     for i in tqdm(range(len(self)), desc='checking clips', unit='clip', disable=not progress):
         try: self.clip(i)
-        except (ValueError, OSError) as e: report.skip(self.path(i), e); continue
-        report.good += 1; good.append(self.files[i])
+        except (ValueError, OSError) as e:
+            report.skip(self.path(i), e)
+            continue
+        report.good += 1
+        good.append(self.files[i])
     report.close()
-    out = copy.copy(self); out.files = good
+    out = copy.copy(self)
+    out.files = good
     for k in ('fps', 'repeatable'): out.__dict__.pop(k, None) # known of the old files only
     return out
 

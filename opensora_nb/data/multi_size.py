@@ -49,7 +49,9 @@ class Part:
     def __init__(self,
         source:ClipSource,
         ids, # which of its clips, in this order
-    ): self.source, self.ids = source, list(ids); self.num_frames, self.image_size, self.fps, self.repeatable = source.num_frames, source.image_size, source.fps, source.repeatable
+    ):
+        self.source, self.ids = source, list(ids)
+        self.num_frames, self.image_size, self.fps, self.repeatable = source.num_frames, source.image_size, source.fps, source.repeatable
     def __len__(self): return len(self.ids)
     def clip(self, i, epoch=0): return self.source.clip(self.ids[i], epoch)
     def texts(self, i): return self.source.texts(self.ids[i])

@@ -56,7 +56,9 @@ class BucketSampler:
         while True:
             batches = self.epoch(epoch)
             if used < 0 or used > len(batches): raise ValueError(f"{used} entries of epoch {epoch} are said to be used, but it has {len(batches)}; the state belongs to other data, another seed or other buckets")
-            for k in range(used, len(batches) - world + 1, world): empty = 0; yield batches[k + rank], dict(epoch=epoch, used=k + world)
+            for k in range(used, len(batches) - world + 1, world):
+                empty = 0
+                yield batches[k + rank], dict(epoch=epoch, used=k + world)
             if (empty := empty + 1) > 1:
                 most = place_clips(self.sizes, self.buckets, self.interval, self.seed, epoch, world).fitting()
                 smaller = f"smaller batches (max_batch={most})" if most else "smaller batches"

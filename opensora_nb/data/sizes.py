@@ -88,7 +88,9 @@ _SQUARE = '8x32 8x31 8x30 8x29 9x28 9x27 9x26 10x25 10x24 11x23 11x22 11x21 12x2
 _2880 = '22x90 22x87 22x84 22x81 25x78 25x75 25x73 28x70 28x67 30x64 30x61 30x59 33x60 33x56 36x53 36x50 39x50 39x47 42x47 42x45 45x45 45x42 47x42 47x39 50x39 50x36 53x36 56x33 60x33 61x30 64x30 67x28 70x28 73x25 75x25 78x25 81x22 84x22 87x22 90x22' # times 64
 
 # %% ../../nbs/02_data/03_sizes.ipynb #e48a815b
-def _ratio(name): h, w = name.split(':'); return float(h)/float(w)
+def _ratio(name):
+    h, w = name.split(':')
+    return float(h)/float(w)
 def _sizes(text, unit=1): return [tuple(unit*int(n) for n in s.split('x')) for s in text.split()]
 def _keyed(sizes): return {str(round(h/w, 2)): (h, w) for h, w in sizes}
 

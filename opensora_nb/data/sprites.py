@@ -55,7 +55,8 @@ def write_sprites(
     progress:bool=True, # show a bar
 ) -> tuple[Path, Path]: # the two tables
     "Unpack a set of sprites into video files and a table for each part; a second call changes nothing"
-    folder = Path(folder); rows = {False: [], True: []}
+    folder = Path(folder)
+    rows = {False: [], True: []}
     for i, (clip, text) in enumerate(zip(tqdm(sprites.clips, desc='writing', unit='clip', disable=not progress), sprites.captions)):
         f, h, w, _ = clip.shape
         path = write_video(folder/'clips'/f'{i:05d}.mp4', clip, fps, crf=0)

@@ -554,7 +554,9 @@ def readable(
         try:
             clip = read_frames(p)
             if len(clip) < min_frames: raise ValueError(f"it has {len(clip)} frames, {min_frames} are needed")
-        except (ValueError, OSError) as e: report.skip(p, e); continue
+        except (ValueError, OSError) as e:
+            report.skip(p, e)
+            continue
         report.good += 1
         yield Path(p), clip
     report.close()

@@ -17,7 +17,8 @@ from torch import Tensor
 # %% ../../nbs/03_flow/04_masks.ipynb #265a2145
 def _quarter(f, rng): return int(rng.integers(1, max(1, f//4), endpoint=True)) # how many, at least one
 def _run(f, rng):
-    k = _quarter(f, rng); start = int(rng.integers(0, f-k, endpoint=True))
+    k = _quarter(f, rng)
+    start = int(rng.integers(0, f-k, endpoint=True))
     return range(start, start+k)
 def _both_ends(f, rng):
     k = _quarter(f, rng)
@@ -80,7 +81,8 @@ def mask_ratios(
     if len(out) < len(ratios): raise ValueError(f"a strategy is named twice under two spellings: {', '.join(ratios)}")
     for k, v in out.items():
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1: raise ValueError(f"the share of {k} is a number in [0, 1], not {v!r}")
-    given = 'identity' in out; total = sum(out.values())
+    given = 'identity' in out
+    total = sum(out.values())
     if total > 1 + 1e-6 or given and total < 1 - 1e-6: raise ValueError(f"the shares add up to {total:g}; {'they must make 1' if given else 'at most 1, the rest is identity'}")
     rest = out.pop('identity', max(0., 1 - total))
     return out | {'identity': rest}
@@ -181,8 +183,11 @@ def apply_conditions(
             if cond.ref >= len(refs[i]): raise ValueError(f"condition {conditions_text([cond])} asks for reference {cond.ref}, but prompt {i} has {len(refs[i])} (they count from 0)")
             ref = refs[i][cond.ref]
             if ref.ndim != 4 or (ref.shape[0], *ref.shape[2:]) != (c, h, w): raise ValueError(f"reference {cond.ref} is {tuple(ref.shape)}, the clip {tuple(z.shape[1:])} (c f h w); all but the frames must agree")
-            n = ref.shape[1]; r, t = inside(cond.ref_start, n, 'ref_start'), inside(cond.start, f, 'start')
+            n = ref.shape[1]
+            r, t = inside(cond.ref_start, n, 'ref_start'), inside(cond.start, f, 'start')
             if align: r, t = snap(r, n, align), snap(t, f, align)
             k = min(cond.length, n - r, f - t)
-            out[i, :, t:t+k] = ref[:, r:r+k].to(z); mask[i, t:t+k] = cond.edit; used = True
+            out[i, :, t:t+k] = ref[:, r:r+k].to(z)
+            mask[i, t:t+k] = cond.edit
+            used = True
     return out, mask if used else None

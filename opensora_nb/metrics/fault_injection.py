@@ -37,7 +37,9 @@ def replaced(
         raise ValueError(f"{target.__name__}.{name} is called, so the wrong one must be a function, not {type(wrong).__name__}")
     if function:
         @wraps(wrong)
-        def new(*args, **kwargs): calls.append(1); return wrong(*args, **kwargs)
+        def new(*args, **kwargs):
+            calls.append(1)
+            return wrong(*args, **kwargs)
         if isinstance(old, (staticmethod, classmethod, property)): new = type(old)(new)
     return patch.object(target, name, new), (calls if function else None)
 
@@ -94,7 +96,9 @@ def break_it(
         clips = generate(pipe, prompts, SampleConfig(num_sampling_steps=steps), seeds=list(range(n)))
         return clips, score(clips, prompts)
     key = (id(pipe), n, steps)
-    if key not in RIGHT or RIGHT[key][0] is not pipe: RIGHT.clear(); RIGHT[key] = (pipe, *run())
+    if key not in RIGHT or RIGHT[key][0] is not pipe:
+        RIGHT.clear()
+        RIGHT[key] = (pipe, *run())
     _, right, good = RIGHT[key]
     with context: clips, bad = run()
     what = f"{target.__name__.split('.')[-1]}.{name}"

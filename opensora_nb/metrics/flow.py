@@ -23,15 +23,19 @@ def block_flow(
 ) -> Tensor:         # (pairs, 2, h, w) shift to the right and down, pixels per frame; pairs of frames that touch: 0 and gap, gap and 2 gap, …
     "Where each place of a frame has gone `gap` frames later, by trying every shift"
     if len(clip) <= gap: raise ValueError(f"a clip of {len(clip)} frames has none that are {gap} frames apart; give a clip of {gap+1} or more, or a smaller gap")
-    x = torch.as_tensor(np.ascontiguousarray(clip)).permute(0, 3, 1, 2).float(); h, w = x.shape[2:]
-    x = x[::gap]; a, b = x[:-1], F.pad(x[1:], (reach,)*4, mode='replicate')
+    x = torch.as_tensor(np.ascontiguousarray(clip)).permute(0, 3, 1, 2).float()
+    h, w = x.shape[2:]
+    x = x[::gap]
+    a, b = x[:-1], F.pad(x[1:], (reach,)*4, mode='replicate')
     shifts = sorted(((r, d) for r in range(-reach, reach+1) for d in range(-reach, reach+1)), key=lambda s: s[0]**2 + s[1]**2)
-    best = torch.full((len(a), h, w), torch.inf); out = torch.zeros(len(a), 2, h, w)
+    best = torch.full((len(a), h, w), torch.inf)
+    out = torch.zeros(len(a), 2, h, w)
     for r, d in shifts: # short ones first: they win where all are equal
         miss = (a - b[:, :, reach+d:reach+d+h, reach+r:reach+r+w]).square().mean(1, keepdim=True)
         miss = F.avg_pool2d(F.pad(miss, (window//2,)*4, mode='replicate'), window, 1)[:, 0] + doubt*(r*r + d*d)**.5
         won = miss < best
-        best = torch.where(won, miss, best); out = torch.where(won[:, None], torch.tensor([r, d]).view(1, 2, 1, 1).float(), out)
+        best = torch.where(won, miss, best)
+        out = torch.where(won[:, None], torch.tensor([r, d]).view(1, 2, 1, 1).float(), out)
     return out/gap
 
 # %% ../../nbs/10_metrics/03_flow.ipynb #e4fa5b91
@@ -40,7 +44,8 @@ def measured_flow(
     **how,           # of `block_flow`
 ) -> float:          # pixels per 10 frames at 320 x 576, as `toy.world.flow_score`
     "The motion score of a clip, from its pixels"
-    u, v = block_flow(clip, **how).abs().mean((0, 2, 3)).tolist(); h, w = clip.shape[1:3]
+    u, v = block_flow(clip, **how).abs().mean((0, 2, 3)).tolist()
+    h, w = clip.shape[1:3]
     long, short = FLOW_SIZE[1]/max(h, w), FLOW_SIZE[0]/min(h, w)
     return FLOW_STEP*(u*short + v*long if h > w else u*long + v*short)/2
 
@@ -50,6 +55,8 @@ def background_shift(
     **how,           # of `block_flow`
 ) -> tuple[float, float]: # pixels per frame to the right and down; a camera that pans left moves it to the right
     "Where the background goes: the mean along the border of the picture"
-    v = block_flow(clip, **how); h, w = v.shape[2:]; border = torch.ones(h, w, dtype=torch.bool)
+    v = block_flow(clip, **how)
+    h, w = v.shape[2:]
+    border = torch.ones(h, w, dtype=torch.bool)
     border[int(h*edge):h-int(h*edge), int(w*edge):w-int(w*edge)] = False
     return tuple(v[:, k][:, border].mean().item() for k in (0, 1))

@@ -21,12 +21,14 @@ def nearest(
     if not len(bank): raise ValueError("the bank holds no clips to compare with")
     for i, c in enumerate(clips):
         if c.shape != bank.shape[1:]: raise ValueError(f"clip {i} is {c.shape}, the clips of the bank are {bank.shape[1:]}; bring them to one size first")
-    flat = bank.reshape(len(bank), -1).astype(np.float32); norm = np.square(flat).sum(1)
+    flat = bank.reshape(len(bank), -1).astype(np.float32)
+    norm = np.square(flat).sum(1)
     where, far = [], []
     for a in range(0, len(clips), batch):
         x = np.stack(clips[a:a+batch]).reshape(-1, flat.shape[1]).astype(np.float32)
         k = (norm - 2*(x @ flat.T)).argmin(1) # |x|^2 is the same for the whole bank
-        where.append(k); far.append(np.sqrt(np.square(x - flat[k]).mean(1)))
+        where.append(k)
+        far.append(np.sqrt(np.square(x - flat[k]).mean(1)))
     return np.concatenate(where), np.concatenate(far)
 
 # %% ../../nbs/10_metrics/04_nearest.ipynb #8820f428

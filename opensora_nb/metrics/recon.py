@@ -31,7 +31,8 @@ def ssim(
     if min(a.shape[1:3]) < window: raise ValueError(f"frames of {a.shape[1]}x{a.shape[2]} are smaller than the window {window}x{window}")
     x, y = (torch.from_numpy(np.ascontiguousarray(v)).permute(0, 3, 1, 2).double() for v in (a, b))
     mean = lambda v: F.avg_pool2d(v, window, stride=1)
-    mx, my = mean(x), mean(y); n = window**2/(window**2-1)
+    mx, my = mean(x), mean(y)
+    n = window**2/(window**2-1)
     vx, vy, vxy = (n*(mean(p*q) - mp*mq) for p,q,mp,mq in ((x,x,mx,mx), (y,y,my,my), (x,y,mx,my)))
     c1, c2 = (0.01*255)**2, (0.03*255)**2
     return float((((2*mx*my+c1)*(2*vxy+c2)) / ((mx**2+my**2+c1)*(vx+vy+c2))).mean())

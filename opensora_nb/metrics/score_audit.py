@@ -71,7 +71,9 @@ def anything_goes(prompts:list, seeds:list) -> list:
     for p, s in zip(prompts, seeds):
         rng, named = rng_for(s, 7), _named(p)
         while True:
-            try: out.append(Scene(**{k: str(rng.choice(v)) for k, v in ATTRIBUTES.items()} | named, **_left_open(rng))); break
+            try:
+                out.append(Scene(**{k: str(rng.choice(v)) for k, v in ATTRIBUTES.items()} | named, **_left_open(rng)))
+                break
             except ValueError: continue
     return out
 
@@ -81,7 +83,8 @@ def read_path(
     shape:str='',     # where the shape is known, its angle can be read, too
 ) -> tuple:           # path (f, 2), radius (f,), both in short sides, angle (f,) radians or None; or None three times
     "Where the object is, how large, and how it is turned, frame by frame"
-    v = shrink(video); unit = min(v.shape[1:3])
+    v = shrink(video)
+    unit = min(v.shape[1:3])
     name, ends = read_background(v)
     mask = None if name == 'none' else read_colour(v, ends)[2]
     if mask is None: return None, None, None
@@ -108,7 +111,8 @@ def read_phase(
     middle=(.5, .5), # of the frame, in short sides
 ) -> tuple:          # where it begins, 0 to 1; 1 or -1, the direction; None for what the motion lacks or nobody can read
     "Beginning and direction of an orbit, a hop or a spin"
-    scene = Scene(**scene); u = np.linspace(0, 1, len(path))
+    scene = Scene(**scene)
+    u = np.linspace(0, 1, len(path))
     if scene.motion == 'spins':
         if angle is None: return None, None
         return float(FOLDS[scene.shape]*angle[0]/(2*np.pi)) % 1, 1 if angle[-1] > angle[0] else -1
@@ -118,7 +122,8 @@ def read_phase(
     best = (np.inf,)
     for k, turn in ((k, t) for k in range(STARTS) for t in ((1, -1) if scene.motion == 'orbits' else (1,))):
         offset = own_motion(replace(scene, phase=k/STARTS, turn=turn), u)[0]
-        gap = place - offset; best = min(best, (np.square(gap - gap.mean(0)).sum(-1).mean(), k/STARTS, turn))
+        gap = place - offset
+        best = min(best, (np.square(gap - gap.mean(0)).sum(-1).mean(), k/STARTS, turn))
     if best[0] > LOST**2: return None, None
     return best[1], best[2] if scene.motion == 'orbits' else None
 
@@ -165,7 +170,8 @@ def look(
     prompt:str,       # what was asked for
 ) -> Look:
     "Read a clip"
-    want = asked(prompt); path, radius, angle = read_path(video, want['shape'] if want['motion'] == 'spins' else '')
+    want = asked(prompt)
+    path, radius, angle = read_path(video, want['shape'] if want['motion'] == 'spins' else '')
     middle = np.array(video.shape[2:0:-1])/min(video.shape[1:3])/2
     phase = (None, None) if path is None else read_phase(want, path, angle, middle)
     return Look(thumbnail(video), path, radius, read_clip(video), *phase)
@@ -298,11 +304,13 @@ def yardstick(
     prompts = [captions(source.scene(i))[0] for i in range(n//seeds) for _ in range(seeds)]
     fresh = lambda r: [int(k) for k in rng_for(seed, 8, r).integers(2**31, size=n)]
     gap = lambda looks: nearest([l.thumb for l in looks], bank(train))[1]
-    sets = [look_at(truth(prompts, fresh(r))) for r in range(rounds)]; near = [gap(s) for s in sets]
+    sets = [look_at(truth(prompts, fresh(r))) for r in range(rounds)]
+    near = [gap(s) for s in sets]
     limit = float(np.quantile(np.concatenate(near), .05))
     true = [measure(s, prompts, seeds, sets[:r] + sets[r+1:], near[r], limit) for r, s in enumerate(sets)]
     makers = {'same start': same_start, 'copies': lambda p, s: copies(p, s, train), 'one clip': one_clip, 'anything goes': anything_goes}
-    made = {k: look_at(f(prompts, fresh(rounds))) for k, f in makers.items()}; gaps = {k: gap(v) for k, v in made.items()}
+    made = {k: look_at(f(prompts, fresh(rounds))) for k, f in makers.items()}
+    gaps = {k: gap(v) for k, v in made.items()}
     return Yardstick(prompts, sets, limit, near, true, {k: measure(v, prompts, seeds, sets, gaps[k], limit) for k, v in made.items()})
 
 # %% ../../nbs/10_metrics/05_score_audit.ipynb #59335d70
@@ -374,7 +382,8 @@ def honesty(
     for a in (progress or iter)(range(0, n, batch)):
         clips += make(y.prompts[a:a+batch], list(range(seed+a, seed+min(a+batch, n))))
         if clips[-1].shape != want: raise ValueError(f"the clips are {clips[-1].shape}, the training clips {want}; make them of that size")
-    looks = [look(v, p) for v, p in zip(clips, y.prompts)]; near = nearest([l.thumb for l in looks], bank(train))[1]
+    looks = [look(v, p) for v, p in zip(clips, y.prompts)]
+    near = nearest([l.thumb for l in looks], bank(train))[1]
     return _report(y, looks, near, dict(n=n, seeds=seeds, level=level, split=split, rounds=rounds, train=len(train)))
 
 def _report(y, looks, near, about):
@@ -382,7 +391,8 @@ def _report(y, looks, near, about):
     number = lambda x, digits=5: None if x is None or np.isnan(x) else round(float(x), digits)
     for k, (_, more, cheat) in MEASURES.items():
         if k not in model: continue
-        true = [t[k] for t in y.true]; mean, bad = np.mean(true), y.cheats[cheat][k]
+        true = [t[k] for t in y.true]
+        mean, bad = np.mean(true), y.cheats[cheat][k]
         towards = (model[k] - mean)/(bad - mean) if abs(bad - mean) > 1e-9 else np.nan
         rows[k] = dict(model=number(model[k]), truth=number(mean), worst=number(max(true) if more else min(true)), cheat=number(bad),
                        towards=number(towards, 3))

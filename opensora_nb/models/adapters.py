@@ -41,7 +41,8 @@ def chosen_linears(
     layers:str|list[str]='attention', # a name of `LAYERS`, or ends of module names
 ) -> list[str]:             # full names
     "Which linear layers are meant; `ValueError` for a name that fits none, with those there are"
-    net = transformer(model); ends = LAYERS.get(layers, (layers,)) if isinstance(layers, str) else tuple(layers)
+    net = transformer(model)
+    ends = LAYERS.get(layers, (layers,)) if isinstance(layers, str) else tuple(layers)
     if not ends: raise ValueError(f"no layers were named; use {', '.join(LAYERS)}, or a list of ends of names such as attn.qkv")
     plain = [k.removesuffix('.base_layer') for k, m in net.named_modules() if isinstance(m, nn.Linear) and '.lora_' not in k]
     inside = [k for k in plain if 'blocks.' in k] if isinstance(layers, str) and layers in LAYERS else plain
@@ -68,8 +69,11 @@ class NewWords(nn.Module):
         table:nn.Embedding, # as it was
         rows:list[int],     # ids to be trained
     ):
-        super().__init__(); old = table.weight.detach().clone()
-        self.register_buffer('old', old); self.register_buffer('rows', torch.tensor(rows, device=old.device)); self.new = nn.Parameter(old[rows].clone())
+        super().__init__()
+        old = table.weight.detach().clone()
+        self.register_buffer('old', old)
+        self.register_buffer('rows', torch.tensor(rows, device=old.device))
+        self.new = nn.Parameter(old[rows].clone())
 
     @property
     def weight(self) -> Tensor: # (words, d)
@@ -110,7 +114,8 @@ def add_lora(
     words:list[str]=(),   # words of the text encoder whose vectors are trained, too
 ):                        # the same model
     "Freeze everything and put a trainable B·A beside the chosen linear layers; the output is unchanged at first. `ValueError` for names and ranks that do not fit"
-    peft = require('peft', 'lora'); net, parts = transformer(model), parts_of(model)
+    peft = require('peft', 'lora')
+    net, parts = transformer(model), parts_of(model)
     if hasattr(net, 'lora'): raise ValueError(f"this model has an adapter of rank {net.lora.rank} already; merge it first with merge_lora(model)")
     names = chosen_linears(model, layers)
     if words and 'text' not in parts: raise ValueError(f"words {', '.join(words)} need a text encoder that can learn; {type(model).__name__} has none")
@@ -145,7 +150,9 @@ def merge_lora(
 ):         # the same model without one
     "Add every B·A to its layer: a plain model again, with the names it had, for everything that wants one"
     parts, net = parts_of(model), transformer(model)
-    for k, m in adapters(model): m.merge(); net.set_submodule(k, m.get_base_layer())
+    for k, m in adapters(model):
+        m.merge()
+        net.set_submodule(k, m.get_base_layer())
     if isinstance(getattr(parts.get('text'), 'token', None), NewWords):
         parts['text'].token = nn.Embedding.from_pretrained(parts['text'].token.weight, freeze=False)
     for part, m in parts.items():
@@ -160,16 +167,21 @@ def save_lora(
 ) -> Path:           # the folder
     "Write an adapter: two small matrices a layer, and vectors of words; nothing of the model itself"
     state = {f'{k}.{a}': getattr(m, f'lora_{a}')['default'].weight for k, m in adapters(model) for a in 'AB'}
-    lora, folder = transformer(model).lora, Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    if lora.words: text = model.text; state['words'] = text.token.weight[[text.index[w] for w in lora.words]]
-    save_state(state, folder/'lora.safetensors'); save_config(lora, folder/'lora.json')
+    lora, folder = transformer(model).lora, Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if lora.words:
+        text = model.text
+        state['words'] = text.token.weight[[text.index[w] for w in lora.words]]
+    save_state(state, folder/'lora.safetensors')
+    save_config(lora, folder/'lora.json')
     return folder
 
 def find_lora(
     where:str|Path, # a folder written by `save_lora`, one that holds it as lora/, or a run
 ) -> Path:
     "The folder with the two files, the newest of a run; what holds none is returned as it is"
-    path = Path(where); saved = sorted(path.glob('checkpoints/step_*/weights/lora'))
+    path = Path(where)
+    saved = sorted(path.glob('checkpoints/step_*/weights/lora'))
     return next((p for p in (path, path/'lora', *saved[-1:]) if (p/'lora.json').is_file()), path)
 
 def read_lora(
@@ -232,7 +244,8 @@ def read_parts(
     what:str, # a name of `PARTS`, several with + between, or `all but` and names
 ) -> tuple:   # is it all but these?, names
     "Read what `freeze` is asked for; `ValueError` for an unknown name"
-    what = what.strip(); names = [n.strip() for n in what.removeprefix('all but ').split('+')]
+    what = what.strip()
+    names = [n.strip() for n in what.removeprefix('all but ').split('+')]
     if bad := [n for n in names if n not in PARTS]: raise ValueError(f"there is no part {bad[0]!r}; there are {', '.join(PARTS)}; several are written spatial+text, and all others: all but temporal")
     return what.startswith('all but '), names
 
@@ -241,7 +254,8 @@ def freeze(
     what:str, # a name of `PARTS`, several with + between, or `all but` and names
 ) -> tuple:   # how many numbers are trained now, and how many there are
     "Stop training parts of a model; parts that were frozen before stay so. An unknown name raises `ValueError` with those there are"
-    rest, names = read_parts(what); starts, parts = tuple(s for n in names for s in PARTS[n]), parts_of(model)
+    rest, names = read_parts(what)
+    starts, parts = tuple(s for n in names for s in PARTS[n]), parts_of(model)
     for part, m in parts.items():
         for k, p in m.named_parameters():
             if f'{part}.{k}'.startswith(starts) != rest: p.requires_grad_(False)

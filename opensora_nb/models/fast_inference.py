@@ -58,7 +58,10 @@ def linear_speed(
     with torch.inference_mode():
         fn(x, w, b)
         while True:
-            start = time.perf_counter(); fn(x, w, b); now = time.perf_counter(); best = min(best, now-start)
+            start = time.perf_counter()
+            fn(x, w, b)
+            now = time.perf_counter()
+            best = min(best, now-start)
             if now > end: return 2*rows*c_in*c_out/best/1e9
 
 # %% ../../nbs/05_models/03_fast_inference.ipynb #43c3078c

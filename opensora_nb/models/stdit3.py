@@ -200,7 +200,9 @@ def init_stdit3(
 ):
     "At the start temporal blocks and frame rate change nothing, so an image model stays what it was (Open-Sora 1.2)"
     for m in model.modules():
-        if isinstance(m, nn.Linear): nn.init.xavier_uniform_(m.weight); nn.init.zeros_(m.bias)
+        if isinstance(m, nn.Linear):
+            nn.init.xavier_uniform_(m.weight)
+            nn.init.zeros_(m.bias)
     nn.init.normal_(model.fps_embedder.mlp[0].weight, std=0.02)
     nn.init.zeros_(model.fps_embedder.mlp[2].weight)
     for block in model.temporal_blocks:

@@ -134,7 +134,9 @@ def _config(state, released, overrides, free):
 def _rope(state, cfg):
     "Check the rotary frequencies, or fill them in; returns what is to be said"
     right = RoPE(cfg.hidden_size//cfg.num_heads).freqs.data
-    if 'rope.freqs' not in state: state['rope.freqs'] = right; return ["rope.freqs is not in the file: computed"]
+    if 'rope.freqs' not in state:
+        state['rope.freqs'] = right
+        return ["rope.freqs is not in the file: computed"]
     freqs = state['rope.freqs'].float()
     if freqs.shape != right.shape: raise ValueError(f"rope.freqs has shape {tuple(freqs.shape)}, {cfg.num_heads} heads of width {2*len(right)} need {tuple(right.shape)}")
     if freqs.is_meta or torch.allclose(freqs, right, rtol=.01): return []

@@ -50,7 +50,8 @@ def _rank_main(fn, rank, world, args, folder, timeout, pipe): # what a new proce
             message = True, time.monotonic(), pickle.dumps(fn(*args))
             dist.barrier() # nobody leaves while another still reads
         except BaseException as e: message = False, time.monotonic(), (f'{type(e).__name__}: {e}', traceback.format_exc())
-    pipe.send(message); pipe.close()
+    pipe.send(message)
+    pipe.close()
     os._exit(0)        # without the goodbyes of the parent's libraries
 
 # %% ../../nbs/08_parallel/01_collectives.ipynb #debe326c
@@ -70,11 +71,16 @@ def local_ranks(
             for r in range(world):
                 ours, theirs = fork.Pipe(duplex=False)
                 p = fork.Process(target=_rank_main, args=(fn, r, world, args, folder, timeout, theirs), daemon=True)
-                with warnings.catch_warnings(): warnings.simplefilter('ignore'); p.start() # Python 3.12 warns of threads; see above
-                theirs.close(); ranks.append((p, ours))
+                with warnings.catch_warnings():
+                    warnings.simplefilter('ignore')
+                    p.start() # Python 3.12 warns of threads; see above
+                theirs.close()
+                ranks.append((p, ours))
             return _answers(ranks, world, time.monotonic() + timeout, timeout)
         finally:
-            for p, _ in ranks: p.kill(); p.join()
+            for p, _ in ranks:
+                p.kill()
+                p.join()
             for r in range(world): _repeat(folder/f'said{r}', r)
 
 def _answers(ranks, world, end, timeout): # wait for all, or for the first that fails
@@ -87,7 +93,9 @@ def _answers(ranks, world, end, timeout): # wait for all, or for the first that 
             r = left.pop(pipe)
             try: ok, when, answer = pipe.recv()
             except EOFError:
-                ranks[r][0].join(); failed.append((0, r, f"it ended without a word (exit code {ranks[r][0].exitcode})", '')); continue
+                ranks[r][0].join()
+                failed.append((0, r, f"it ended without a word (exit code {ranks[r][0].exitcode})", ''))
+                continue
             if ok: answers[r] = pickle.loads(answer)
             else: failed.append((when, r, *answer))
         if failed:
@@ -104,7 +112,9 @@ class Ledger:
     "Inside the `with`, each exchange of this process is written down: what it was, bytes sent to others, begin and end"
     open = [] # ledgers that are listening
     def __init__(self): self.rows = []
-    def __enter__(self): Ledger.open.append(self); return self
+    def __enter__(self):
+        Ledger.open.append(self)
+        return self
     def __exit__(self, *_): Ledger.open.remove(self)
     @property
     def bytes(self) -> int:
@@ -138,7 +148,8 @@ def exchange(
 
 # %% ../../nbs/08_parallel/01_collectives.ipynb #49fafe32
 def _mine(x, axis, n, group): # check that I hold what `pieces` gives me
-    rank, world = rank_of(group); have = pieces(n, world)
+    rank, world = rank_of(group)
+    have = pieces(n, world)
     if x.shape[axis] != have[rank]: raise ValueError(f"rank {rank} of {world} holds {x.shape[axis]} of {n} along axis {axis}, its piece would be {have[rank]}; cut with `split`, and give the whole length")
     return rank, world, have
 
@@ -217,14 +228,18 @@ def together(
 ) -> Iterator[tuple[int, int]]: # my rank, and how many we are
     "Within the block, processes that torchrun started can exchange; one that was started alone stays alone"
     world, local = (int(os.environ.get(name, default)) for name, default in (('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
-    if world == 1 or 'RANK' not in os.environ or dist.is_initialized(): yield rank_of(); return
+    if world == 1 or 'RANK' not in os.environ or dist.is_initialized():
+        yield rank_of()
+        return
     backend, kind = 'gloo', pick_device(device).type
     if kind == 'cuda':
         if local >= (have := torch.cuda.device_count()): raise ValueError(f"process {local + 1} on this machine has no GPU of its own, there {'is' if have == 1 else 'are'} {have}; start {have}, or use device cpu")
-        torch.cuda.set_device(local); backend = 'cpu:gloo,cuda:nccl'
+        torch.cuda.set_device(local)
+        backend = 'cpu:gloo,cuda:nccl'
     dist.init_process_group(backend)
     yield rank_of()
-    dist.barrier(); dist.destroy_process_group() # not after an error: the others may wait for ever
+    dist.barrier()
+    dist.destroy_process_group() # not after an error: the others may wait for ever
 
 def from_first(
     fn:Callable, # no arguments; what it returns can be pickled
@@ -233,7 +248,11 @@ def from_first(
     rank, world = rank_of()
     if world == 1: return fn()
     try: box = [('told', fn() if rank == 0 else None)]
-    except BaseException: dist.broadcast_object_list(['failed'], src=0); raise
+    except BaseException:
+        dist.broadcast_object_list(['failed'], src=0)
+        raise
     dist.broadcast_object_list(box, src=0)
-    if box[0] == 'failed': time.sleep(1); raise SystemExit(1) # rank 0 speaks first
+    if box[0] == 'failed':
+        time.sleep(1)
+        raise SystemExit(1) # rank 0 speaks first
     return box[0][1]

@@ -25,9 +25,12 @@ def shares(
     "Whole chunks for every rank; ranks beyond the number of chunks get nothing"
     ends, latents = [0], [0]
     for a, b in windows(num_frames, vae.cfg.micro_frame_size):
-        ends.append(b); latents.append(latents[-1] + vae.latent_size((b - a, None, None))[0])
+        ends.append(b)
+        latents.append(latents[-1] + vae.latent_size((b - a, None, None))[0])
     out, at = [], 0
-    for n in pieces(len(ends) - 1, world): out.append((ends[at], ends[at+n], latents[at], latents[at+n])); at += n
+    for n in pieces(len(ends) - 1, world):
+        out.append((ends[at], ends[at+n], latents[at], latents[at+n]))
+        at += n
     return out
 
 # %% ../../nbs/08_parallel/03_vae.ipynb #30d19874
@@ -49,7 +52,9 @@ def decode(
     read = (lambda z, n: tiling.decode(vae, z, n, how)) if how else vae.decode
     if _alone(how, group): return read(z, num_frames)
     check_latent(z, num_frames, vae)
-    rank, world = rank_of(group); all_ = shares(vae, num_frames, world); a, b, la, lb = all_[rank]
+    rank, world = rank_of(group)
+    all_ = shares(vae, num_frames, world)
+    a, b, la, lb = all_[rank]
     d = vae.cfg.vae_2d.downsample
     mine = read(z[:, :, la:lb], b - a).to(z) if b > a else z.new_empty(len(z), vae.cfg.vae_2d.in_channels, 0, z.shape[3]*d, z.shape[4]*d)
     return _join(mine, [b - a for a, b, *_ in all_], 2, group)
@@ -65,6 +70,8 @@ def encode(
     write = (lambda x: tiling.encode(vae, x, how)) if how else vae.encode
     if _alone(how, group): return write(x)
     check_pixels(x, 'b c f h w', vae.cfg.vae_2d)
-    rank, world = rank_of(group); all_ = shares(vae, x.shape[2], world); a, b, *_ = all_[rank]
+    rank, world = rank_of(group)
+    all_ = shares(vae, x.shape[2], world)
+    a, b, *_ = all_[rank]
     mine = write(x[:, :, a:b]).to(x) if b > a else x.new_empty(len(x), vae.cfg.latent_channels, 0, *vae.latent_size((None, *x.shape[3:]))[1:])
     return _join(mine, [lb - la for *_, la, lb in all_], 2, group)

@@ -27,7 +27,8 @@ def latent_spans(
     chunk, k = vae.cfg.micro_frame_size or num_frames, vae.cfg.vae_temporal.time_downsample_factor
     out = []
     for a in range(0, num_frames, chunk):
-        n = min(chunk, num_frames - a); pad = -n % k
+        n = min(chunk, num_frames - a)
+        pad = -n % k
         out += [(a + max(0, j - pad), a + j + k - pad) for j in range(0, n + pad, k)]
     return out
 
@@ -101,9 +102,14 @@ def given(
             have, room = len(latent_spans(vae, len(clips[c.ref]))), z.shape[2]
             fits = cut_length(c, have, room, align)
             if fits < c.length: warnings.warn(f"condition {conditions_text([c])} asks for {c.length} latent frame{'s' if c.length > 1 else ''}; {fits} fit{' from the start of a chunk' if align else ''} (reference {c.ref} has {have}, the clip {room})", stacklevel=2)
-        if align: used = {c.ref for c in conds}; latents.append([encode_frames(vae, f) if k in used else None for k, f in enumerate(clips)]); placed.append(conds); continue
+        if align:
+            used = {c.ref for c in conds}
+            latents.append([encode_frames(vae, f) if k in used else None for k, f in enumerate(clips)])
+            placed.append(conds)
+            continue
         pairs = [encode_piece(vae, clips[c.ref], c, num_frames) for c in conds]
-        latents.append([p for p, _ in pairs]); placed.append([replace(c, ref=j) for j, (_, c) in enumerate(pairs)])
+        latents.append([p for p, _ in pairs])
+        placed.append([replace(c, ref=j) for j, (_, c) in enumerate(pairs)])
     x_ref, mask = apply_conditions(z, latents, placed, loop, align or None)
     return dict(mask=mask, x_ref=x_ref)
 
@@ -116,7 +122,9 @@ def read_reference(
     _local(path)
     parts = [read_frames(path)] if is_image(path) else (f[None] for f in iter_video(path, even=True))
     out, (gh, gw) = [], image_size
-    for part in parts: h, w = part.shape[1:3]; out.append(resize_crop_to_fill(part, image_size))
+    for part in parts:
+        h, w = part.shape[1:3]
+        out.append(resize_crop_to_fill(part, image_size))
     if not out: raise ValueError(f"reference {Path(path).name} holds no frames")
     lost = 1 - min(h*gw, w*gh)/max(h*gw, w*gh)
     if lost > .1: warnings.warn(f"reference {Path(path).name} is {h}x{w}, the clip {gh}x{gw}: {lost:.0%} of it is cropped away", stacklevel=2)

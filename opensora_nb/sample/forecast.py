@@ -76,13 +76,18 @@ class Meter(TorchDispatchMode):
         return out
 
     def hold(self, t): # count a storage until it is gone; returns its bytes, 0 for one that is known
-        storage = t.untyped_storage(); key, n = storage._cdata, storage.nbytes()
+        storage = t.untyped_storage()
+        key, n = storage._cdata, storage.nbytes()
         if key in self.alive: return 0
-        self.alive.add(key); self.now += n; self.peak = max(self.peak, self.now)
+        self.alive.add(key)
+        self.now += n
+        self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self.drop, key, n).atexit = False
         return n
 
-    def drop(self, key, n): self.alive.discard(key); self.now -= n
+    def drop(self, key, n):
+        self.alive.discard(key)
+        self.now -= n
 
     @property
     def flops(self) -> int: return total_flops(self.work)
@@ -144,10 +149,13 @@ def sample_op(
             with int8_linears(next(layers)) as layer: run = layer.forward
             return lambda: run(x), op.cost*n/rows
         other = linears == 'onednn' and rows*c_in*c_out >= WORK and x.device.type == 'cpu' and op.dtype == torch.float32
-        def run(): layer = next(layers); return (_onednn if other else F.linear)(x, layer.weight, layer.bias)
+        def run():
+            layer = next(layers)
+            return (_onednn if other else F.linear)(x, layer.weight, layer.bias)
         return run, op.cost*n/rows
     if op.kind in ('conv2d', 'conv3d'):
-        full, weight, stride, pad = op.shape; size = list(full)
+        full, weight, stride, pad = op.shape
+        size = list(full)
         cost = lambda: op.cost*prod(size)/prod(full)
         while cost() > FEW and prod(size)/2 > 40960:    # small ones go another way in torch
             i = max(range(2, len(size)), key=lambda i: (size[i] > 1, i > len(size)-3, size[i])) if size[0] == 1 else 0 # height or width, and frames where those are 1
@@ -157,8 +165,11 @@ def sample_op(
         if op.kind == 'conv2d': x = x.contiguous(memory_format=torch.channels_last)
         return lambda: conv(x, w, None, stride, pad), cost()
     if op.kind == 'attention':
-        b, k, n, m, e = op.shape; full = b*k*n
-        b = max(1, min(b, int(FEW/(4*k*n*m*e)))); k = max(1, min(k, int(FEW/(4*b*n*m*e)))); n = max(1, min(n, max(256, int(FEW/(4*b*k*m*e)))))
+        b, k, n, m, e = op.shape
+        full = b*k*n
+        b = max(1, min(b, int(FEW/(4*k*n*m*e))))
+        k = max(1, min(k, int(FEW/(4*b*n*m*e))))
+        n = max(1, min(n, max(256, int(FEW/(4*b*k*m*e)))))
         q, key = new(b, k, n, e), new(b, k, m, e)
         return lambda: F.scaled_dot_product_attention(q, key, key), op.cost*b*k*n/full
     n = min(op.shape[0], 2**21) if op.kind != 'other' else min(op.shape[0], 2**25)//12
@@ -177,8 +188,14 @@ def best_time(
     "The best of three or more, after a warm-up; on a CPU the time of this thread, so that other programs do not count"
     gpu = torch.device(device).type == 'cuda'
     clock, wait = (time.perf_counter, torch.cuda.synchronize) if gpu else (time.thread_time, lambda: None)
-    took = []; fn(); wait()
-    while len(took) < 3 or sum(took) < seconds: start = clock(); fn(); wait(); took.append(clock() - start)
+    took = []
+    fn()
+    wait()
+    while len(took) < 3 or sum(took) < seconds:
+        start = clock()
+        fn()
+        wait()
+        took.append(clock() - start)
     return min(took)
 
 @torch.inference_mode()
@@ -192,7 +209,9 @@ def rate(
     if key not in _rates and op.kind == 'fresh':
         new, old = lambda: torch.empty(2**24).fill_(1.), torch.ones(2**24)    # 64 MB, which no allocator keeps
         _rates[key] = 2**26/max(best_time(new) - best_time(lambda: old.fill_(1.)), 1e-6)
-    if key not in _rates: run, cost = sample_op(op, device, linears); _rates[key] = cost/best_time(run, device)
+    if key not in _rates:
+        run, cost = sample_op(op, device, linears)
+        _rates[key] = cost/best_time(run, device)
     return _rates[key]
 
 @torch.inference_mode()
@@ -222,7 +241,8 @@ def work_time(
         whole, done, t = sum(c for c, _ in ops), 0, 0
         for cost, op in ops:
             if done >= 0.97*whole: break
-            done += cost; t += cost/rate(op, device, linears)
+            done += cost
+            t += cost/rate(op, device, linears)
         total += t*whole/max(done, 1e-9)
     python = calls*call_time(device)
     return total + python if cpu else max(total, python) # a GPU works while Python goes on
@@ -255,10 +275,14 @@ def denoise_stages(
         row = lambda n: torch.full((batch,), float(n))
         v = guided_velocity(model, 2. if guidance else 1., y.to(dtype), fps=row(24), height=row(pixels[0]), width=row(pixels[1]))
         with remember_captions(model), Meter(model) as m:
-            m.hold(x); m.hold(y)
-            v(x, x.new_empty(batch)); first = m.work.copy(), m.calls
-            v(x, x.new_empty(batch)); both.append((first, (m.work - first[0], m.calls - first[1]), m.peak, count_params(model)))
-    (a1, a2, *a), (b1, b2, *b) = both; k = cfg.depth - 1
+            m.hold(x)
+            m.hold(y)
+            v(x, x.new_empty(batch))
+            first = m.work.copy(), m.calls
+            v(x, x.new_empty(batch))
+            both.append((first, (m.work - first[0], m.calls - first[1]), m.peak, count_params(model)))
+    (a1, a2, *a), (b1, b2, *b) = both
+    k = cfg.depth - 1
     return tuple(Stage(_combine(p[0], q[0], k), p[1] + k*(q[1] - p[1]), *(i + k*(j - i) for i, j in zip(a, b))) for p, q in ((a1, b1), (a2, b2)))
 
 @torch.inference_mode()
@@ -276,9 +300,12 @@ def decode_stage(
     for frames, times in ((chunk, num_frames//chunk), (num_frames % chunk, 1)):
         if not frames: continue
         with Meter(vae) as m: vae.decode_temporal(new(cfg.latent_channels, vae.latent_size((frames, h, w))[0]), frames)
-        work += _combine(Counter(), m.work, times); calls += times*m.calls; peaks.append(m.peak)
+        work += _combine(Counter(), m.work, times)
+        calls += times*m.calls
+        peaks.append(m.peak)
     with Meter(vae) as m: vae.spatial_vae.decode(new(flat, group))
-    work += _combine(Counter(), m.work, num_frames/group); calls += num_frames/group*m.calls
+    work += _combine(Counter(), m.work, num_frames/group)
+    calls += num_frames/group*m.calls
     d, byte, weights = cfg.vae_2d.downsample, new(1, 1).element_size(), sum(p.numel()*p.element_size() for p in vae.parameters())
     video = num_frames*3*d*h*d*w                              # numbers; there while the last group is made, and beside two float32 copies while it is rounded
     peak = max(*peaks, m.peak + byte*video, weights + video*(byte + 8)) + num_frames*flat*h*w*byte
@@ -321,9 +348,13 @@ class Forecast:
     @property
     def tokens(self) -> int: return prod(self.grid)
     @property
-    def memory(self) -> int: "Bytes at the worst moment"; return max(self.peaks.values())
+    def memory(self) -> int:
+        "Bytes at the worst moment"
+        return max(self.peaks.values())
     @property
-    def time(self) -> float|None: "Seconds of the whole run"; return self.seconds and sum(self.seconds.values())
+    def time(self) -> float|None:
+        "Seconds of the whole run"
+        return self.seconds and sum(self.seconds.values())
     @property
     def total_flops(self) -> int:
         "FLOPs of the whole run; captions are computed once"
@@ -385,7 +416,8 @@ def forecast(
     first, rest = denoise_stages(cfg, size, (h, w), batch, words, guidance, kind)
     decoded = decode_stage(vae, f, size, kind)
     params = {'transformer': first.params, 'autoencoder': decoded.params} | params
-    byte = torch.empty(0, dtype=kind).element_size(); text += extra
+    byte = torch.empty(0, dtype=kind).element_size()
+    text += extra
     a, b = byte*params['transformer'], byte*params['autoencoder']
     seconds = None
     if dev:

@@ -98,7 +98,9 @@ def file_stamp(
     path:str|Path, # any file
 ) -> tuple|None:   # None where it cannot be looked at
     "Size and time of a file: another stamp when it was written anew"
-    try: s = Path(path).stat(); return s.st_size, s.st_mtime_ns
+    try:
+        s = Path(path).stat()
+        return s.st_size, s.st_mtime_ns
     except OSError: return None
 
 def beside(path, what): return path.with_stem(f'{path.stem}_{what}') # a copy with a watermark, or the kept rounds of a film
@@ -215,8 +217,10 @@ def run_jobs(
 ):                           # yields (job, uint8 (f, h, w, 3)), after it was written; first the jobs that were done, with None
     "Make what is not there yet; each file is on disk before the next batch is begun"
     if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; it is the number of clips made at once, 1 or more")
-    cfg = cfg.filled(pipe.defaults); fps = save_fps or cfg.fps
-    todo = left(jobs) if write else list(jobs); here = {id(j) for j in todo}
+    cfg = cfg.filled(pipe.defaults)
+    fps = save_fps or cfg.fps
+    todo = left(jobs) if write else list(jobs)
+    here = {id(j) for j in todo}
     yield from ((j, None) for j in jobs if id(j) not in here)
     for a in range(0, len(todo), batch_size):
         part, done = todo[a:a+batch_size], []
@@ -256,9 +260,12 @@ def watermark(
     text:str='opensora_nb', # what it says
 ) -> np.ndarray:     # a copy
     "Write a text of a tenth of the height into the upper left corner"
-    h, w = clip.shape[1:3]; size, out = max(6, h//10), clip.copy()
-    mask = Image.new('L', (w, h)); font = ImageFont.load_default(size)
+    h, w = clip.shape[1:3]
+    size, out = max(6, h//10), clip.copy()
+    mask = Image.new('L', (w, h))
+    font = ImageFont.load_default(size)
     ImageDraw.Draw(mask).text((size//3, size//3), text, font=font, fill=200)
-    x0, y0, x1, y1 = mask.getbbox() or (0, 0, 0, 0); m = np.asarray(mask)[y0:y1, x0:x1, None]/255
+    x0, y0, x1, y1 = mask.getbbox() or (0, 0, 0, 0)
+    m = np.asarray(mask)[y0:y1, x0:x1, None]/255
     for frame in out: frame[y0:y1, x0:x1] = (frame[y0:y1, x0:x1]*(1-m) + 255*m).round()
     return out

@@ -74,7 +74,8 @@ def rounds(
     progress=None,           # wraps the steps of a round, e.g. tqdm
 ):                           # yields, round by round, b uint8 clips (f, h, w, 3) without the frames that were shown before
     "Rounds of a long video, one after the other; wrong lengths raise before anything is made"
-    cfg = cfg.filled(pipe.defaults); align = pipe.defaults.align
+    cfg = cfg.filled(pipe.defaults)
+    align = pipe.defaults.align
     if long.loop < 1: raise ValueError(f"loop is {long.loop}; it is the number of rounds, 1 or more")
     if not 0 <= long.condition_frame_edit <= 1: raise ValueError(f"condition_frame_edit is {long.condition_frame_edit}; 0 keeps given frames, 1 makes them anew")
     if not isinstance(long.condition_frame_length, int|None): raise ValueError(f"condition_frame_length is {long.condition_frame_length!r}; it counts latent frames, so it is a whole number")

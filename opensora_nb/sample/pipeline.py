@@ -114,8 +114,10 @@ def save_vae(
     dtype=None,      # format on disk; None keeps it
 ):
     "Write an autoencoder"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    save_config(vae.cfg, folder/'config.json'); save_state(vae.state_dict(), folder/'model.safetensors', dtype=dtype)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(vae.cfg, folder/'config.json')
+    save_state(vae.state_dict(), folder/'model.safetensors', dtype=dtype)
 
 def part_config(
     kind:type,       # STDiT3Config or VideoVAEConfig
@@ -187,21 +189,31 @@ class Pipeline:
             if self.offload: part.to('cpu')
     def share(self):
         "From now on, all processes that were started together make each clip together, and each gets all of it"
-        parallelize(self.model); self.shared = True; return self
+        parallelize(self.model)
+        self.shared = True
+        return self
     def to(self, device=None, dtype=None):
         "Move all parts; the text encoder stays in fp32"
-        self.vae.to(device, dtype); self.model.to(device, dtype); self.text.to(device); return self
+        self.vae.to(device, dtype)
+        self.model.to(device, dtype)
+        self.text.to(device)
+        return self
     def save(self,
         folder:str|Path,  # gets vae/, stdit3/, text/ and pipeline.json
         dtype=None,       # format on disk; None keeps it
     ):
         "Write all parts"
-        folder = Path(folder); (folder/'stdit3').mkdir(parents=True, exist_ok=True)
+        folder = Path(folder)
+        (folder/'stdit3').mkdir(parents=True, exist_ok=True)
         save_vae(self.vae, folder/'vae', dtype)
         save_config(self.model.cfg, folder/'stdit3'/'config.json')
         save_state(self.model.state_dict(), folder/'stdit3'/'model.safetensors', dtype=dtype)
-        if isinstance(self.text, TinyText): self.text.save(folder/'text'); save_state(self.text.state_dict(), folder/'text'/'model.safetensors', dtype=dtype)
-        else: (folder/'text').mkdir(exist_ok=True); (folder/'text'/'t5.json').write_text(json.dumps(dict(name=self.text.name, max_length=self.text.max_length))) # a frozen one stays where it is
+        if isinstance(self.text, TinyText):
+            self.text.save(folder/'text')
+            save_state(self.text.state_dict(), folder/'text'/'model.safetensors', dtype=dtype)
+        else:
+            (folder/'text').mkdir(exist_ok=True)
+            (folder/'text'/'t5.json').write_text(json.dumps(dict(name=self.text.name, max_length=self.text.max_length))) # a frozen one stays where it is
         save_config(self.defaults, folder/'pipeline.json')
 
 @dataclass(frozen=True)
@@ -408,7 +420,8 @@ class Video:
         path:str|Path, # .mp4, .webm, .gif, .avi or .png
     ) -> Path:
         "Write the clip; the folder is made"
-        write_video(path, self.frames, self.config.fps); return Path(path)
+        write_video(path, self.frames, self.config.fps)
+        return Path(path)
     def __repr__(self):
         f, h, w, _ = self.frames.shape
         return f"Video({self.prompt!r}, {f} frames of {h}x{w}, seed {self.config.seed}, {self.config.num_sampling_steps} steps, guidance {self.config.cfg_scale}, weights {self.weights})"
@@ -457,5 +470,7 @@ def text_to_video(
 def cached_pipeline(weights, device):
     "The pipeline of these weights, loaded once; a newer checkpoint of the same run is noticed"
     key = (str(find_weights(weights)), device)
-    if key not in _loaded: _loaded.clear(); _loaded[key] = load_pipeline(weights, device)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_pipeline(weights, device)
     return _loaded[key]

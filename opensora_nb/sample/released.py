@@ -32,7 +32,9 @@ class StoredText:
         self.table = {t: tuple(x.cpu() for x in encoder.encode([t])) for t in (progress(texts) if progress else texts)}
         self.device = torch.device('cpu')
 
-    def to(self, device=None): self.device = torch.device(device or self.device); return self
+    def to(self, device=None):
+        self.device = torch.device(device or self.device)
+        return self
 
     def encode(self,
         texts:list[str], # b of them
@@ -49,7 +51,8 @@ def _lacks(where, part):
     if isinstance(where, dict): return ''
     try:
         path = fetch(where, download=False)
-        whole_weights(path/part if (path/part).is_dir() else path); return ''
+        whole_weights(path/part if (path/part).is_dir() else path)
+        return ''
     except FileNotFoundError as e: return str(e) if os.path.exists(where) else 'not on this disk'
 
 class Part(NamedTuple):
@@ -134,10 +137,12 @@ def load_released(
 ) -> Pipeline:                 # its text encoder knows `texts` only
     "Encode the texts, let T5 go, then load the other two; before that, what is missing raises `FileNotFoundError`, see `need_parts`"
     need_parts(model, vae, text)
-    device = pick_device(device); dtype = pick_dtype(dtype, device)
+    device = pick_device(device)
+    dtype = pick_dtype(dtype, device)
     encoder = T5Text(text, dtype=pick_dtype(text_dtype, device), device=device)
     stored = StoredText(encoder, texts, progress)
-    del encoder; gc.collect()
+    del encoder
+    gc.collect()
     if device.type == 'cuda': torch.cuda.empty_cache()
     pipe = Pipeline(load_released_vae(vae, dtype), load_stdit3(model, dtype), stored, OPENSORA_12, str(model), offload=str(device) if offload else '')
     return pipe.to('cpu' if offload else device)

@@ -97,7 +97,9 @@ def tiny_text(
 # %% ../../nbs/07_text/01_encoders.ipynb #c4d2a220
 @patch
 def _say_once(self:TinyText, sentence):
-    if sentence not in self._told: self._told.add(sentence); warnings.warn(sentence, stacklevel=3)
+    if sentence not in self._told:
+        self._told.add(sentence)
+        warnings.warn(sentence, stacklevel=3)
 
 @patch
 def tokenize(self:TinyText,
@@ -146,7 +148,8 @@ def save(self:TinyText,
     folder:str|Path, # gets config.json and model.safetensors
 ):
     "Write vocabulary, sizes and weights"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     save_config(self.cfg, folder/'config.json')
     save_state(self.state_dict(), folder/'model.safetensors')
 
@@ -304,7 +307,9 @@ class T5Text:
         self.model = (self.model if options else self.model.to(device)).eval().requires_grad_(False) # with options, transformers has placed it
         self.tokenizer.padding_side, self.max_length, self.dim, self.name = 'right', max_length, self.model.config.d_model, str(name)
 
-    def to(self, device=None): self.model.to(device); return self
+    def to(self, device=None):
+        self.model.to(device)
+        return self
 
     @torch.no_grad()
     def encode(self,

@@ -41,7 +41,8 @@ def smooth(
 ) -> np.ndarray:  # (f, h, w), mean of k x k neighbours
     "A box filter by running sums"
     for axis in (1, 2):
-        pad = [(0, 0)]*3; pad[axis] = (k//2 + 1, k//2)
+        pad = [(0, 0)]*3
+        pad[axis] = (k//2 + 1, k//2)
         c = np.cumsum(np.pad(x, pad, 'edge'), axis)
         x = (np.take(c, range(k, c.shape[axis]), axis) - np.take(c, range(c.shape[axis]-k), axis)) / k
     return x
@@ -88,7 +89,8 @@ def read_colour(
     votes = np.bincount(near, weights=far[far > SEEN]**2, minlength=len(PALETTE))
     k = int(votes.argmax())
     if votes[k] < 0.5*votes.sum(): return 'none', None, None
-    core = some[near == k]; strength = far[far > SEEN][near == k]
+    core = some[near == k]
+    strength = far[far > SEEN][near == k]
     colour = np.median(core[strength >= np.median(strength)], axis=0)
     span = colour - behind
     alpha = _dot(away, span) / np.maximum(_dot(span, span), 1.)
@@ -109,7 +111,8 @@ def follow(
         near = (x - cx[:, None])[:, None, :]**2 + (y - cy[:, None])[:, :, None]**2 < (reach*min(h, w))**2
         sharp = mask*near
     mask = mask*near
-    area = mask.sum((1, 2)); total = np.maximum(area, 1e-3)
+    area = mask.sum((1, 2))
+    total = np.maximum(area, 1e-3)
     return np.stack([(mask.sum(1) @ x)/total, (mask.sum(2) @ y)/total], -1), area, mask
 
 # %% ../../nbs/01_toy/03_following.ipynb #da1f5883
@@ -161,7 +164,8 @@ def read_shape(
         both = np.minimum(mask, drawn).sum((1, 2))
         fit.append(both / np.maximum(area + drawn.sum((1, 2)) - both, 1e-3))
     fit = np.stack(fit, -1)
-    second, first = np.sort(fit.mean(0))[-2:]; best = int(fit.mean(0).argmax())
+    second, first = np.sort(fit.mean(0))[-2:]
+    best = int(fit.mean(0).argmax())
     calm = smooth(fit.T[:, :, None].repeat(5, 2))[:, :, 0].T    # a mean over five frames
     lasts = (calm.argmax(-1) == best).mean()
     return (SHAPES[best] if first > AGREE and first-second > CLEAR and lasts >= LASTS else 'none'), fit
@@ -174,7 +178,8 @@ def read_camera(
     mask:np.ndarray, # (f, h, w) soft mask of the object
 ) -> str:
     "Undo each camera motion in turn; under the right one the background stands still"
-    f, h, w = mask.shape; unit = min(h, w)
+    f, h, w = mask.shape
+    unit = min(h, w)
     pick = np.unique(np.linspace(0, f-1, 7).round().astype(int))
     level, free = v[pick].mean(-1), mask[pick] < 0.1
     u = (np.linspace(0, 1, f) if f > 1 else np.array([.5]))[pick]
@@ -188,7 +193,8 @@ def read_camera(
         inside = ((i >= 0) & (i < w))[:, None, :] & ((j >= 0) & (j < h))[:, :, None]
         at = np.arange(len(pick))[:, None, None], np.clip(j, 0, h-1)[:, :, None], np.clip(i, 0, w-1)[:, None, :]
         good = inside & free[at]
-        n = good.sum(0); enough = n >= 3
+        n = good.sum(0)
+        enough = n >= 3
         mean = (level[at]*good).sum(0) / np.maximum(n, 1)
         varies = ((level[at]-mean)**2*good).sum(0)[enough] / n[enough]
         spread[name] = varies.mean() if len(varies) else np.inf # nothing of the background is seen
@@ -213,7 +219,8 @@ def hypotheses(
         starts = np.arange(PHASES)/PHASES if motion in ('bounces', 'orbits') else [0.]
         for phase, turn in product(starts, (1, -1) if motion in ('orbits', 'spins') else (1,)):
             offset, radius, angle = own_motion(Scene('square', 'red', motion, 'small', speed, phase=float(phase), turn=turn), u)
-            names.append((motion, speed)); turns.append(angle)
+            names.append((motion, speed))
+            turns.append(angle)
             paths.append(np.concatenate([offset, GROWTH*np.log(radius)[:, None]], -1))
     paths = np.stack(paths)
     return names, paths - paths.mean(1, keepdims=True), np.stack(turns)
@@ -241,7 +248,9 @@ def read_clip(
     if getattr(video, 'dtype', None) != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
         raise ValueError(f"a clip is uint8 (f, h, w, 3), not {getattr(video, 'dtype', type(video).__name__)} "
                          f"{tuple(getattr(video, 'shape', ()))}; viz.to_uint8 converts model output")
-    v = shrink(video); h, w = v.shape[1:3]; unit = min(h, w)
+    v = shrink(video)
+    h, w = v.shape[1:3]
+    unit = min(h, w)
     out = dict.fromkeys(ATTRIBUTES, 'none')
     out['background'], ends = read_background(v)
     if out['background'] == 'none': return out

@@ -45,7 +45,8 @@ def draw_bodies(
     front:tuple=None,       # the same of something in front of them
 ) -> np.ndarray:            # (f, h, w, 3) uint8
     "Paint from back to front"
-    h, w = size; unit, f = min(size), len(bodies[0].path)
+    h, w = size
+    unit, f = min(size), len(bodies[0].path)
     if unit < 16: raise ValueError(f"the short side is {unit} pixels; a shape needs at least 16")
     out = np.broadcast_to(DARK, (f, h, w, 3))
     if behind: out = out + behind[0]*(np.array(behind[1], np.float32) - out)
@@ -66,7 +67,9 @@ NUMBERS = ('one', 'two', 'three')
 @dataclass(frozen=True)
 class Thing:
     "What a noun phrase names"
-    shape:str; colour:str; motion:str = 'stays still'
+    shape:str
+    colour:str
+    motion:str = 'stays still'
 
     @property
     def held_out(self): return is_held_out(self.shape, self.colour, self.motion)
@@ -77,7 +80,8 @@ def reach(a:str, b:str) -> float: # two shapes -> short sides between centres at
     return RADIUS*(REACH[a] + REACH[b]) + GAP
 
 def _starts(things, rng, fits, tries=4096): # places (n, 2) of the things for which `fits(paths (tries, n, f, 2))` holds, or None
-    u = progress(9); lo, hi = (np.stack(v) for v in zip(*(t.room() for t in things)))
+    u = progress(9)
+    lo, hi = (np.stack(v) for v in zip(*(t.room() for t in things)))
     start = lo + (hi-lo)*rng.random((tries, len(things), 2))
     good = fits(start[:, :, None] + np.stack([t.path(u) for t in things])).nonzero()[0]
     return tuple(map(tuple, start[good[0]].tolist())) if len(good) else None
@@ -92,7 +96,8 @@ def apart(paths, things):
 
 def related(paths, relation):
     "Is the first clearly there, seen from the second, and at no time elsewhere? paths (..., 2, f, 2) -> (...)"
-    away = paths[..., 0, :, :] - paths[..., 1, :, :]; axis = int(RELATIONS[relation][0] == 0)
+    away = paths[..., 0, :, :] - paths[..., 1, :, :]
+    axis = int(RELATIONS[relation][0] == 0)
     along = away[..., axis]*RELATIONS[relation][axis]
     return (along.min(-1) > 0) & (along.mean(-1) > CLEARLY*abs(away[..., 1-axis]).mean(-1))
 
@@ -100,7 +105,8 @@ def related(paths, relation):
 @dataclass(frozen=True)
 class Pair:
     "Two things, one of them above, below, left of or right of the other"
-    a:Thing; b:Thing
+    a:Thing
+    b:Thing
     relation:str              # where a is, seen from b
     starts:tuple              # first centre of each, in short sides
 
@@ -210,12 +216,14 @@ class Physics:
 
     def paths(self, num_frames):
         "Centres of the bodies, and of the pivot"
-        u, k, r = progress(num_frames), SPEEDS.index(self.speed), RADIUS*REACH[self.a.shape]; free = .5 - r
+        u, k, r = progress(num_frames), SPEEDS.index(self.speed), RADIUS*REACH[self.a.shape]
+        free = .5 - r
         x = (2*self.place[0]-1)*free
         if self.event == 'falls and bounces':
             return [np.stack([np.full(len(u), x), free - fall(u, .35 + .3*self.place[1], GRAVITY[k])], -1)]
         if self.event == 'swings':
-            a = AMPLITUDE*np.cos(2*np.pi*(SWINGS[k]*u + self.phase)); pivot = np.array([(self.place[0]-.5)*.12, -.42 + .2*self.place[1]])
+            a = AMPLITUDE*np.cos(2*np.pi*(SWINGS[k]*u + self.phase))
+            pivot = np.array([(self.place[0]-.5)*.12, -.42 + .2*self.place[1]])
             return [pivot + LENGTH*np.stack([np.sin(a), np.cos(a)], -1), np.broadcast_to(pivot, (len(u), 2))]
         touch, way = RADIUS*(WIDE[self.a.shape] + WIDE[self.b.shape]), PUSH[k]
         gap = way*(.3 + .3*self.place[0])
@@ -226,14 +234,17 @@ class Physics:
         return [np.stack([sign*p, np.full(len(u), y)], -1) for p in xs]
 
     def render(self, num_frames=17, size=(64, 64)):
-        p = self.paths(num_frames); things = [t for t in (self.a, self.b) if t]
+        p = self.paths(num_frames)
+        things = [t for t in (self.a, self.b) if t]
         rod = (_rod(p[0], p[1], size), ROD) if self.event == 'swings' else None
         return draw_bodies([Body(t.shape, t.colour, q) for t, q in zip(things, p)], size, rod)
 
 WIDE = dict(circle=1., square=.9, triangle=1.05, star=1.25) # half width at which two bodies meet, in radii
 
 def _rod(ends, pivot, size): # soft line of about 1.5 pixels from the pivot to the body, (f, h, w, 1)
-    h, w = size; unit = min(size); y, x = np.mgrid[:h, :w].astype(np.float32) + .5
+    h, w = size
+    unit = min(size)
+    y, x = np.mgrid[:h, :w].astype(np.float32) + .5
     a, b = (p[:, None, None]*unit + np.array([w/2, h/2], np.float32) for p in (pivot, ends))
     p, ab = np.stack([x, y], -1) - a, b - a
     t = np.clip((p*ab).sum(-1)/(ab*ab).sum(-1), 0, 1)
@@ -257,10 +268,12 @@ class Hidden:
     @property
     def attributes(self): return dict(shape=self.shape, colour=self.colour, layer=self.layer, side=self.side)
     def paths(self, num_frames):
-        free = .5 - RADIUS*REACH[self.shape]; x = (2*progress(num_frames)-1)*free*(1 if self.side == 'right' else -1)
+        free = .5 - RADIUS*REACH[self.shape]
+        x = (2*progress(num_frames)-1)*free*(1 if self.side == 'right' else -1)
         return [np.stack([x, np.full(num_frames, (2*self.place-1)*free)], -1)]
     def render(self, num_frames=17, size=(64, 64)):
-        h, w = size; far = abs(np.arange(w)+.5 - w/2)
+        h, w = size
+        far = abs(np.arange(w)+.5 - w/2)
         wall = np.clip(WALL_WIDTH/2*min(size) + .5 - far, 0, 1).astype(np.float32)[None, None, :, None], WALL
         body = [Body(self.shape, self.colour, self.paths(num_frames)[0])]
         return draw_bodies(body, size, **{'front' if self.layer == 'behind' else 'behind': wall})
@@ -288,8 +301,10 @@ def _thing(rng, motions=CORE_MOTIONS): return Thing(str(rng.choice(SHAPES)), str
 
 def _draw_many(rng): # -> scene, is it kept for testing (None: neither split)
     if rng.random() > PAIRS:
-        t = _thing(rng); return place_several(int(rng.integers(1, 4)), t, rng), t.held_out
-    a, b = _thing(rng), _thing(rng); held = pair_held_out(a, b)
+        t = _thing(rng)
+        return place_several(int(rng.integers(1, 4)), t, rng), t.held_out
+    a, b = _thing(rng), _thing(rng)
+    held = pair_held_out(a, b)
     if not held and (a.held_out or b.held_out): held = None
     return place_pair(a, b, str(rng.choice(list(RELATIONS))), rng), held
 
@@ -304,7 +319,9 @@ def _draw_hidden(rng):
     return Hidden(t.shape, t.colour, side, str(rng.choice(('behind', 'in front of'))), rng.random()), is_held_out(t.shape, t.colour, f'moves {side}')
 
 # %% ../../nbs/01_toy/02_levels.ipynb #0165343e
-def _ing(motion): verb, *rest = motion.split(); return ' '.join([ING[verb], *rest])
+def _ing(motion):
+    verb, *rest = motion.split()
+    return ' '.join([ING[verb], *rest])
 def _noun(t): return _a(f"{t.colour} {t.shape}")
 def _zh(t): return ZH['colour'][t.colour] + ZH['shape'][t.shape]
 
@@ -330,13 +347,16 @@ def _say_pair(s):
             f"{_zh(a)}{ZH['motion'][a.motion]}，{_zh(b)}{ZH['motion'][b.motion]}，{ZH['colour'][a.colour]}的在{ZH['colour'][b.colour]}的{ZH_SIDE[s.relation]}"]
 
 def _say_several(s):
-    t, n = s.thing, s.attributes['count']; verb, *rest = t.motion.split(); many = n != 'one'
+    t, n = s.thing, s.attributes['count']
+    verb, *rest = t.motion.split()
+    many = n != 'one'
     noun, does, doing = f"{n} {t.colour} {t.shape}{'s'*many}", ' '.join([BASES[verb] if many else verb, *rest]), _ing(t.motion)
     zh = [f"{ZH_NUMBER[n]}个{_zh(t)}{ZH['motion'][t.motion]}"]*many # for one, Chinese says the same as for "a"
     return [f"{noun} {does}", f"{noun} {doing}", f"a video of {noun} {doing}", f"there {'are' if many else 'is'} {noun} that {does}", *zh]
 
 def _say_physics(s):
-    how = '' if s.speed == 'medium' else f' {s.speed}'; zh = '' if s.speed == 'medium' else ZH['speed'][s.speed]
+    how = '' if s.speed == 'medium' else f' {s.speed}'
+    zh = '' if s.speed == 'medium' else ZH['speed'][s.speed]
     if s.event == 'hits':
         return [f"{_noun(s.a)} moving {s.side}{how} hits {_noun(s.b)}", f"{_noun(s.a)} moves {s.side}{how} and hits {_noun(s.b)}",
                 f"{_zh(s.a)}{zh}向{'左' if s.side == 'left' else '右'}撞上{_zh(s.b)}"]
@@ -344,7 +364,8 @@ def _say_physics(s):
     return [f"{_noun(s.a)} falls{how} and bounces", f"{_noun(s.a)} falling{how} and bouncing", f"{_zh(s.a)}{zh}落下并弹起"]
 
 def _say_hidden(s):
-    noun = _a(f"{s.colour} {s.shape}"); zh = f"{ZH['colour'][s.colour]}{ZH['shape'][s.shape]}向{'左' if s.side == 'left' else '右'}从墙{'后面' if s.layer == 'behind' else '前面'}经过"
+    noun = _a(f"{s.colour} {s.shape}")
+    zh = f"{ZH['colour'][s.colour]}{ZH['shape'][s.shape]}向{'左' if s.side == 'left' else '右'}从墙{'后面' if s.layer == 'behind' else '前面'}经过"
     return [f"{noun} moves {s.side} {s.layer} a wall", f"{noun} passes {s.layer} a wall, moving {s.side}", f"{noun} moving {s.side} {s.layer} the wall", zh]
 
 # %% ../../nbs/01_toy/02_levels.ipynb #50769675
@@ -352,7 +373,9 @@ _REL = r'(above|over|below|under|beneath|(?:to the |on the )?(?:left|right)(?: s
 _SAME = {'over': 'above', 'under': 'below', 'beneath': 'below'}
 _ZHREL = {v: k for k, v in ZH_SIDE.items()}
 
-def _relation(word): word = re.sub(r'(to|on) the | side', '', word); return _SAME.get(word, word)
+def _relation(word):
+    word = re.sub(r'(to|on) the | side', '', word)
+    return _SAME.get(word, word)
 def _single(text): return parse_prompt(re.sub(rf"\b({'|'.join(SHAPES)})s\b", r'\1', text))[0] # plural to singular
 def _named(text): return {k: v for k, v in _single(text).items() if k in ('shape', 'colour', 'motion')}
 
@@ -367,7 +390,8 @@ def all_words() -> tuple: # of str, sorted
     return tuple(sorted(set(words()) | {w for s in few for t in captions_of(s) for w in split_words(t)} | set(more)))
 
 def _read_pair(low): # two noun phrases, or None
-    m = re.search(rf'\b{_REL}\b', low); zh = re.search(rf"的在.*的({'|'.join(_ZHREL)})", low)
+    m = re.search(rf'\b{_REL}\b', low)
+    zh = re.search(rf"的在.*的({'|'.join(_ZHREL)})", low)
     if zh:
         parts = re.split('[，,]', low)
         if len(parts) == 3: first, second, relation = *map(_named, parts[:2]), _ZHREL[zh[1]]
@@ -375,7 +399,9 @@ def _read_pair(low): # two noun phrases, or None
     elif m:
         first, second, relation = _named(low[:m.start()]) if ' and ' not in low[:m.start()] else {}, _named(low[m.end():]), _relation(m[1])
         if ' and ' in low[:m.start()]: # "… and …, red above blue"
-            left, right = low.split(' and ', 1); tail = right.rfind(','); who = _named(low[:m.start()].rsplit(',', 1)[-1]).get('colour')
+            left, right = low.split(' and ', 1)
+            tail = right.rfind(',')
+            who = _named(low[:m.start()].rsplit(',', 1)[-1]).get('colour')
             if tail < 0: return None
             first, second = _named(left), _named(right[:tail])
             if who == second.get('colour') != first.get('colour'): first, second = second, first
@@ -388,22 +414,26 @@ def _read_pair(low): # two noun phrases, or None
 def _read_event(low):
     hit = re.search(r'\b(hits|hitting|collides with|bumps into)\b|撞上', low)
     if hit:
-        first, second = _single(low[:hit.start()]), _single(low[hit.end():]); side = first.pop('motion', 'moves ?').split()[1]
+        first, second = _single(low[:hit.start()]), _single(low[hit.end():])
+        side = first.pop('motion', 'moves ?').split()[1]
         return dict(event='hits', **first, **{f'{k}2': v for k, v in second.items() if k in ('shape', 'colour')}, **({} if side == '?' else {'side': side}))
     for event, words_ in {'falls and bounces': r'\bfall(s|ing)\b|落下', 'swings': r'\b(swings|swinging|pendulum)\b|摆动'}.items():
         if re.search(words_, low): return dict(event=event, **{k: v for k, v in _single(re.sub(r'bounc\w+|弹起', '', low)).items() if k != 'motion'})
 
 def _read_wall(low):
-    m = re.search(r'\b(behind|in front of) (a|the) wall\b', low); zh = re.search('从墙(后面|前面)', low)
+    m = re.search(r'\b(behind|in front of) (a|the) wall\b', low)
+    zh = re.search('从墙(后面|前面)', low)
     if not (m or zh): return None
-    named = _single(low); side = named.pop('motion', 'moves ?').split()[1]
+    named = _single(low)
+    side = named.pop('motion', 'moves ?').split()[1]
     return dict(named, layer=m[1] if m else 'behind' if zh[1] == '后面' else 'in front of', **({} if side == '?' else {'side': side}))
 
 def read_prompt(
     text:str, # English or Chinese
 ) -> tuple:   # level, dict of the named attributes, list of the words that mean nothing here
     "What a prompt asks for; two values for one attribute raise `ValueError`"
-    low = text.lower(); unknown = [w for w in split_words(text) if w not in all_words()]
+    low = text.lower()
+    unknown = [w for w in split_words(text) if w not in all_words()]
     count = re.search(r'\b(one|two|three|[123])\b|([一两二三])个', low)
     for level, read in dict(hidden=_read_wall, physics=_read_event, many=_read_pair).items():
         if named := read(low):
@@ -430,7 +460,8 @@ def world_prompts(
     if level in ('core', 'full'): return test_prompts(n, level, seed, split)
     rng, out, i = rng_for(seed, 8), [], 0
     while len(out) < n:
-        texts = captions_of(draw_world(1000+seed, i, level, split)); i += 1
+        texts = captions_of(draw_world(1000+seed, i, level, split))
+        i += 1
         text = texts[0] if i % 4 else str(rng.choice(texts))
         if text not in out or i > 20*n: out.append(text)
     return out
@@ -443,7 +474,9 @@ def _possible(level, named): # does any scene show this? returns None or why not
             free = [dict(shape=s, colour=c, background=b, motion=m) | named for s in SHAPES for c in COLOURS for b in BACKGROUNDS for m in CORE_MOTIONS]
             errors = []
             for f in (dict(shape='star', colour='yellow', motion='stays still') | named, *free):
-                try: Scene(**f); return None
+                try:
+                    Scene(**f)
+                    return None
                 except ValueError as e: errors.append(e)
             raise errors[0]
         if 'relation' in named or 'shape2' in named and level == 'many':

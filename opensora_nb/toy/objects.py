@@ -27,10 +27,13 @@ def colour_masks(
     v:np.ndarray, # (f, h, w, 3) float32
 ) -> dict:        # colour name -> soft mask (f, h, w), strongest first
     "Which colours are there, and how much of each is in each pixel?"
-    away = v - DARK; length = np.linalg.norm(SPAN, axis=1)
+    away = v - DARK
+    length = np.linalg.norm(SPAN, axis=1)
     along = away @ (SPAN/length[:, None]).T                  # (f, h, w, 8)
-    best = along.argmax(-1); alpha = np.take_along_axis(along, best[..., None], -1)[..., 0]/length[best]
-    t = np.clip(2*alpha - .5, 0, 1); soft = t*t*(3-2*t)
+    best = along.argmax(-1)
+    alpha = np.take_along_axis(along, best[..., None], -1)[..., 0]/length[best]
+    t = np.clip(2*alpha - .5, 0, 1)
+    soft = t*t*(3-2*t)
     masks = {name: soft*(best == k) for k, name in enumerate(COLOURS)}
     seen = {k: m for k, m in masks.items() if m.mean() > LEAST}
     return dict(sorted(seen.items(), key=lambda kv: -kv[1].sum()))
@@ -58,7 +61,8 @@ def island_centres(
     "Where the islands of each frame are"
     out = []
     for m, lab in zip(mask, islands(mask > .5)):
-        sizes = np.bincount(lab.ravel()); keep = [k for k in np.flatnonzero(sizes) if k and sizes[k] >= least]
+        sizes = np.bincount(lab.ravel())
+        keep = [k for k in np.flatnonzero(sizes) if k and sizes[k] >= least]
         out.append(np.array([[(lab == k).nonzero()[1].mean()+.5, (lab == k).nonzero()[0].mean()+.5] for k in keep]).reshape(-1, 2))
     return out
 
@@ -73,7 +77,8 @@ def split_mask(
     n = n[0][0] if n else 1
     if n == 1: return [mask]
     first = next(i for i, c in enumerate(centres) if len(c) == n)
-    y, x = np.mgrid[:h, :w] + .5; owner = np.zeros((f, h, w), int)
+    y, x = np.mgrid[:h, :w] + .5
+    owner = np.zeros((f, h, w), int)
     for frames in (range(first, f), range(first-1, -1, -1)):
         at = centres[first]
         for i in frames:
@@ -83,7 +88,8 @@ def split_mask(
     return [mask*(owner == k) for k in range(n)]
 
 def follow_all(mask): # (f, h, w) -> centre (f, 2) and area (f,); an invisible object has area 0 and centre nan
-    area = mask.sum((1, 2)); f, h, w = mask.shape
+    area = mask.sum((1, 2))
+    f, h, w = mask.shape
     with np.errstate(invalid='ignore'):
         cx, cy = (mask.sum(1) @ (np.arange(w)+.5))/area, (mask.sum(2) @ (np.arange(h)+.5))/area
     return np.stack([cx, cy], -1), area
@@ -93,13 +99,18 @@ def read_objects(
     video:np.ndarray, # (f, h, w, 3) uint8
 ) -> list:            # of dicts: shape, colour, motion, path (f, 2) in short sides from the middle, area (f,) in pixels, mask (f, h, w)
     "Every object of a clip on the dark background"
-    v = shrink(video); h, w = v.shape[1:3]; unit, out = min(h, w), []
+    v = shrink(video)
+    h, w = v.shape[1:3]
+    unit, out = min(h, w), []
     for colour, mask in colour_masks(v).items():
         for one in split_mask(mask):
             centre, area = follow_all(one)
-            if area.max() < 4 or np.isnan(centre).any(): out.append(dict(shape='none', colour=colour, motion='none', path=(centre - [w/2, h/2])/unit, area=area, mask=one)); continue
+            if area.max() < 4 or np.isnan(centre).any():
+                out.append(dict(shape='none', colour=colour, motion='none', path=(centre - [w/2, h/2])/unit, area=area, mask=one))
+                continue
             cut, middle = closeup(one, centre, area)
-            shape, fit = read_shape(cut, middle, area); likely = list(AREA)[int(fit.mean(0).argmax())]
+            shape, fit = read_shape(cut, middle, area)
+            likely = list(AREA)[int(fit.mean(0).argmax())]
             path, radius = (centre - [w/2, h/2])/unit, np.sqrt(np.maximum(area, 1)/AREA[likely])/unit
             angle = read_angle(cut, middle, FOLDS[likely]) if likely in FOLDS else None
             motion = read_motion(path, radius, angle, FOLDS.get(likely, 1))[0] if len(v) > 1 else 'none'
@@ -108,7 +119,9 @@ def read_objects(
 
 # %% ../../nbs/01_toy/04_objects.ipynb #ecf1fbe6
 def _relation_of(a, b): # paths of two objects -> where the first is, seen from the second
-    d = a['path'] - b['path']; d = d[~np.isnan(d).any(1)].sum(0); axis = int(abs(d[1]) > abs(d[0]))
+    d = a['path'] - b['path']
+    d = d[~np.isnan(d).any(1)].sum(0)
+    axis = int(abs(d[1]) > abs(d[0]))
     if abs(d[axis]) == abs(d[1-axis]): return 'none'
     return (('left of', 'right of'), ('above', 'below'))[axis][int(d[axis] > 0)]
 
@@ -119,7 +132,8 @@ def read_pair(
     want:dict,        # attributes that the prompt names
 ) -> dict:            # the same attributes as read
     "Match the objects of a clip with the two things of a prompt"
-    found = read_objects(video); n = len(found)
+    found = read_objects(video)
+    n = len(found)
     found += [NOTHING]*max(0, 2-n)
     agree = lambda ab: sum(o[k] == want.get(k+s) for o, s in zip(ab, ('', '2')) for k in ('shape', 'colour', 'motion'))
     a, b = max(permutations(found, 2), key=lambda ab: agree(ab) + .5*(_relation_of(*ab) == want.get('relation')))
@@ -130,7 +144,8 @@ def _number(n): return NUMBERS[n-1] if 1 <= n <= len(NUMBERS) else 'none' if not
 
 def read_several(video, want):
     "How many, and what all of them are; 'none' where they differ"
-    found = read_objects(video); same = lambda k: found[0][k] if len({o[k] for o in found}) == 1 else 'none'
+    found = read_objects(video)
+    same = lambda k: found[0][k] if len({o[k] for o in found}) == 1 else 'none'
     return dict(count=_number(len(found)), **{k: same(k) for k in ('shape', 'colour', 'motion')})
 
 # %% ../../nbs/01_toy/04_objects.ipynb #afc061f0
@@ -142,22 +157,29 @@ def experiments(
 ) -> dict: # event -> (names of speeds, paths (n, f, 2 or 4) with mean 0)
     "Every single-body experiment at every speed, height and phase; both bodies of a hit, moving right"
     u, out = progress(f), {e: ([], []) for e in EVENTS}
-    def add(event, speed, *columns): out[event][0].append(speed); out[event][1].append(np.stack(columns, -1))
+    def add(event, speed, *columns):
+        out[event][0].append(speed)
+        out[event][1].append(np.stack(columns, -1))
     for k, speed in enumerate(SPEEDS):
         for height in np.linspace(.3, .7, 9): add('falls and bounces', speed, 0*u, -fall(u, height, GRAVITY[k]))
         for phase in np.arange(24)/24:
-            a = AMPLITUDE*np.cos(2*np.pi*(SWINGS[k]*u + phase)); add('swings', speed, LENGTH*np.sin(a), LENGTH*np.cos(a))
-        for share in np.linspace(.25, .65, 9): one, two = hit_paths(u, PUSH[k], share*PUSH[k]); add('hits', speed, one, 0*u, two, 0*u)
+            a = AMPLITUDE*np.cos(2*np.pi*(SWINGS[k]*u + phase))
+            add('swings', speed, LENGTH*np.sin(a), LENGTH*np.cos(a))
+        for share in np.linspace(.25, .65, 9):
+            one, two = hit_paths(u, PUSH[k], share*PUSH[k])
+            add('hits', speed, one, 0*u, two, 0*u)
     return {e: (names, (p := np.stack(paths)) - p.mean(1, keepdims=True)) for e, (names, paths) in out.items()}
 
 def _nearest(path, event): # (f, 2 or 4) -> rms distance in short sides, speed
     names, paths = experiments(len(path))[event]
-    far = np.sqrt(((path - path.mean(0) - paths)**2).sum(-1).mean(-1)); k = int(far.argmin())
+    far = np.sqrt(((path - path.mean(0) - paths)**2).sum(-1).mean(-1))
+    k = int(far.argmin())
     return far[k], names[k]
 
 def read_physics(video, want):
     "The event, its speed, and who takes part"
-    found = sorted(read_objects(video), key=lambda o: -o['area'].sum()); got = dict.fromkeys(want, 'none')
+    found = sorted(read_objects(video), key=lambda o: -o['area'].sum())
+    got = dict.fromkeys(want, 'none')
     if want['event'] == 'hits':
         if len(found) != 2 or any(np.isnan(o['path']).any() for o in found): return got
         start = [abs(o['path'][1:4] - o['path'][:3]).sum() for o in found]
@@ -168,7 +190,8 @@ def read_physics(video, want):
         if far < FAR: got |= dict(event='hits', speed=speed)
         return got | dict(shape=a['shape'], colour=a['colour'], shape2=b['shape'], colour2=b['colour'], side=side)
     if len(found) != 1 or np.isnan(found[0]['path']).any(): return got
-    o = found[0]; near = {e: _nearest(o['path'], e) for e in EVENTS[:2]}
+    o = found[0]
+    near = {e: _nearest(o['path'], e) for e in EVENTS[:2]}
     event = min(near, key=lambda e: near[e][0])
     if near[event][0] < FAR: got |= dict(event=event, speed=near[event][1])
     return got | dict(shape=o['shape'], colour=o['colour'])
@@ -178,10 +201,13 @@ UNSEEN = 0.2 # share of an object's largest area; below it, it is hidden
 
 def read_hidden(video, want):
     "What goes in, what comes out, on which side, and whether the wall covers it"
-    v = shrink(video); masks = {k: m for k, m in colour_masks(v).items() if k != 'white'}    # the wall is grey
+    v = shrink(video)
+    masks = {k: m for k, m in colour_masks(v).items() if k != 'white'}    # the wall is grey
     got = dict.fromkeys(want, 'none')
     if len(masks) != 1: return got
-    (colour, mask), = masks.items(); ends = [slice(0, 3), slice(-3, None)]; shapes = []
+    (colour, mask), = masks.items()
+    ends = [slice(0, 3), slice(-3, None)]
+    shapes = []
     for part in ends:
         centre, area = follow_all(mask[part])
         if np.isnan(centre).any(): return got

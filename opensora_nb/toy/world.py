@@ -152,7 +152,8 @@ def trajectory(
     size:tuple,      # height and width in pixels
 ) -> dict:           # per frame: centre (f, 2) x and y, radius, angle, look (f, 2), zoom; lengths in pixels
     "Where the object and the camera are in each frame"
-    h, w = size; unit = min(h, w)
+    h, w = size
+    unit = min(h, w)
     u = np.linspace(0, 1, num_frames) if num_frames > 1 else np.array([0.5])
     (offset, radius, angle), (look, zoom) = own_motion(scene, u), camera_motion(scene, u)
     lo, hi = room(scene, (w/unit/2, h/unit/2))
@@ -211,7 +212,8 @@ def backdrop(
     size:tuple,  # height and width in pixels
 ) -> np.ndarray: # (f or 1, h, w, 3) float32
     "The picture behind the object"
-    h, w = size; colours = np.array(BACKGROUNDS[scene.background], np.float32)
+    h, w = size
+    colours = np.array(BACKGROUNDS[scene.background], np.float32)
     if len(colours) == 1: return np.broadcast_to(colours[0], (1, h, w, 3))
     x, y = (np.arange(w) + .5 - w/2)[None, None, :], (np.arange(h) + .5 - h/2)[None, :, None]
     if scene.background == 'gradient':
@@ -444,9 +446,12 @@ def test_prompts(
         return [out[i % len(out)] for i in range(n)]
     seen, i = set(), 0
     while len(out) < n:
-        s = draw_scene(seed, i, level, split); i += 1
+        s = draw_scene(seed, i, level, split)
+        i += 1
         text = captions(s)[0] if i % 4 else caption(s, rng)
-        if text not in seen or i > 20*n: out.append(text); seen.add(text)
+        if text not in seen or i > 20*n:
+            out.append(text)
+            seen.add(text)
     return out
 
 test_prompts.__test__ = False # pytest: this is not a test

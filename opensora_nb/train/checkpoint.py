@@ -45,8 +45,11 @@ class EMA:
         model:nn.Module, # gets the averaged weights inside the `with`, its own afterwards
     ):
         "Use the average for a while"
-        params = dict(model.named_parameters()); own = {k: params[k].detach().clone() for k in self.shadow}
-        try: self._copy(params, self.shadow); yield model
+        params = dict(model.named_parameters())
+        own = {k: params[k].detach().clone() for k in self.shadow}
+        try:
+            self._copy(params, self.shadow)
+            yield model
         finally: self._copy(params, own)
 
     @torch.no_grad()
@@ -80,7 +83,8 @@ def damage(
     "What is wrong with a checkpoint"
     path = Path(path)
     try:
-        state = json.loads((path/'state.json').read_text()); sizes = state.get('files', {}).items()
+        state = json.loads((path/'state.json').read_text())
+        sizes = state.get('files', {}).items()
         sums = state.get('sums', {}).items() if closely else ()
         if type(state['step']) is not int or 'seal' in state and state['seal'] != _seal(state) or 'sums' in state and 'seal' not in state: raise ValueError
     except (FileNotFoundError, NotADirectoryError): return 'state.json is missing'
@@ -134,7 +138,9 @@ def save_checkpoint(
     lean:bool=False,    # leave out frozen weights; whoever loads it has them already
 ) -> Path:
     "Write a checkpoint atomically and delete old ones; a full disk raises one `OSError` and harms nothing older"
-    root = Path(folder)/'checkpoints'; final = root/f'{PREFIX}{step:08d}'; tmp = root/f'.writing_{step:08d}'
+    root = Path(folder)/'checkpoints'
+    final = root/f'{PREFIX}{step:08d}'
+    tmp = root/f'.writing_{step:08d}'
     weights, average, moments = (whole(s, keep=main) for s in (model.state_dict(), ema.shadow, opt.state_dict()))
     if not main: return final
     try:
@@ -150,7 +156,8 @@ def save_checkpoint(
         _write_state(tmp, dict(step=step, **(info or {}), **(dict(frozen=_sum(frozen)) if lean else {}), files=sizes, sums=sums))
         for p in (*tmp.rglob('*'), tmp): _flush(p)
         if final.exists(): _remove(final)
-        os.replace(tmp, final); _flush(root)
+        os.replace(tmp, final)
+        _flush(root)
     except (OSError, RuntimeError) as e: # torch.save reports a full disk as RuntimeError
         shutil.rmtree(tmp, ignore_errors=True)
         if isinstance(e, RuntimeError) and 'write' not in str(e): raise
@@ -178,7 +185,8 @@ def _flush(path): # what was written there is on the disk, not only in the syste
 
 def _remove(path): # gone at once for who looks, whenever we are stopped
     aside = path.with_name(f'.old_{path.name}')
-    os.replace(path, aside); shutil.rmtree(aside)
+    os.replace(path, aside)
+    shutil.rmtree(aside)
 
 def _sum(params): return float(sum(p.detach().double().abs().sum() for p in params.values())) # to notice other weights
 
@@ -195,13 +203,16 @@ def load_checkpoint(
     opt:torch.optim.Optimizer, # changed in place
 ) -> dict:              # what state.json holds: step, …
     "Continue from a checkpoint; weights of another model raise `ValueError` that lists what differs"
-    path = Path(path); own = model.state_dict(); info = {k: v for k, v in json.loads((path/'state.json').read_text()).items() if k not in OWN}
+    path = Path(path)
+    own = model.state_dict()
+    info = {k: v for k, v in json.loads((path/'state.json').read_text()).items() if k not in OWN}
     state, shadow = {k: spread(v, own[k]) if k in own and own[k].shape == v.shape else v for k, v in read_state(path/'model.safetensors').items()}, read_state(path/'ema.safetensors')
     check_finite(shadow, path/'ema.safetensors')
     if 'frozen' not in info: load_into(model, state, source=path/'model.safetensors')
     if other := sorted(set(shadow) ^ set(ema.shadow)): raise ValueError(f"{path} trained {len(shadow)} arrays, this run trains {len(ema.shadow)}; only one of them trains {other[0]}. Train the same parts as before, or choose another name=…")
     if 'frozen' in info:
-        frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}; was, now = info.pop('frozen'), _sum(frozen)
+        frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}
+        was, now = info.pop('frozen'), _sum(frozen)
         if abs(was - now) > 1e-9*abs(was): raise ValueError(f"{path} left out the weights that are not trained, and those of this model are others (they sum to {now:g}, not {was:g}); start from the same weights as before (init=…)")
         load_into(model, state | {k: p.detach() for k, p in frozen.items()}, source=path/'model.safetensors')
     for k, s in ema.shadow.items(): s.copy_(spread(shadow[k], s))

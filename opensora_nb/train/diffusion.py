@@ -60,7 +60,8 @@ def bucket_shares(
     "Read the setting `masks_of`; `ValueError` for what is neither"
     out = {}
     for row in rows:
-        name, eq, shares = row.partition('='); name = name.strip()
+        name, eq, shares = row.partition('=')
+        name = name.strip()
         if not eq or not name.split('/')[-1].isdecimal(): raise ValueError(f"masks_of {row!r} is not readable; write FRAMES=SHARES or RESOLUTION/FRAMES=SHARES, such as 64/34=quarter_head:0.3")
         out[name] = mask_shares(shares)
     return out
@@ -99,7 +100,8 @@ class T2VTrain(TrainConfig):
         super().__post_init__()
         if self.times not in TIMES: raise ValueError(f"unknown times {self.times!r}; use one of {', '.join(TIMES)}")
         if not self.vae_weights.strip(): raise ValueError("vae_weights is empty, and clips are trained on as an autoencoder sees them; give an embedded name such as tiny, a run folder, or a folder of weights")
-        mask_shares(self.masks); bucket_shares(self.masks_of)
+        mask_shares(self.masks)
+        bucket_shares(self.masks_of)
         for size in ([] if self.buckets else [(self.data.num_frames, *self.data.image_size)]) + [read_size(s) for s in self.validate_sizes]: check_size(*size)
         if self.stop_at and (self.data.path or not self.validate_on): raise ValueError(f"stop_at={self.stop_at} needs a score, and there is none {'for clips of your own' if self.data.path else 'with validate_on=0'}; use stop_at=0")
         if self.masks_of and not self.buckets: raise ValueError("masks_of names buckets, but there are none; set buckets, or use masks")
@@ -121,7 +123,8 @@ class T2VTrain(TrainConfig):
 class TextToVideo(nn.Module):
     "STDiT3 behind a text encoder that is trained with it, or alone where features of captions come ready made"
     def __init__(self, model:STDiT3, text:TinyText=None):
-        super().__init__(); self.model, self.text = model, text
+        super().__init__()
+        self.model, self.text = model, text
     def forward(self,
         x,         # (b, c, f, h, w) noisy latent
         timestep,  # (b,) in [0, 1000]
@@ -142,7 +145,8 @@ def draw(
     n_texts:int,       # captions to choose from
 ) -> tuple:            # caption number, t, dropped?, eps (c, f, h, w)
     "All that is random about one training sample"
-    g = torch_rng(cfg.seed, 3, epoch, i); u = torch.rand(3, generator=g)
+    g = torch_rng(cfg.seed, 3, epoch, i)
+    u = torch.rand(3, generator=g)
     t = (uniform_times if cfg.times == 'uniform' else logit_normal_times)(1, generator=g)[0]
     return int(u[0]*n_texts), t, bool(u[1] < cfg.caption_drop), torch.randn(shape, generator=g)
 
@@ -153,7 +157,8 @@ def draw_frames(
     epoch:int, i:int, # which pass, which sample
 ) -> tuple:           # name of the strategy; (f,) bool, True = to be generated
     "The frame mask of one training sample"
-    rng = rng_for(cfg.seed, 5, epoch, i); name = pick_strategy(shares, rng.random())
+    rng = rng_for(cfg.seed, 5, epoch, i)
+    name = pick_strategy(shares, rng.random())
     return name, draw_mask(f, name, rng)
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #b44c0684
@@ -193,15 +198,19 @@ class T2VTask(Task):
     def __init__(self, cfg:T2VTrain, device):
         from accelerate import PartialState
         self.cfg, self.device, state = cfg, device, PartialState()
-        self.vae = any_vae(cfg); self.begun = self.begin()
+        self.vae = any_vae(cfg)
+        self.begun = self.begin()
         self.size, self.shares, self.shares_of, self.held, self.mixed = (cfg.data.num_frames, *cfg.data.image_size), mask_shares(cfg.masks), bucket_shares(cfg.masks_of), None, None
         if cfg.buckets:
-            self.mixed = open_mixed(cfg.data, Buckets.named(cfg.buckets, cfg.max_batch), cfg.seed, state.is_main_process); self.source, self.sampler = self.mixed.source, self.mixed.sampler
+            self.mixed = open_mixed(cfg.data, Buckets.named(cfg.buckets, cfg.max_batch), cfg.seed, state.is_main_process)
+            self.source, self.sampler = self.mixed.source, self.mixed.sampler
         else: self.source = open_data(cfg.data)
         if lost := sorted(set(self.shares_of) - self.bucket_names()): raise ValueError(f"masks_of names the bucket {lost[0]}, and buckets={cfg.buckets} has none of that name; it has {', '.join(sorted(self.bucket_names()))}")
         held = open_data(replace(cfg.data, path=cfg.validate_path)) if cfg.validate_path else None
         if self.mixed: self.stores = self.stored_sizes(cfg.batches or state.num_processes//cfg.sequence)
-        else: features = self.stored(self.source); self.stores = {self.size: (features, range(len(features)))}
+        else:
+            features = self.stored(self.source)
+            self.stores = {self.size: (features, range(len(features)))}
         if held is not None: self.held = self.stored(held)
         if state.is_main_process: make_room(self.store, cfg.features_gb)
         if cfg.pictures: self.to_pictures()
@@ -209,10 +218,14 @@ class T2VTask(Task):
         if cfg.text_weights: # captions and prompts are encoded, then the encoder is let go
             start = self.begun
             with state.main_process_first(): self.frozen = self.stored_text((start.cfg if start else cfg.model).model_max_length)
-            self.new_words = (); self.module = TextToVideo(self.start_model(start, self.frozen.one('').shape[-1])); self.narrow()
+            self.new_words = ()
+            self.module = TextToVideo(self.start_model(start, self.frozen.one('').shape[-1]))
+            self.narrow()
         else:
             model, text = self.start_weights([t for i in self.texts for t in self.texts[i]] + (augmented_words(self.source) if cfg.caption_augment else []))
-            self.module = TextToVideo(model, text); self.narrow(); self.tokens = {i: text.tokenize(t) for i, t in self.texts.items()}
+            self.module = TextToVideo(model, text)
+            self.narrow()
+            self.tokens = {i: text.tokenize(t) for i, t in self.texts.items()}
         del self.begun
 
     def begin(self):
@@ -267,7 +280,8 @@ class T2VTask(Task):
 
     def to_pictures(self): # the first latent of a chunk is its first frame alone
         for stored in filter(None, (self.stores[self.size][0], self.held)): stored.latents, stored.fps = stored.latents[:, :, :1].clone(), torch.full_like(stored.fps, IMG_FPS)
-        self.stores = {(1, *self.size[1:]): self.stores[self.size]}; self.size = (1, *self.size[1:])
+        self.stores = {(1, *self.size[1:]): self.stores[self.size]}
+        self.size = (1, *self.size[1:])
 
     def tokenize(self, features): # what `batch_of` needs of each clip's captions
         texts = [features.texts(i) or [''] for i in range(len(features))] # no caption: the empty text
@@ -275,17 +289,23 @@ class T2VTask(Task):
 
     def start_weights(self, texts):
         "A fresh model, or the one `init` names, whose vocabulary then grows by the new words"
-        cfg = self.cfg; c = self.vae.cfg.latent_channels
+        cfg = self.cfg
+        c = self.vae.cfg.latent_channels
         if not cfg.init:
             if cfg.model.in_channels != c: self.cfg = cfg = replace(cfg, model=replace(cfg.model, in_channels=c)) # latents are what they are
-            text = tiny_text(texts, cfg.model.caption_channels, cfg.model.model_max_length); return STDiT3(cfg.model), text
-        pipe = self.begun; known = set(pipe.text.index); new = pipe.text.grow(texts); self.new_words = [w for w in pipe.text.index if w not in known]
+            text = tiny_text(texts, cfg.model.caption_channels, cfg.model.model_max_length)
+            return STDiT3(cfg.model), text
+        pipe = self.begun
+        known = set(pipe.text.index)
+        new = pipe.text.grow(texts)
+        self.new_words = [w for w in pipe.text.index if w not in known]
         if new: print(f"{new} new words in the captions; their embeddings start fresh")
         if pipe.model.cfg != cfg.model: self.cfg = replace(cfg, model=pipe.model.cfg)
         return pipe.model, pipe.text
 
     def narrow(self): # to what `lora` and `train_only` say
-        cfg, text = self.cfg, self.module.text; self.lean = bool(cfg.lora or cfg.train_only)
+        cfg, text = self.cfg, self.module.text
+        self.lean = bool(cfg.lora or cfg.train_only)
         if cfg.lora: add_lora(self.module, cfg.lora, layers='all', words=self.new_words)
         if cfg.train_only: freeze(self.module, cfg.train_only.strip().removeprefix('all but ') if read_parts(cfg.train_only)[0] else f'all but {cfg.train_only}')
         if cfg.train_only and self.new_words and not text.token.weight.requires_grad: raise ValueError(f"train_only={cfg.train_only} leaves the text encoder as it is, and the captions have new words ({', '.join(self.new_words[:8])}); train text as well, or use lora")
@@ -298,7 +318,8 @@ class T2VTask(Task):
         return self.batch_of(features, [row[int(i)] for i in ids], self.texts if self.cfg.text_weights else self.tokens, ids, epoch, size or self.size, self.cfg.caption_augment if not self.cfg.pictures else 0)
 
     def batch_of(self, features, rows, tokens, ids, epoch, size, augment=0):
-        x, fps, (_, h, w) = features.latents[torch.as_tensor(rows)].float(), features.fps[torch.as_tensor(rows)].float(), size; ids = [int(i) for i in ids]
+        x, fps, (_, h, w) = features.latents[torch.as_tensor(rows)].float(), features.fps[torch.as_tensor(rows)].float(), size
+        ids = [int(i) for i in ids]
         n_texts = (lambda i: len(tokens[i])) if self.cfg.text_weights else (lambda i: len(tokens[i][0]))
         k, t, drop, eps = zip(*(draw(self.cfg, x.shape[1:], int(e), i, n_texts(i)) for i,e in zip(ids, epoch)))
         t = torch.stack(t)
@@ -308,12 +329,15 @@ class T2VTask(Task):
         row, source = lambda v: torch.full((len(ids),), float(v)), self.mixed.view(size) if self.mixed else self.source
         for n, (i, e) in enumerate(zip(ids, epoch) if augment else ()):
             rng = rng_for(self.cfg.seed, 7, int(e), i)
-            if rng.random() < augment: words, fps[n] = augment_caption(source, i, rng); text['ids'][n:n+1], text['mask'][n:n+1] = self.module.text.tokenize([words])
+            if rng.random() < augment:
+                words, fps[n] = augment_caption(source, i, rng)
+                text['ids'][n:n+1], text['mask'][n:n+1] = self.module.text.tokenize([words])
         return dict(x=x, eps=torch.stack(eps), t=t, **text, drop=torch.tensor(drop), fps=fps, height=row(h), width=row(w), **self.given(x.shape[2], ids, epoch, size))
 
     def given(self, frames, ids, epoch, size): # which frames are given, by which strategy, and the name of the bucket
         bucket = self.mixed.name(size) if self.mixed and size in self.stores else ''
-        shares = self.shares_of.get(bucket, self.shares_of.get(bucket.split('/')[-1], self.shares)); named = dict(bucket=bucket) if bucket else {}
+        shares = self.shares_of.get(bucket, self.shares_of.get(bucket.split('/')[-1], self.shares))
+        named = dict(bucket=bucket) if bucket else {}
         if not shares: return named | (dict(m=torch.ones(len(ids), frames, dtype=torch.bool)) if self.shares or self.shares_of else {})
         names, ms = zip(*(draw_frames(self.cfg, shares, frames, int(e), i) for i, e in zip(ids, epoch)))
         return named | dict(m=torch.stack(ms), strategy=names)
@@ -324,7 +348,9 @@ class T2VTask(Task):
         third = [(batch['t'] >= a/3) & (batch['t'] < (a+1)/3) for a in range(3)]
         logs = {f'loss_t{a}': per[m].mean().item() for a,m in enumerate(third) if m.any()}
         if 'bucket' in batch: logs[f"loss_{batch['bucket']}"] = per.mean().item()
-        for name in set(batch.get('strategy', ())): mine = [k for k, s in enumerate(batch['strategy']) if s == name]; logs[f'loss_mask_{name}'] = per[mine].mean().item()
+        for name in set(batch.get('strategy', ())):
+            mine = [k for k, s in enumerate(batch['strategy']) if s == name]
+            logs[f'loss_mask_{name}'] = per[mine].mean().item()
         return per.mean(), logs
 
     def pipeline(self) -> Pipeline:
@@ -335,19 +361,25 @@ class T2VTask(Task):
         return Pipeline(self.vae, self.module.model, self.frozen if c.text_weights else self.module.text, defaults, c.name)
 
     def export(self, folder): # plain weights; an adapter also by itself
-        if self.cfg.lora: save_lora(self.module, folder/'lora'); plain = merge_lora(deepcopy(self.module)); replace(self.pipeline(), model=plain.model, text=plain.text or self.frozen).save(folder)
+        if self.cfg.lora:
+            save_lora(self.module, folder/'lora')
+            plain = merge_lora(deepcopy(self.module))
+            replace(self.pipeline(), model=plain.model, text=plain.text or self.frozen).save(folder)
         else: self.pipeline().save(folder)
 
     def preview(self):
         if not self.cfg.preview_prompts: return None
-        pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device)
+        pipe = self.pipeline()
+        self.module.eval()
+        self.vae.to(pipe.device)
         made = generate(pipe, list(self.cfg.preview_prompts), SampleConfig(num_frames=1 if self.cfg.pictures else None))
         return contact_sheet(made, titles=list(self.cfg.preview_prompts))
 
     @torch.no_grad()
     def held_loss(self):
         "Loss on the clips of `validate_path`, with the same times and noise at every call"
-        self.module.eval(); tokens, total = self.tokenize(self.held), 0.
+        self.module.eval()
+        tokens, total = self.tokenize(self.held), 0.
         for part in torch.arange(len(self.held)).split(64):
             batch = self.batch_of(self.held, part, tokens, part.tolist(), [0]*len(part), self.size)
             total += self.loss(self.module, {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()})[0].item()*len(part)
@@ -370,7 +402,12 @@ class T2VTask(Task):
 
     def scored(self, prompts, first_seed, steps, size=None): # -> dict: strict and the accuracy of each attribute
         if not prompts: return {}
-        pipe = self.pipeline(); self.module.eval(); self.vae.to(pipe.device); parts = [range(k, min(k+32, len(prompts))) for k in range(0, len(prompts), 32)]
-        f, h, w = size or self.size; how = SampleConfig(num_sampling_steps=steps, num_frames=f, image_size=(h, w))
+        pipe = self.pipeline()
+        self.module.eval()
+        self.vae.to(pipe.device)
+        parts = [range(k, min(k+32, len(prompts))) for k in range(0, len(prompts), 32)]
+        f, h, w = size or self.size
+        how = SampleConfig(num_sampling_steps=steps, num_frames=f, image_size=(h, w))
         clips = [c for p in parts for c in generate(pipe, prompts[p.start:p.stop], how, [first_seed+i for i in p])]
-        report = score_world(clips, prompts, still=f == 1); return dict(strict=report.every if f == 1 else report.strict, every=report.every, **report.accuracy) # of a picture all that it shows counts
+        report = score_world(clips, prompts, still=f == 1)
+        return dict(strict=report.every if f == 1 else report.strict, every=report.every, **report.accuracy) # of a picture all that it shows counts

@@ -63,7 +63,8 @@ def clip_cost(
     checkpointing:bool,    # is the forward computed twice?
 ) -> dict:                 # tokens, and operations of transformer, autoencoder and text
     "What one clip costs in one step of training"
-    frames, h, w = size; places = -(-(h//SPACE)//PATCH[1])*-(-(w//SPACE)//PATCH[2])
+    frames, h, w = size
+    places = -(-(h//SPACE)//PATCH[1])*-(-(w//SPACE)//PATCH[2])
     return dict(tokens=frames*places, transformer=(3 + checkpointing)*model.flops(frames, places), autoencoder=frames*picture_flops(h, w), text=2*T5_PARAMS*model.words)
 
 # %% ../../nbs/11_train/12_earlier.ipynb #b9d283b0

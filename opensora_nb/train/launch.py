@@ -93,8 +93,10 @@ def resolve(
 ) -> list[TrainConfig]: # one per stage
     "The settings a recipe and some overrides come to; wrong names raise `ValueError`"
     stages = stages_of(recipe, quick)
-    labels = [c.name.split('/')[-1] for c in stages]; out = []
-    asked = [o.split('=', 1)[1].strip() for o in overrides if o.startswith('only=')]; overrides = [o for o in overrides if not o.startswith('only=')]
+    labels = [c.name.split('/')[-1] for c in stages]
+    out = []
+    asked = [o.split('=', 1)[1].strip() for o in overrides if o.startswith('only=')]
+    overrides = [o for o in overrides if not o.startswith('only=')]
     only = {pick_stage(recipe, labels, a) for a in asked} or set(range(len(labels)))
     if len(asked) > 1: raise ValueError(f"only is given {len(asked)} times ({', '.join(asked)}); give one, or none for all")
     for label, cfg in zip(labels, stages):
@@ -142,7 +144,8 @@ def summary(
     "What the stages of a recipe cost and reached"
     stages = {}
     for run in runs:
-        spent = run.info.get('spent', {}); marks = {k: v for r in run.log for k, v in r.items() if k.startswith(('val_', 'confirm_'))}
+        spent = run.info.get('spent', {})
+        marks = {k: v for r in run.log for k, v in r.items() if k.startswith(('val_', 'confirm_'))}
         stages[run.folder.name] = dict(steps=run.step, **{f'{part}_{kind}': round(s[i], 1) for part, s in spent.items() for i, kind in enumerate(('wall', 'cpu'))}, **marks)
         if run.cfg.stop_at: stages[run.folder.name] |= dict(stop_at=run.cfg.stop_at, reached=run.reached)
     total = lambda kind: round(sum(v for s in stages.values() for k, v in s.items() if k.endswith('_' + kind)), 1)
@@ -247,7 +250,8 @@ def leave_group():
 
 def main(argv=None):
     "RECIPE [name=value …] [--quick]"
-    args = list(sys.argv[1:] if argv is None else argv); quick = '--quick' in args
+    args = list(sys.argv[1:] if argv is None else argv)
+    quick = '--quick' in args
     args = [a for a in args if a != '--quick']
     if not args: raise SystemExit(f"usage: python -m opensora_nb.train.launch RECIPE [name=value …] [--quick]\nrecipes: {', '.join(recipe_names())}")
     try: runs = run_recipe(*args, quick=quick)

@@ -71,7 +71,8 @@ class TrainConfig:
     optim:OptimConfig = OptimConfig()
 
     def __post_init__(self):
-        check_limits(self); check_name(self.name)
+        check_limits(self)
+        check_name(self.name)
         for k in ('steps', 'batch_size', 'sequence', 'accumulate', 'log_every', 'save_every', 'keep'):
             if getattr(self, k) < 1: raise ValueError(f"{k} must be at least 1, not {getattr(self, k)}")
         if self.batches < 0: raise ValueError(f"batches must not be below 0, not {self.batches}; 0 is one for each process")
@@ -137,7 +138,8 @@ def passes(
     run, # a `Run`; its place in the data moves on by a step
 ) -> list: # ((ids, epochs[, size]) for `Task.batch`, share of this step's gradient) for each forward and backward pass
     "What this process works on in this step"
-    cfg, sampler = run.cfg, run.task.sampler; rank, world = run.data_rank, run.data_size
+    cfg, sampler = run.cfg, run.task.sampler
+    rank, world = run.data_rank, run.data_size
     if sampler is None:
         mine = [(*(share(a, rank, world) for a in batch_ids(len(run.task), cfg.batch_size, run.step, cfg.seed)),)]
     else:
@@ -145,7 +147,9 @@ def passes(
         if n % world: raise ValueError(f"{n} batches a step do not divide over {world} processes{f' (groups of {cfg.sequence})' if cfg.sequence > 1 else ''}; try batches={max(1, n//world)*world}")
         if run.walks is None: run.walks = [sampler.walk(r, n, **run.info.get('data', {})) for r in range(rank, n, world)]
         mine = []
-        for b, at in map(next, run.walks): mine.append((np.array(b.ids), np.full(len(b.ids), at['epoch']), b.size)); run.info['data'] = at
+        for b, at in map(next, run.walks):
+            mine.append((np.array(b.ids), np.full(len(b.ids), at['epoch']), b.size))
+            run.info['data'] = at
     out = []
     for ids, epochs, *size in mine:
         parts = np.array_split(np.arange(len(ids)), min(cfg.accumulate, len(ids)))
@@ -206,14 +210,17 @@ class Log(Callback):
             kept = ''.join(l+'\n' for l in path.read_text().splitlines() if _step(l) <= run.step and not (run.unfinished and _step(l) == run.step and '"val_' in l))
             with named(path): atomic_write(path, lambda tmp: tmp.write_text(kept))
     def after(self, run):
-        self.rows.append(run.logs); self.bar.update(1)
+        self.rows.append(run.logs)
+        self.bar.update(1)
         if run.step % run.cfg.log_every and run.step != run.cfg.steps: return
         now, keys = time.time(), {k for r in self.rows for k in r}
         row = {k: float(torch.tensor([float(r[k]) for r in self.rows if k in r], dtype=torch.float64).nanmean()) for k in sorted(keys)}
         row = {k: round(v, 6) for k,v in run.mean(row).items()}
         row |= dict(step=run.step, lr=round(run.lr, 9), per_second=round(run.seen*run.data_size/(now-self.t0), 2),
                     seconds=round(self.seconds+now-self.t0, 1))
-        self.rows = []; run.info['seconds'] = row['seconds']; run.write(row)
+        self.rows = []
+        run.info['seconds'] = row['seconds']
+        run.write(row)
         self.bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['per_second']:.0f} samples/s")
     def close(self, run): self.bar.close()
 
@@ -311,8 +318,11 @@ class Run:
         self.data_rank, self.data_size, self.group = (m.data_rank, m.data_size, m.sequence_group) if m else (acc.process_index, acc.num_processes, None)
         if m: parallelize(task.shared(), self.group)
         if cfg.checkpointing: checkpoint_blocks(task.blocks(self.model))
-        if self.sharded: shard(self.model, task.blocks(self.model)); task.module.to('cpu')
-        self.opt = make_optimiser(self.model, cfg.optim, share=acc.num_processes > 1); self.ema = EMA(self.model, cfg.ema)
+        if self.sharded:
+            shard(self.model, task.blocks(self.model))
+            task.module.to('cpu')
+        self.opt = make_optimiser(self.model, cfg.optim, share=acc.num_processes > 1)
+        self.ema = EMA(self.model, cfg.ema)
         self.step, self.saved, self.info, self.logs, self.lr, self.stopped, self.ids = 0, 0, {}, {}, 0., None, None
         self.recorder = Recorder(cfg.profile, self.folder, acc.device, acc.process_index) if cfg.profile else None
         self.walks, self.seen = None, 0 # where the sampler is; samples of this process so far
@@ -360,7 +370,8 @@ class Run:
         elif not self.sharded:
             with self.alone(), self.ema.applied(self.model): yield True
         else:
-            plain.load_state_dict({**dict(self.model.named_buffers()), **average}, strict=False); plain.to(self.acc.device)
+            plain.load_state_dict({**dict(self.model.named_buffers()), **average}, strict=False)
+            plain.to(self.acc.device)
             try: yield True
             finally: plain.to('cpu')
     def save(self):
@@ -399,15 +410,21 @@ def _lock(folder): # an open file that no second run can lock; the system frees 
     except ImportError: return None # Windows has none
     f = open(folder/'lock', 'a')
     try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: f.close(); raise ValueError(f"another run writes to {folder} right now; wait for it, or choose another name=…") from None
+    except BlockingIOError:
+        f.close()
+        raise ValueError(f"another run writes to {folder} right now; wait for it, or choose another name=…") from None
     except OSError: pass # a file system without locks
     return f
 
 @contextmanager
 def only_writer(folder, main):
     "Make the folder; within the block no second run may write to it"
-    if not main: yield; return
-    try: folder.mkdir(parents=True, exist_ok=True); f = _lock(folder)
+    if not main:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        f = _lock(folder)
     except OSError as e: raise OSError(e.errno, f"cannot write to {folder}: {e.strerror}; choose another place with out=FOLDER") from None
     try: yield
     finally: f and f.close()
@@ -420,10 +437,13 @@ def start(
     "Build the task, and pick up a stopped run"
     acc.wait_for_everyone()
     ckpt = newest(cfg, acc)
-    set_seed(cfg.seed); t, c = time.time(), time.process_time()
-    run = Run(cfg, acc, cfg.make_task(acc.device)); made = time.time()-t, time.process_time()-c
+    set_seed(cfg.seed)
+    t, c = time.time(), time.process_time()
+    run = Run(cfg, acc, cfg.make_task(acc.device))
+    made = time.time()-t, time.process_time()-c
     if ckpt:
-        run.info = load_checkpoint(ckpt, run.model, run.ema, run.opt); run.step = run.saved = run.info.pop('step')
+        run.info = load_checkpoint(ckpt, run.model, run.ema, run.opt)
+        run.step = run.saved = run.info.pop('step')
         run.task.load(ckpt)
         check_same(cfg, acc)
     if run.step < cfg.steps: run.info.pop('unfinished', None) # more steps were asked for
@@ -510,23 +530,34 @@ def step_once(
     "One optimiser step over this process's share of the batch; a loss that is not a number raises `FloatingPointError` on every process"
     cfg, acc, rec, run.before = run.cfg, run.acc, run.recorder, dict(run.info)
     torch.manual_seed(int(rng_for(cfg.seed, 2, run.step, run.data_rank).integers(2**62)))
-    run.lr = cfg.optim.lr * lr_factor(run.step, cfg.steps, cfg.optim); set_lr(run.opt, run.lr)
-    run.model.train(); todo, bad = passes(run), None; run.ids = np.concatenate([w[0] for w, _ in todo]); run.logs, shares = {}, {}
+    run.lr = cfg.optim.lr * lr_factor(run.step, cfg.steps, cfg.optim)
+    set_lr(run.opt, run.lr)
+    run.model.train()
+    todo, bad = passes(run), None
+    run.ids = np.concatenate([w[0] for w, _ in todo])
+    run.logs, shares = {}, {}
     for i, (what, part) in enumerate(todo):
-        with phase(rec, 'data'): batch = {k: v.to(acc.device) if torch.is_tensor(v) else v for k,v in run.task.batch(*what).items()}; run.seen += len(what[0])
+        with phase(rec, 'data'):
+            batch = {k: v.to(acc.device) if torch.is_tensor(v) else v for k,v in run.task.batch(*what).items()}
+            run.seen += len(what[0])
         if run.group is not None and not i and run.seen == len(what[0]): same_on_all(run.group, **{k: v for k, v in batch.items() if torch.is_tensor(v)}) # once, at the first step
         with acc.autocast(), (acc.no_sync(model) if i+1 < len(todo) else nullcontext()):
             with phase(rec, 'forward'):
                 loss, logs = run.task.loss(model, batch)
                 if not (fine := bool(torch.isfinite(loss))): bad = bad or (loss.item(), what[0].tolist())
             with phase(rec, 'backward'): acc.backward(loss * (part if fine else math.nan)) # nan reaches all processes with the gradients
-        for k, v in dict(loss=loss.detach().item(), **logs).items(): run.logs[k] = run.logs.get(k, 0) + v*part; shares[k] = shares.get(k, 0) + part
+        for k, v in dict(loss=loss.detach().item(), **logs).items():
+            run.logs[k] = run.logs.get(k, 0) + v*part
+            shares[k] = shares.get(k, 0) + part
     run.logs = {k: v/shares[k] for k, v in run.logs.items()} # what only some passes have is a mean over those
     with phase(rec, 'optimiser'):
         run.logs['grad_norm'] = whole(acc.clip_grad_norm_(model.parameters(), cfg.optim.clip or math.inf)).item()
         if not math.isfinite(run.logs['grad_norm']): not_a_number(run, bad)
         run.whole = False
-        opt.step(); opt.zero_grad(); run.task.learn(); run.step += 1
+        opt.step()
+        opt.zero_grad()
+        run.task.learn()
+        run.step += 1
         run.whole, run.before = True, None
 
 def not_a_number(run, bad):

@@ -69,16 +69,19 @@ def orthogonalise(
     g:torch.Tensor, # (n, rows, columns), n matrices
 ) -> torch.Tensor:  # of the same shape: each about U V', where it was U S V'
     "Five Newton-Schulz steps (K. Jordan and others, Muon), in bf16 where the device multiplies it fast, else in fp32"
-    tall = g.shape[1] > g.shape[2]; x = (g.mT if tall else g).to(torch.bfloat16 if fast_bf16(g.device) else torch.float32)
+    tall = g.shape[1] > g.shape[2]
+    x = (g.mT if tall else g).to(torch.bfloat16 if fast_bf16(g.device) else torch.float32)
     x = x/x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
-        s = x @ x.mT; x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+        s = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=-4.775, alpha=2.0315), x, beta=3.4445)
     return (x.mT if tall else x).to(g.dtype)
 
 class Muon(torch.optim.Muon):
     "`torch.optim.Muon` with Nesterov momentum and the step length of AdamW; matrices of one shape together, shared by processes that hold the same gradients"
     def __init__(self, matrices, lr:float, weight_decay=0., share=False):
-        super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn='match_rms_adamw'); self.share = share
+        super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn='match_rms_adamw')
+        self.share = share
 
     def _momentum(self, p, momentum): # the state is torch's, so that what one has saved the other can load
         state = self.state[p]
@@ -87,13 +90,15 @@ class Muon(torch.optim.Muon):
 
     def _orthogonal(self, gs): # the updates of all matrices, in their order
         rank, processes = (dist.get_rank(), dist.get_world_size()) if self.share else (0, 1)
-        order = sorted(range(len(gs)), key=lambda i: gs[i].shape)[rank::processes]; out = {}
+        order = sorted(range(len(gs)), key=lambda i: gs[i].shape)[rank::processes]
+        out = {}
         for shape in dict.fromkeys(gs[i].shape for i in order):
             same, n = [i for i in order if gs[i].shape == shape], max(1, TOGETHER//shape.numel())
             for part in (same[k:k+n] for k in range(0, len(same), n)):
                 out |= zip(part, orthogonalise(torch.stack([gs[i] for i in part])))
         if processes == 1: return [out[i] for i in range(len(gs))]
-        flat = torch.cat([(out[i] if i in out else torch.zeros_like(g)).reshape(-1) for i, g in enumerate(gs)]); dist.all_reduce(flat) # every update comes from one process, the others add zeros
+        flat = torch.cat([(out[i] if i in out else torch.zeros_like(g)).reshape(-1) for i, g in enumerate(gs)])
+        dist.all_reduce(flat) # every update comes from one process, the others add zeros
         return [u.view(g.shape) for u, g in zip(flat.split([g.numel() for g in gs]), gs)]
 
     @torch.no_grad()
@@ -120,7 +125,8 @@ class MuonAdamW(torch.optim.Optimizer):
         for p, view in self.pairs:
             view.data = p.data.view(view.shape) # again at every step: whoever wraps the model may have given it new memory
             view.grad = None if p.grad is None else p.grad.reshape(view.shape)
-        self.muon.step(); self.adamw.step()
+        self.muon.step()
+        self.adamw.step()
 
     def zero_grad(self, set_to_none=True):
         for p, view in self.pairs: p.grad = view.grad = None
@@ -129,7 +135,8 @@ class MuonAdamW(torch.optim.Optimizer):
     def state_dict(self): return dict(muon=self.muon.state_dict(), adamw=self.adamw.state_dict())
 
     def load_state_dict(self, state):
-        self.muon.load_state_dict(state['muon']); self.adamw.load_state_dict(state['adamw'])
+        self.muon.load_state_dict(state['muon'])
+        self.adamw.load_state_dict(state['adamw'])
         self.param_groups = self.muon.param_groups + self.adamw.param_groups
 
 # %% ../../nbs/11_train/01_optim.ipynb #00183cc8

@@ -44,7 +44,8 @@ def forward_flops(
     "Operations of one forward of one clip"
     meta, row = dict(device='meta'), lambda v: torch.full((1,), float(v))
     def at(depth): return _count(lambda: _empty(STDiT3, replace(cfg, depth=depth))(torch.zeros(1, cfg.in_channels, *latent, **meta), torch.ones(1, **meta), torch.zeros(1, 1, text, cfg.caption_channels, **meta), fps=row(24), height=row(size[1]), width=row(size[2])))
-    one = at(1); return one + (cfg.depth - 1)*(at(2) - one) # every pair of blocks costs the same
+    one = at(1)
+    return one + (cfg.depth - 1)*(at(2) - one) # every pair of blocks costs the same
 
 @lru_cache(512)
 def encode_flops(
@@ -76,7 +77,8 @@ def usual_batches(
     for p in plan_buckets(sizes, buckets, frame_interval, seed, a_step=a_step).places:
         if p.pair: found[p.pair, p.size] = found.get((p.pair, p.size), 0) + 1
     for (pair, size), n in found.items(): most[pair] = max(most.get(pair, (0, ())), (n, size))
-    batches = {pair: sum(n for (q, _), n in found.items() if q == pair)/pair.batch_size for pair in most}; total = sum(batches.values())
+    batches = {pair: sum(n for (q, _), n in found.items() if q == pair)/pair.batch_size for pair in most}
+    total = sum(batches.values())
     return [(p, most[p][1], n/total) for p, n in sorted(batches.items(), key=lambda kv: kv[0].index)]
 
 def batch_name(p): return f"{p.resolution}, {p.frames} frame{'s' if p.frames > 1 else ''}" # of a pair
@@ -103,7 +105,9 @@ class StagePlan:
 
     def total(self, *parts): # operations of the largest of the batches that the processes have in a step, on average over steps
         rows, below, out = sorted((sum(r[p] for p in parts), r['share']) for r in self.rows), 0., 0.
-        for cost, share in rows: out += cost*((below + share)**self.processes - below**self.processes); below += share
+        for cost, share in rows:
+            out += cost*((below + share)**self.processes - below**self.processes)
+            below += share
         return out
     def seconds(self, *parts): return self.total(*parts)/(self.peak*self.used)
     def hours(self, *parts): return self.steps*self.processes*self.seconds(*parts)/3600

@@ -48,7 +48,9 @@ class Recorder:
         self.path = Path(folder)/('trace.json.gz' if not rank else f'trace_rank{rank}.json.gz')
         self.gpu = self.device.type == 'cuda'
         self.prof = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA]*self.gpu, schedule=schedule(wait=WAIT, warmup=WARM_UP, active=steps, repeat=1), on_trace_ready=self.ready)
-    def __enter__(self): self.prof.start(); return self
+    def __enter__(self):
+        self.prof.start()
+        return self
     def __exit__(self, *_): self.prof.stop() # writes what there is, if the run ended sooner
     @contextmanager
     def phase(self, name):
@@ -56,12 +58,15 @@ class Recorder:
             yield
             if self.gpu and not self.report: torch.cuda.synchronize()
     def step(self): # a step has ended
-        self.seen += 1; self.prof.step()
+        self.seen += 1
+        self.prof.step()
     def ready(self, prof):
         n = min(self.steps, self.seen - WAIT - WARM_UP)
         if n < 1: return
-        self.path.parent.mkdir(parents=True, exist_ok=True); prof.export_chrome_trace(str(self.path))
-        rows = prof.key_averages(); own = lambda r: r.self_device_time_total if self.gpu else r.self_cpu_time_total
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        prof.export_chrome_trace(str(self.path))
+        rows = prof.key_averages()
+        own = lambda r: r.self_device_time_total if self.gpu else r.self_cpu_time_total
         phases = {r.key[len(MARK):]: r.cpu_time_total/1e6/n for r in rows if r.key.startswith(MARK) and r.cpu_time_total}
         whole = sum(r.cpu_time_total for r in rows if r.key.startswith('ProfilerStep'))/1e6/n
         ops = sorted(((r.key, own(r)/1e6/n, r.count/n) for r in rows if not r.key.startswith((MARK, 'ProfilerStep'))), key=lambda o: -o[1])

@@ -56,7 +56,9 @@ class Drill(T2VTask):
         self.shares, self.shares_of = mask_shares(cfg.masks), {}
         with torch.device('meta'): self.vae = VideoVAE(vae)                        # for the size of its latents
         words = None if cfg.text_weights else TinyText(text) if text else tiny_text([], model.caption_channels, model.model_max_length)
-        self.module = TextToVideo(STDiT3(model), words); self.narrow(); self.n, self.size = 1, (1, 64, 64)
+        self.module = TextToVideo(STDiT3(model), words)
+        self.narrow()
+        self.n, self.size = 1, (1, 64, 64)
 
     def __len__(self): return self.n
     def batch(self, ids, epoch):
@@ -113,13 +115,20 @@ class _Bench: # in the child
             raise
     def limit(self): # -> GB of holes: asked for, and not in use
         if not self.linux or self.device.type == 'cuda': return 0.
-        now, _, data = _status(); resource.setrlimit(resource.RLIMIT_DATA, (int((data + max(0., self.memory - now))*GB), resource.RLIM_INFINITY))
+        now, _, data = _status()
+        resource.setrlimit(resource.RLIMIT_DATA, (int((data + max(0., self.memory - now))*GB), resource.RLIM_INFINITY))
         return max(0., data - now - self.usual)
     def build(self):
-        acc = make_accelerator(self.cfg); self.run = Run(self.cfg, acc, Drill(self.cfg, acc.device)); self.model, self.opt = acc.prepare(self.run.model, self.run.opt)
+        acc = make_accelerator(self.cfg)
+        self.run = Run(self.cfg, acc, Drill(self.cfg, acc.device))
+        self.model, self.opt = acc.prepare(self.run.model, self.run.opt)
     def clean(self): # back to the model alone
-        self.opt.zero_grad(); self.run.logs = {}; gc.collect()
-        if self.device.type == 'cuda': torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
+        self.opt.zero_grad()
+        self.run.logs = {}
+        gc.collect()
+        if self.device.type == 'cuda':
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         elif self.linux:
             ctypes.CDLL(None).malloc_trim(0)
             with open('/proc/self/clear_refs', 'w') as f: f.write('5') # the highest mark begins anew
@@ -128,12 +137,18 @@ class _Bench: # in the child
         return _status()[1] if self.linux else psutil.Process().memory_info().rss/GB
     def wait(self): torch.cuda.synchronize() if self.device.type == 'cuda' else None
     def trial(self, size, n, timed): # -> (seconds a step, highest memory), False where that was too much, 'again' where a new child should try
-        run, took = self.run, []; self.clean()
+        run, took = self.run, []
+        self.clean()
         if (holes := self.limit()) and self.memory + holes > CARE*(free_memory() + _status()[0]): return 'again'
         run.task.size, run.task.n, run.cfg = size, n, replace(self.cfg, batch_size=n)
         try:
             for _ in range(WARM_UP + timed):
-                self.wait(); t = time.perf_counter(); step_once(run, self.model, self.opt); Average().after(run); self.wait(); took.append(time.perf_counter() - t)
+                self.wait()
+                t = time.perf_counter()
+                step_once(run, self.model, self.opt)
+                Average().after(run)
+                self.wait()
+                took.append(time.perf_counter() - t)
         except Exception as e:
             if not _too_large(e): raise
             took = None
@@ -141,9 +156,11 @@ class _Bench: # in the child
         return (statistics.median(took[WARM_UP:]), peak) if took and (peak := self.peak()) <= self.memory else False
 
 def _child(pipe, cfg, memory):
-    warnings.simplefilter('ignore'); os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '128') # it keeps memory for each shape it met, and a search meets many
+    warnings.simplefilter('ignore')
+    os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '128') # it keeps memory for each shape it met, and a search meets many
     try:
-        bench = _Bench(cfg, memory); pipe.send((str(bench.device), bench.memory))
+        bench = _Bench(cfg, memory)
+        pipe.send((str(bench.device), bench.memory))
         while (job := pipe.recv()): pipe.send(bench.trial(*job))
     except EOFError: pass # the parent is gone
     except Exception as e: pipe.send(e if isinstance(e, (ValueError, OSError)) else RuntimeError(f'{type(e).__name__}: {e}'))
@@ -165,17 +182,26 @@ class Trials:
     def __enter__(self): return self
     def __exit__(self, *_): self.end()
     def end(self): # of the child
-        if self.child: self.child.kill(); self.child.join(); self.pipe.close(); self.child = None
+        if self.child:
+            self.child.kill()
+            self.child.join()
+            self.pipe.close()
+            self.child = None
     def begin(self):
-        self.end(); self.pipe, other = multiprocessing.Pipe(); spawn = multiprocessing.get_context('spawn')
+        self.end()
+        self.pipe, other = multiprocessing.Pipe()
+        spawn = multiprocessing.get_context('spawn')
         self.child = spawn.Process(target=import_module('opensora_nb.train.search')._child, # by its module, also where a page defines it
                                     args=(other, self.cfg, self.memory), daemon=True)
         try: old = signal.signal(signal.SIGINT, signal.SIG_IGN)            # Ctrl-C is for the parent
         except ValueError: old = None                                      # not in the main thread
         try: self.child.start()
         finally: old is not None and signal.signal(signal.SIGINT, old)
-        other.close(); said = self.answer()
-        if not said: self.end(); raise ValueError(f"the model could not be built in {self.memory or 0:.2f} GB; give more with --memory")
+        other.close()
+        said = self.answer()
+        if not said:
+            self.end()
+            raise ValueError(f"the model could not be built in {self.memory or 0:.2f} GB; give more with --memory")
         self.device, self.memory = said
     def answer(self): # what the child says; None if it died
         try:
@@ -183,7 +209,9 @@ class Trials:
                 if self.most and psutil.Process(self.child.pid).memory_info().rss > self.most*GB: self.child.kill()
             said = self.pipe.recv()
         except (EOFError, OSError, psutil.Error): return None
-        if isinstance(said, Exception): self.end(); raise said
+        if isinstance(said, Exception):
+            self.end()
+            raise said
         return said
     def __call__(self,
         size:tuple, # frames, height, width
@@ -192,8 +220,12 @@ class Trials:
         "One trial"
         while True:
             if not self.child: self.begin()
-            try: self.pipe.send((size, n, self.timed)); said = self.answer()
-            except BaseException: self.end(); raise                        # its answer must not be taken for that of the next trial
+            try:
+                self.pipe.send((size, n, self.timed))
+                said = self.answer()
+            except BaseException:
+                self.end()
+                raise                        # its answer must not be taken for that of the next trial
             if said is None or said == 'again': self.end()                 # it crashed or the net caught it, or its heap is full of holes
             if said != 'again': return said or None
 
@@ -201,26 +233,40 @@ class Trials:
 @dataclass
 class Row:
     "What was found for one size"
-    name:str; resolution:str; frames:int; size:tuple; tokens:int # of one clip
+    name:str
+    resolution:str
+    frames:int
+    size:tuple
+    tokens:int # of one clip
     trials:dict               # batch -> (seconds, GB) or None
     batch:int = 0             # the largest that fits
     balanced:int = 0          # whose step takes about as long as the base's
 
     def line(self, what, last=0): # (at batch 0, for each clip) of seconds (what=0) or GB (1), through all or the `last` largest that fit
-        xs = sorted(n for n, t in self.trials.items() if t)[-last:]; ys = [self.trials[n][what] for n in xs]
+        xs = sorted(n for n, t in self.trials.items() if t)[-last:]
+        ys = [self.trials[n][what] for n in xs]
         if len(xs) < 2: return (0., ys[0]/xs[0]) if xs else (0., 0.)
-        slope, start = np.polyfit(xs, ys, 1); return float(start), float(slope)
+        slope, start = np.polyfit(xs, ys, 1)
+        return float(start), float(slope)
     def until(self, what, most, last=0): # the batch at which the line reaches `most`
-        start, slope = self.line(what, last); return max(1, int((most - start)/slope)) if slope > 0 else None
+        start, slope = self.line(what, last)
+        return max(1, int((most - start)/slope)) if slope > 0 else None
 
 @dataclass(repr=False)
 class BatchSearch:
     "The result of `search_batches`; prints as a table"
-    cfg:T2VTrain; rows:list; limit:int; memory:float|None; device:str = ''; base:str = ''; stopped:bool = False
+    cfg:T2VTrain
+    rows:list
+    limit:int
+    memory:float|None
+    device:str = ''
+    base:str = ''
+    stopped:bool = False
 
     @property
     def table(self) -> dict: # for `Buckets`: the recipe's with the balanced batches; what does not fit is left out
-        old, new = Buckets.named(self.cfg.buckets), {r.name: r.balanced for r in self.rows}; out = {}
+        old, new = Buckets.named(self.cfg.buckets), {r.name: r.balanced for r in self.rows}
+        out = {}
         for p in old.pairs:
             n = new.get(f'{p.resolution}/{p.frames}') if p.keep else p.batch_size
             if n != 0: out.setdefault(p.resolution, {})[p.frames] = [p.keep if p.attempt is None else [p.keep, p.attempt], n]
@@ -232,7 +278,8 @@ class BatchSearch:
         if not self.cfg.buckets: raise ValueError(f"{self.cfg.name} has one size and no buckets; train with batch_size={self.rows[0].balanced}")
         if self.stopped: raise ValueError("the search was stopped, so some buckets have no batch yet; run it to the end")
         text = '{\n' + ',\n'.join(f' {json.dumps(k)}: {json.dumps(v)}' for k, v in self.table.items()) + '\n}\n'
-        Path(path).parent.mkdir(parents=True, exist_ok=True); atomic_write(Path(path), lambda tmp: tmp.write_text(text, encoding='utf-8'))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(Path(path), lambda tmp: tmp.write_text(text, encoding='utf-8'))
     def __repr__(self):
         out = [f"{self.cfg.name} on {self.device}" + (f", at most {self.memory:.2f} GB" if self.memory else ''),
                f"{'size':>12}{'frames':>8}{'pixels':>11}{'tokens':>8}{'batch':>8}{'s a step':>10}{'GB':>7}{'balanced':>10}{'s a step':>10}"]
@@ -254,7 +301,8 @@ def sizes_to_try(
     with torch.device('meta'): latent = VideoVAE(vae).latent_size
     tokens = lambda size: int(np.prod([-(-a//b) for a, b in zip(latent(size), model.patch_size)]))
     def row(name, resolution, frames, shapes):
-        size = max(((frames, *s) for s in shapes), key=tokens); return Row(name, resolution, frames, size, tokens(size), {})
+        size = max(((frames, *s) for s in shapes), key=tokens)
+        return Row(name, resolution, frames, size, tokens(size), {})
     if cfg.buckets: return [row(f'{p.resolution}/{p.frames}', p.resolution, p.frames, shapes_of(p.resolution).values()) for p in Buckets.named(cfg.buckets).pairs if p.keep]
     f, (h, w) = 1 if cfg.pictures else cfg.data.num_frames, cfg.data.image_size
     return [row(cfg.name, f'{h}x{w}', f, [(h, w)])]
@@ -269,7 +317,8 @@ def search_batches(
     trial=None,            # function(size, batch) -> (seconds, GB) or None, in place of real steps
 ) -> BatchSearch:
     "Search every bucket; Ctrl-C ends it with what was found so far. `ValueError` for what cannot be, and if nothing fits"
-    drill_config(cfg); rows = sizes_to_try(cfg)
+    drill_config(cfg)
+    rows = sizes_to_try(cfg)
     if limit < 1: raise ValueError(f"limit is the largest batch to try, 1 or more, not {limit}")
     try: seconds = float(base) if base else 0.
     except ValueError: seconds = None
@@ -283,12 +332,14 @@ def search_batches(
             return r.trials[n] is not None
         try:
             for r in rows:
-                r.batch = largest(lambda n: tried(r, n), limit, lambda: r.until(1, go.memory, 3) if go.memory else None); bar.update(1)
+                r.batch = largest(lambda n: tried(r, n), limit, lambda: r.until(1, go.memory, 3) if go.memory else None)
+                bar.update(1)
             found = [r for r in rows if r.batch]
             if not found: raise ValueError(f"not even one clip of any bucket fits in {go.memory or 0:.2f} GB; give more with --memory, or use checkpointing=yes")
             first = None if seconds else next((r for r in found if r.name == base), None) or min(found, key=lambda r: (r.batch == limit, r.trials[r.batch][0])) # what the limit cut short sets no time
             if base and not seconds and first.name != base: warnings.warn(f"no clip of {base} fits, so {first.name} sets the time", stacklevel=2)
-            most = seconds or first.trials[first.batch][0]; out.base = f"{seconds:g} s" if seconds else f"{first.name}, {most:.3g} s"
+            most = seconds or first.trials[first.batch][0]
+            out.base = f"{seconds:g} s" if seconds else f"{first.name}, {most:.3g} s"
             for r in found:
                 n = r.batch if r is first or r.trials[r.batch][0] <= most else min(r.batch, r.until(0, most) or 1)
                 r.balanced = n if tried(r, n) else max(k for k, t in r.trials.items() if t and k <= max(n, 1))
@@ -299,4 +350,5 @@ def search_batches(
 @contextmanager
 def _plain(trial, memory):
     def go(*job): return trial(*job)
-    go.memory, go.device = memory, 'made up'; yield go
+    go.memory, go.device = memory, 'made up'
+    yield go

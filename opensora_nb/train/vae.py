@@ -100,7 +100,9 @@ class ClipCache:
     def __call__(self, i, epoch): # -> (f, h, w, 3) uint8
         if i in self.kept: return self.kept[i]
         clip = self.source.clip(int(i), int(epoch))
-        if self.source.repeatable and clip.nbytes <= self.left: self.kept[i] = clip; self.left -= clip.nbytes
+        if self.source.repeatable and clip.nbytes <= self.left:
+            self.kept[i] = clip
+            self.left -= clip.nbytes
         return clip
 
 def to_batch(
@@ -134,16 +136,25 @@ class VAEModule(nn.Module):
     def forward(self, x, jitter=0., parts=None): # (b, 3, h, w), 2-D latents (b, c, f, h, w) or (b, 3, f, h, w) -> reconstruction, posterior
         v, net = self.vae, self.vae.spatial_vae.module
         if parts is not None: return self.parts(x, pixels=parts)
-        if x.ndim == 4: p = net.encode(x.contiguous(memory_format=torch.channels_last)); return net.decode(p.sample()), p # twice as fast on a CPU
-        if self.stage == 'temporal': p = v.temporal_vae.encode(x); return v.temporal_vae.decode(p.sample(), x.shape[2]), p
+        if x.ndim == 4:
+            p = net.encode(x.contiguous(memory_format=torch.channels_last))
+            return net.decode(p.sample()), p # twice as fast on a CPU
+        if self.stage == 'temporal':
+            p = v.temporal_vae.encode(x)
+            return v.temporal_vae.decode(p.sample(), x.shape[2]), p
         _, p, _ = v.encode_with_posterior(x, sample=False)
-        z = p.sample(); z = z + jitter*z.std().detach()*torch.randn_like(z)
+        z = p.sample()
+        z = z + jitter*z.std().detach()*torch.randn_like(z)
         return v.spatial_vae.decode(v.decode_temporal(z, x.shape[2])), p
 
     def parts(self, x, pixels): # as above -> VAEOutput; without pixels its x_rec is None
         v = self.vae
-        if self.stage == 'temporal': p = v.temporal_vae.encode(x); z = p.sample(); return VAEOutput(None, v.temporal_vae.decode(z, x.shape[2]), z, p, x)
-        z, p, x_z = v.encode_with_posterior(x); x_z_rec = v.decode_temporal(z, x.shape[2])
+        if self.stage == 'temporal':
+            p = v.temporal_vae.encode(x)
+            z = p.sample()
+            return VAEOutput(None, v.temporal_vae.decode(z, x.shape[2]), z, p, x)
+        z, p, x_z = v.encode_with_posterior(x)
+        x_z_rec = v.decode_temporal(z, x.shape[2])
         return VAEOutput(v.spatial_vae.decode(x_z_rec) if pixels else None, x_z_rec, z, p, x_z)
 
 # %% ../../nbs/11_train/08_vae.ipynb #7e0d21a2
@@ -155,8 +166,10 @@ def load_2d(
     try: own = find_weights(where)
     except (FileNotFoundError, OSError): own = None
     if own is not None and (own/'vae').is_dir():
-        other = load_vae(where); state = other.spatial_vae.module.state_dict()
-        vae.cfg = replace(vae.cfg, scaling_factor=other.cfg.scaling_factor); vae.spatial_vae.scaling_factor = other.cfg.scaling_factor
+        other = load_vae(where)
+        state = other.spatial_vae.module.state_dict()
+        vae.cfg = replace(vae.cfg, scaling_factor=other.cfg.scaling_factor)
+        vae.spatial_vae.scaling_factor = other.cfg.scaling_factor
     else: # a released one; the factor stays that of the settings, which is 0.18215 for Open-Sora 1.2 whatever the file says
         state = read_state(fetch(where, 'the 2-D autoencoder (0.3 GB)'))
     try: load_into(vae.spatial_vae.module, state, source=where)
@@ -183,13 +196,16 @@ class VAETask(Task):
         cfg.check_frames(vae.cfg.vae_2d.downsample)
         self.distance = make_perceptual(cfg.loss.perceptual, cfg.lpips) if cfg.pixels else None
         if cfg.validate_path: find_data(replace(cfg.data, path=cfg.validate_path))
-        self.source = open_data(cfg.data); self.clips = ClipCache(self.source)
+        self.source = open_data(cfg.data)
+        self.clips = ClipCache(self.source)
         if cfg.stage == 'temporal' and cfg.calibrate: calibrate(vae, self.some(64))
         self.module, self.latents = VAEModule(vae.float().train(), cfg.stage, cfg.pixels), {}
         self.orders = {}
         if self.distance: self.distance.to(device)
         self.adversary = Adversary(cfg.adversarial).to(device) if cfg.judged else None
-        if self.adversary: self.adversary_opt = torch.optim.Adam(self.adversary.net.parameters(), lr=cfg.adversarial.lr, betas=cfg.adversarial.betas); self.judged = 0
+        if self.adversary:
+            self.adversary_opt = torch.optim.Adam(self.adversary.net.parameters(), lr=cfg.adversarial.lr, betas=cfg.adversarial.betas)
+            self.judged = 0
 
     def __len__(self): return len(self.source)
     @property
@@ -210,7 +226,8 @@ class VAETask(Task):
     def inputs(self, ids, epoch, step):
         cfg, n = self.cfg, self.cfg.data.num_frames
         if cfg.stage == 'image': # several samples of a batch share a clip: decode it once, take different frames
-            k = cfg.frames_per_clip; pick = [rng_for(cfg.seed, 4, e, i) for i,e in zip(ids[::k], epoch[::k])]
+            k = cfg.frames_per_clip
+            pick = [rng_for(cfg.seed, 4, e, i) for i,e in zip(ids[::k], epoch[::k])]
             frames = [self.clips(i, e)[r.choice(n, k, replace=n < k)] for i,e,r in zip(ids[::k], epoch[::k], pick)]
             x = to_batch(frames).permute(0, 2, 1, 3, 4).flatten(0, 1)
             return dict(x=lively_crops(x, cfg.crop, pick[0]) if cfg.crop else x)
@@ -229,11 +246,14 @@ class VAETask(Task):
         return z
 
     def loss(self, module, batch):
-        x = batch['x']; rec, loss, nll, logs = (self.own_loss if self.cfg.form == 'own' else self.v12_loss)(module, x)
+        x = batch['x']
+        rec, loss, nll, logs = (self.own_loss if self.cfg.form == 'own' else self.v12_loss)(module, x)
         if self.adversary and batch['step'] >= self.cfg.adversarial.start and self.adversary.fits(x):
             g, seen = self.adversary.against(rec, nll, self.vae.spatial_vae.module.decoder.conv_out.weight)
             d, more = self.adversary.judge(x, rec)
-            if module.training: (d*len(x)).backward(); self.judged += len(x) # its gradients wait for `learn`
+            if module.training:
+                (d*len(x)).backward()
+                self.judged += len(x) # its gradients wait for `learn`
             loss, logs = loss + g, logs | seen | more
         return loss, logs
 
@@ -244,11 +264,13 @@ class VAETask(Task):
         logs = {kind: 10*math.log10(x.square().mean().item()/err.item() if kind == 'latent_db' else 4/err.item()), 'kl': kl.item()}
         if self.distance:
             seen = perceptual_term(x, rec, self.distance, self.cfg.loss)*frame_count(x)/x.numel() # a mean over values, like err
-            logs['perceptual'] = seen.item(); err = err + seen
+            logs['perceptual'] = seen.item()
+            err = err + seen
         return rec, err + self.cfg.kl*kl, err, logs
 
     def v12_loss(self, module, x): # the same
-        out = module(x, parts=self.cfg.pixels); terms = vae_loss(x, out, self.cfg.loss, self.distance)
+        out = module(x, parts=self.cfg.pixels)
+        terms = vae_loss(x, out, self.cfg.loss, self.distance)
         logs = {k: v.item() for k, v in terms.items() if k != 'loss'}
         if out.x_rec is not None: logs['db'] = 10*math.log10(4/(out.x_rec.float()-x).square().mean().item())
         else: logs['latent_db'] = 10*math.log10((out.x_z.float().square().mean()/(out.x_z_rec-out.x_z).float().square().mean()).item())
@@ -257,7 +279,8 @@ class VAETask(Task):
     def learn(self):
         "One step of the discriminator, on the gradients of all passes and processes"
         if not self.adversary: return
-        ps = list(self.adversary.net.parameters()); n = torch.tensor([float(self.judged)], device=ps[0].device)
+        ps = list(self.adversary.net.parameters())
+        n = torch.tensor([float(self.judged)], device=ps[0].device)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(n)
             for q in ps:
@@ -266,7 +289,8 @@ class VAETask(Task):
         if n.item():
             for q in ps: q.grad /= n
             self.adversary_opt.step()
-        self.adversary_opt.zero_grad(); self.judged = 0
+        self.adversary_opt.zero_grad()
+        self.judged = 0
 
     def save(self, folder):
         if self.adversary: torch.save(dict(net=self.adversary.state_dict(), optim=self.adversary_opt.state_dict()), folder/'adversary.pt')
@@ -284,13 +308,16 @@ class VAETask(Task):
         cfg, d = self.cfg, self.cfg.data
         if d.path and not cfg.validate_path: return {}
         held = open_data(replace(d, path=cfg.validate_path) if d.path else replace(d, split='test', seed=d.seed+1, n=cfg.validate_on), progress=False)
-        trip = frame_trip if cfg.stage == 'image' else round_trip; self.vae.eval()
-        clips = [held.clip(i) for i in range(len(held))]; back = [trip(self.vae, c) for c in clips]
+        trip = frame_trip if cfg.stage == 'image' else round_trip
+        self.vae.eval()
+        clips = [held.clip(i) for i in range(len(held))]
+        back = [trip(self.vae, c) for c in clips]
         out = dict(psnr=np.mean([psnr(a[:, :b.shape[1], :b.shape[2]], b) for a,b in zip(clips, back)]))
         return out if d.path else out | dict(ceiling=score_world(back, [held.texts(i)[0] for i in range(len(held))]).strict)
 
     def preview(self):
-        self.vae.eval(); trip = frame_trip if self.cfg.stage == 'image' else round_trip
+        self.vae.eval()
+        trip = frame_trip if self.cfg.stage == 'image' else round_trip
         clips = [self.clips(i, 0) for i in range(min(3, len(self)))]
         return contact_sheet([c for a in clips for c in (a, trip(self.vae, a))], titles=['true', 'returned']*len(clips))
 
@@ -305,8 +332,10 @@ def calibrate(
     x:torch.Tensor, # (b, 3, f, h, w) clips
 ):
     "Choose `scaling_factor` so that 2-D latents have standard deviation 1"
-    z = vae.spatial_vae.encode(x.to(next(vae.parameters()).device)); s = vae.spatial_vae.scaling_factor / z.std().item()
-    vae.cfg = replace(vae.cfg, scaling_factor=s); vae.spatial_vae.scaling_factor = s
+    z = vae.spatial_vae.encode(x.to(next(vae.parameters()).device))
+    s = vae.spatial_vae.scaling_factor / z.std().item()
+    vae.cfg = replace(vae.cfg, scaling_factor=s)
+    vae.spatial_vae.scaling_factor = s
 
 @torch.no_grad()
 def normalise(
@@ -314,7 +343,8 @@ def normalise(
     x:torch.Tensor, # (b, 3, f, h, w) clips
 ):
     "Make each latent channel of these clips have mean 0 and standard deviation 1"
-    vae.eval(); z = torch.cat([vae.encode_with_posterior(c[None], sample=False)[0] for c in x])
+    vae.eval()
+    z = torch.cat([vae.encode_with_posterior(c[None], sample=False)[0] for c in x])
     vae.normalise_by(z)
     flat = lambda b: tuple(round(v, 6) for v in b.flatten().tolist())
     vae.cfg = replace(vae.cfg, shift=flat(vae.shift), scale=flat(vae.scale))

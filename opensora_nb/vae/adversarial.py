@@ -25,7 +25,9 @@ def patch_layers(conv, norm, input_nc, ndf, strides): # convolutions k4 p1, all 
     main = nn.Sequential(*layers, conv(widths[-1], 1, 4, strides[-1], 1))
     for m in main:
         if isinstance(m, conv): nn.init.normal_(m.weight, 0., 0.02)
-        if isinstance(m, norm): nn.init.normal_(m.weight, 1., 0.02); nn.init.zeros_(m.bias)
+        if isinstance(m, norm):
+            nn.init.normal_(m.weight, 1., 0.02)
+            nn.init.zeros_(m.bias)
     return main
 
 def map_size(
@@ -176,7 +178,8 @@ class Adversary(nn.Module):
         last:Tensor, # weights of the decoder's last layer
     ) -> tuple[Tensor, dict]: # scalar to add to them, numbers for the log
         "The term for the decoder; the discriminator gets no gradient"
-        cfg = self.cfg; self.net.requires_grad_(False)
+        cfg = self.cfg
+        self.net.requires_grad_(False)
         try: g = generator_loss(self.net(self.seen(rec)).float(), cfg.generator_loss)
         finally: self.net.requires_grad_(True)
         w = adaptive_weight(nll, g, last, cfg.generator_factor)
@@ -189,11 +192,15 @@ class Adversary(nn.Module):
     ) -> tuple[Tensor, dict]: # loss of the discriminator, numbers for the log
         "What the discriminator learns from; the remembered means move on"
         cfg, penalty = self.cfg, self.cfg.gradient_penalty_weight
-        x = self.seen(real.detach()); x = x.requires_grad_() if penalty else x
+        x = self.seen(real.detach())
+        x = x.requires_grad_() if penalty else x
         r, f = self.net(x).float(), self.net(self.seen(fake.detach())).float()
-        d = discriminator_loss(r, f, cfg.discriminator_loss); loss, logs = cfg.discriminator_factor*d, dict(d=d.item(), real=r.mean().item(), fake=f.mean().item())
+        d = discriminator_loss(r, f, cfg.discriminator_loss)
+        loss, logs = cfg.discriminator_factor*d, dict(d=d.item(), real=r.mean().item(), fake=f.mean().item())
         if cfg.lecam_weight: loss = loss + cfg.lecam_weight*lecam(r, f, self.ema_real, self.ema_fake)
-        if penalty: loss = loss + penalty*(p := gradient_penalty(x, r)); logs['penalty'] = p.item()
+        if penalty:
+            loss = loss + penalty*(p := gradient_penalty(x, r))
+            logs['penalty'] = p.item()
         self.remember(r, f)
         return loss, logs
 

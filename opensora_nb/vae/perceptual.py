@@ -26,9 +26,14 @@ class VGGSlices(nn.Module):
         at, c_in = 0, 3
         for i, (c, n) in enumerate(zip(WIDTHS, CONVS), 1):
             part = nn.Sequential()
-            if i > 1: part.add_module(str(at), nn.MaxPool2d(2)); at += 1
+            if i > 1:
+                part.add_module(str(at), nn.MaxPool2d(2))
+                at += 1
             for _ in range(n):
-                part.add_module(str(at), nn.Conv2d(c_in, c, 3, padding=1)); part.add_module(str(at+1), nn.ReLU()); at += 2; c_in = c
+                part.add_module(str(at), nn.Conv2d(c_in, c, 3, padding=1))
+                part.add_module(str(at+1), nn.ReLU())
+                at += 2
+                c_in = c
             self.add_module(f'slice{i}', part)
 
     def forward(self, x): # (n, 3, h, w) -> five of (n, c, h/2^i, w/2^i)
@@ -99,8 +104,11 @@ def load_lpips(
     folder:str|Path=LPIPS_FOLDER, # holds vgg.pth and vgg16-397923af.pth
 ) -> LPIPS:                       # frozen, in eval mode
     "Read LPIPS from local files, weights only; files that do not fit raise `ValueError`"
-    files = find_lpips(folder); lins, vgg = read_state(files['vgg.pth']), read_state(files['vgg16-397923af.pth'])
-    model = LPIPS(); own = model.state_dict(); state = {k: v for k, v in own.items() if k.startswith('scaling_layer')}
+    files = find_lpips(folder)
+    lins, vgg = read_state(files['vgg.pth']), read_state(files['vgg16-397923af.pth'])
+    model = LPIPS()
+    own = model.state_dict()
+    state = {k: v for k, v in own.items() if k.startswith('scaling_layer')}
     for k in own:
         src, name = (vgg, f"features.{k.split('.', 2)[2]}") if k.startswith('net.') else (lins, k)
         if k in state: continue
@@ -115,7 +123,8 @@ class EdgeDistance(nn.Module):
     def __init__(self,
         scales:tuple=(1, 2, 4), # sides of the blocks that are averaged first; those too large for a picture are left out
     ):
-        super().__init__(); self.scales = scales
+        super().__init__()
+        self.scales = scales
 
     def forward(
         self,

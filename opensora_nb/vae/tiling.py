@@ -38,7 +38,9 @@ class PeakMemory(TorchDispatchMode):
     def see(self, storage):
         key = storage._cdata
         if key in self.sizes: return
-        self.sizes[key] = storage.nbytes(); self.now += self.sizes[key]; self.peak = max(self.peak, self.now)
+        self.sizes[key] = storage.nbytes()
+        self.now += self.sizes[key]
+        self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self.forget, key)
 
     def forget(self, key): self.now -= self.sizes.pop(key)
@@ -313,7 +315,8 @@ def decode(
     out, at = None, 0
     for piece in iter_decode(vae, z, num_frames, how):
         if out is None: out = piece.new_empty(*piece.shape[:2], num_frames, *piece.shape[3:])
-        out[:, :, at:at+piece.shape[2]] = piece; at += piece.shape[2]
+        out[:, :, at:at+piece.shape[2]] = piece
+        at += piece.shape[2]
     return out
 
 @torch.no_grad()
@@ -323,7 +326,8 @@ def encode(
     how:Tiling=Tiling(),  # how to cut
 ) -> Tensor:              # (b, c, f', h', w') on the CPU: means, normalised
     "`vae.encode` in pieces; without overlap and tiles its result"
-    how.check(vae.cfg); check_pixels(x, 'b c f h w', vae.cfg.vae_2d)
+    how.check(vae.cfg)
+    check_pixels(x, 'b c f h w', vae.cfg.vae_2d)
     wins, _ = _windows(vae, x.shape[2], how)
     def one(clip, a, b): # (1, c, f', h', w')
         mean = vae.temporal_vae.encode(_latents_2d(vae, clip[:, :, a:b].to(vae.scale), how)).mean

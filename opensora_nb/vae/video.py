@@ -272,7 +272,8 @@ class VideoVAE(nn.Module):
     ):
         "Set `shift` and `scale` to the mean and standard deviation of each channel of `z`"
         std, mean = torch.std_mean(z.float(), dim=(0, 2, 3, 4), keepdim=True)
-        self.shift.copy_(mean); self.scale.copy_(std.clamp_min(1e-6))
+        self.shift.copy_(mean)
+        self.scale.copy_(std.clamp_min(1e-6))
 
 # %% ../../nbs/06_vae/03_video_vae.ipynb #0b57532e
 def video_vae_v12() -> VideoVAEConfig:
