@@ -10,10 +10,14 @@ ROOT = Path(__file__).resolve().parent.parent
 class Ranks:
     "The test's side"
     def __init__(self):
-        env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
-        self.server = subprocess.Popen([sys.executable, __file__], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    def start(self, folder, *argv, processes=1, seconds=60, after=60): # -> process ids; all are killed after so many seconds, or so many after the first has ended
-        print(json.dumps(dict(folder=str(folder), argv=argv, processes=processes, seconds=seconds, after=after)), file=self.server.stdin, flush=True)
+        env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | dict(ACCELERATE_USE_CPU='true',
+            OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+        self.server = subprocess.Popen([sys.executable, __file__], env=env, stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, text=True)
+    # -> process ids; all are killed after so many seconds, or so many after the first has ended
+    def start(self, folder, *argv, processes=1, seconds=60, after=60):
+        print(json.dumps(dict(folder=str(folder), argv=argv, processes=processes, seconds=seconds, after=after)),
+              file=self.server.stdin, flush=True)
         return json.loads(self.server.stdout.readline())
     def wait(self): # -> exit codes (negative: the signal), what each printed, seconds it took
         return json.loads(self.server.stdout.readline())
@@ -33,16 +37,21 @@ def free_port():
         s.bind(('localhost', 0))
         return s.getsockname()[1]
 
-def together(code, folder, argv=lambda rank: (), local=lambda rank: rank): # what each of two processes prints that run this code and can talk to each other
+# what each of two processes prints that run this code and can talk to each other
+def together(code, folder, argv=lambda rank: (), local=lambda rank: rank):
     port = free_port()
-    env = lambda r: dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{ROOT/"tests"}', OMP_NUM_THREADS='1', RANK=str(r), WORLD_SIZE='2', LOCAL_RANK=str(local(r)), MASTER_ADDR='localhost', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
-    both = [subprocess.Popen([sys.executable, '-c', code, *argv(r)], env=env(r), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
+    env = lambda r: dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{ROOT/"tests"}', OMP_NUM_THREADS='1', RANK=str(r),
+                         WORLD_SIZE='2', LOCAL_RANK=str(local(r)), MASTER_ADDR='localhost', MASTER_PORT=str(port),
+                         ACCELERATE_USE_CPU='true')
+    both = [subprocess.Popen([sys.executable, '-c', code, *argv(r)], env=env(r), cwd=folder, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
     said = [p.communicate(timeout=100)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     return said
 
 def child(job, rank, port, out):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job['processes']), LOCAL_WORLD_SIZE=str(job['processes']), MASTER_ADDR='localhost', MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job['processes']),
+                      LOCAL_WORLD_SIZE=str(job['processes']), MASTER_ADDR='localhost', MASTER_PORT=str(port))
     if job['processes'] == 1: [os.environ.pop(k) for k in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE')]
     os.chdir(job['folder'])
     sys.path.insert(0, job['folder'])
@@ -65,7 +74,8 @@ def child(job, rank, port, out):
     os._exit(code)
 
 def serve():
-    import accelerate, numpy.ma, torch, opensora_nb.recipes, opensora_nb.train.launch, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor, torch.onnx, torch.profiler # noqa: F401
+    # noqa: F401
+    import accelerate, numpy.ma, torch, opensora_nb.recipes, opensora_nb.train.launch, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor, torch.onnx, torch.profiler
     real = os.dup(1)
     answer = os.fdopen(real, 'w', buffering=1)
     os.dup2(2, 1)
@@ -87,6 +97,7 @@ def serve():
                     end = min(end, time.time() + job['after'])
                 elif time.time() > end: os.kill(p, signal.SIGKILL)
             time.sleep(0.01)
-        print(json.dumps([[codes[p] for p in pids], [o.read_text() for o in outs], round(time.time()-t, 2)]), file=answer)
+        print(json.dumps([[codes[p] for p in pids], [o.read_text() for o in outs], round(time.time()-t, 2)]),
+              file=answer)
 
 if __name__ == '__main__': serve()

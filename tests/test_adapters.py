@@ -1,4 +1,5 @@
-"Adapters: exact at the start, merged, saved and read back, refused where they do not fit; LoRA runs that stop and go on"
+"""Adapters: exact at the start, merged, saved and read back, refused where they do not fit; LoRA runs that stop and
+go on"""
 import copy, json
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -10,7 +11,8 @@ from opensora_nb.text.encoders import tiny_text
 from opensora_nb.train.diffusion import TextToVideo
 from opensora_nb.weights import count_parameters, save_pretrained
 
-needs_peft = pytest.mark.skipif(not has_package('peft'), reason="peft is not installed; pip install 'opensora_nb[lora]'")
+needs_peft = pytest.mark.skipif(not has_package('peft'),
+                                reason="peft is not installed; pip install 'opensora_nb[lora]'")
 CFG = STDiT3Config(input_sq_size=64, hidden_size=24, depth=2, num_heads=2, caption_channels=8, model_max_length=6)
 WORDS = 'a red blue ball'
 
@@ -41,7 +43,9 @@ def test_exact_at_the_start_and_merged(make, layers):
     new = ask(shake(m))
     assert (new - want).abs().max() > 1e-3
     assert torch.allclose(ask(merge_lora(m)), new, atol=1e-5, rtol=1e-5)
-    assert list(m.state_dict()) == keys and [p.requires_grad for p in m.parameters()] == grads and not hasattr(getattr(m, 'model', m), 'lora')
+    assert list(m.state_dict()) == keys
+    assert [p.requires_grad for p in m.parameters()] == grads
+    assert not hasattr(getattr(m, 'model', m), 'lora')
 
 @needs_peft
 def test_round_trip_with_words(tmp_path):
@@ -59,8 +63,10 @@ def test_round_trip_with_words(tmp_path):
     assert (tmp_path/'again'/'lora.safetensors').read_bytes() == (tmp_path/'lora.safetensors').read_bytes()
     before = copy.deepcopy(plain)
     merge_lora(plain)
-    assert torch.allclose(ask(plain, 'a red glorp'), new, atol=1e-5, rtol=1e-5) and list(plain.state_dict()) == list(both().state_dict())
-    with pytest.raises(ValueError, match="brings the words glorp, red, and STDiT3 has no text encoder"): load_lora(both().model, tmp_path)
+    assert torch.allclose(ask(plain, 'a red glorp'), new, atol=1e-5, rtol=1e-5)
+    assert list(plain.state_dict()) == list(both().state_dict())
+    with pytest.raises(ValueError, match="brings the words glorp, red, and STDiT3 has no text encoder"):
+        load_lora(both().model, tmp_path)
     assert torch.equal(ask(before, 'a red glorp'), new)
 
 @needs_peft
@@ -70,7 +76,8 @@ def test_gradients_reach_the_adapter_and_the_word_alone():
     add_lora(m, 2, words=['glorp'])
     shake(m)
     x = torch.randn(1, 4, 2, 4, 4)
-    m(x, torch.tensor([300.]), *m.text.tokenize(['a glorp']), fps=torch.tensor([8.]), height=torch.tensor([64.]), width=torch.tensor([64.])).square().mean().backward()
+    m(x, torch.tensor([300.]), *m.text.tokenize(['a glorp']), fps=torch.tensor([8.]), height=torch.tensor([64.]),
+      width=torch.tensor([64.])).square().mean().backward()
     got = {k for k, p in m.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert got == {k for k, p in m.named_parameters() if p.requires_grad} and 'text.token.new' in got
 
@@ -97,23 +104,30 @@ def test_refusals_leave_the_model_alone(kw, said):
     m = both()
     want, keys, grads = ask(m), list(m.state_dict()), [p.requires_grad for p in m.parameters()]
     with pytest.raises(ValueError, match=said): add_lora(m, **kw)
-    assert list(m.state_dict()) == keys and torch.equal(ask(m), want) and [p.requires_grad for p in m.parameters()] == grads
+    assert list(m.state_dict()) == keys
+    assert torch.equal(ask(m), want)
+    assert [p.requires_grad for p in m.parameters()] == grads
     add_lora(m)
 
 @needs_peft
 def test_another_model_is_refused(tmp_path):
     m = add_lora(both().model, 4)
     save_lora(m, tmp_path)
-    with pytest.raises(ValueError, match='hidden_size 24, this model has 48'): load_lora(STDiT3(STDiT3Config(**{**vars(CFG), 'hidden_size': 48})), tmp_path)
-    with pytest.raises(ValueError, match='depth 2, this model has 3'): load_lora(STDiT3(STDiT3Config(**{**vars(CFG), 'depth': 3})), tmp_path)
+    with pytest.raises(ValueError, match='hidden_size 24, this model has 48'):
+        load_lora(STDiT3(STDiT3Config(**{**vars(CFG), 'hidden_size': 48})), tmp_path)
+    with pytest.raises(ValueError, match='depth 2, this model has 3'):
+        load_lora(STDiT3(STDiT3Config(**{**vars(CFG), 'depth': 3})), tmp_path)
     with pytest.raises(ValueError, match='adapter of rank 4 already'): load_lora(m, tmp_path)
     with pytest.raises(FileNotFoundError, match='holds no adapter'): load_lora(both(), tmp_path/'no')
     with pytest.warns(UserWarning, match='other weights of the same size'): load_lora(both(1).model, tmp_path)
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda kids: st.lists(kids, max_size=3) | st.dictionaries(st.text(max_size=5), kids, max_size=3), max_leaves=6)
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+                    lambda kids: st.lists(kids, max_size=3) | st.dictionaries(st.text(max_size=5), kids, max_size=3),
+                    max_leaves=6)
 @needs_peft
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(changed=st.dictionaries(st.sampled_from(['rank', 'alpha', 'layers', 'words', 'model', 'mark', 'else']), JSON, min_size=1))
+@given(changed=st.dictionaries(st.sampled_from(['rank', 'alpha', 'layers', 'words', 'model', 'mark', 'else']), JSON,
+                               min_size=1))
 def test_fuzz_the_note(tmp_path, changed):
     "A damaged note gives a clear ValueError, or an adapter that works"
     if not (tmp_path/'lora.json').exists():
@@ -134,14 +148,18 @@ def test_fuzz_bytes(tmp_path, text):
     (tmp_path/'lora.json').write_bytes(text)
     with pytest.raises(ValueError): read_lora(tmp_path)
 
-@pytest.mark.parametrize('what, trained', [('all but temporal', {'model.temporal_blocks'}), ('all but ends + text', {'model.x_embedder', 'model.final_layer', 'model.y_embedder', 'text'})])
+@pytest.mark.parametrize('what, trained', [('all but temporal', {'model.temporal_blocks'}),
+                                           ('all but ends + text', {'model.x_embedder', 'model.final_layer',
+    'model.y_embedder', 'text'})])
 def test_freeze_by_name(what, trained):
     m = both()
     now, of = freeze(m, what)
-    assert {k.split('.')[0] if k.startswith('text') else '.'.join(k.split('.')[:2]) for k, p in m.named_parameters() if p.requires_grad} == trained
+    assert {k.split('.')[0] if k.startswith('text') else '.'.join(k.split('.')[:2]) for k,
+            p in m.named_parameters() if p.requires_grad} == trained
     assert now == count_parameters(m, True) < of == count_parameters(m)
     free, _ = freeze(both().model, 'text')
-    assert free == sum(p.numel() for k, p in both().model.named_parameters() if not k.startswith(('y_embedder', 'rope')))
+    assert free == sum(p.numel() for k, p in both().model.named_parameters()
+                       if not k.startswith(('y_embedder', 'rope')))
 
 @given(what=st.text(max_size=12))
 @settings(max_examples=60, deadline=None)
@@ -153,7 +171,8 @@ def test_fuzz_freeze(what):
 def test_only_chosen_words_are_trained():
     text = both().text
     train_words(text, ['red'])
-    assert isinstance(text.token, NewWords) and [k for k, p in text.named_parameters() if p.requires_grad] == ['token.new']
+    assert isinstance(text.token, NewWords)
+    assert [k for k, p in text.named_parameters() if p.requires_grad] == ['token.new']
     with pytest.raises(ValueError, match="has no 'sun'"): train_words(both().text, ['sun'])
     assert len(chosen_linears(both())) == 4*5
 
@@ -161,7 +180,8 @@ def test_only_chosen_words_are_trained():
 
 @needs_peft
 def test_sample_with_an_adapter(tmp_path, monkeypatch, capsys):
-    "`osnb sample --lora`: the adapter's new word is known, the adapter makes another clip, and a wrong one is one sentence"
+    """`osnb sample --lora`: the adapter's new word is known, the adapter makes another clip, and a wrong one is one
+    sentence"""
     from opensora_nb.app.cli import main
     from opensora_nb.sample.pipeline import load_pipeline
     monkeypatch.chdir(tmp_path)
@@ -179,14 +199,17 @@ def test_sample_with_an_adapter(tmp_path, monkeypatch, capsys):
     assert 'glorp' in made('b')[1] and pixels('a/sample_0000.png') != pixels('b/sample_0000.png')
     assert made('b', '--lora', 'run')[0] == 0 # something else, so it takes the next number
     assert pixels('b/sample_0001.png') == pixels('a/sample_0000.png')
-    assert made('c', '--lora', 'nowhere') == (1, "osnb: error: nowhere holds no adapter: there is no lora.json; give a folder written by save_lora, or a run that trains one\n")
+    assert made('c', '--lora', 'nowhere') == (1,
+        "osnb: error: nowhere holds no adapter: there is no lora.json; give a folder written by save_lora, or a run "
+        "that trains one\n")
     code, err = made('c', '--lora', 'run', '--weights', 'worlds')
     assert code == 1 and 'was made for another model' in err
 
 # training
 
 @needs_peft
-@pytest.mark.parametrize('how, level, learn', [(dict(lora=2), 'full', 'lora_'), (dict(train_only='temporal'), 'core', 'temporal_blocks')], ids=['lora', 'temporal'])
+@pytest.mark.parametrize('how, level, learn', [(dict(lora=2), 'full', 'lora_'),
+    (dict(train_only='temporal'), 'core', 'temporal_blocks')], ids=['lora', 'temporal'])
 def test_a_run_that_stops_goes_on_bit_equal_and_can_be_sampled(tmp_path, how, level, learn):
     from dataclasses import replace
     from opensora_nb.data.dataset import DataConfig
@@ -226,7 +249,8 @@ def test_a_run_that_stops_goes_on_bit_equal_and_can_be_sampled(tmp_path, how, le
     assert abs(one(made).astype(int) - want).max() <= 1
     if 'lora' in how: # the adapter by itself makes the same, on the weights it started from
         assert abs(one(merge_lora(load_lora(base, tmp_path/'part'))).astype(int) - want).max() <= 1
-    with pytest.raises(ValueError, match='Train the same parts as before'): train(replace(part, steps=5, lora=0, train_only='spatial+text'), progress=False)
+    with pytest.raises(ValueError, match='Train the same parts as before'):
+        train(replace(part, steps=5, lora=0, train_only='spatial+text'), progress=False)
 
 def test_settings_that_cannot_be():
     from opensora_nb.train.diffusion import T2VTask, T2VTrain
@@ -239,5 +263,6 @@ def test_new_words_need_to_learn(tmp_path):
     from opensora_nb.train.diffusion import T2VTask, T2VTrain
     from opensora_nb.data.dataset import DataConfig
     cfg = dict(out=str(tmp_path), init='tiny', data=DataConfig(n=2, level='full'), device='cpu')
-    with pytest.raises(ValueError, match='the captions have new words .*; train text as well, or use lora'): T2VTask(T2VTrain(**cfg, train_only='temporal'), torch.device('cpu'))
+    with pytest.raises(ValueError, match='the captions have new words .*; train text as well, or use lora'):
+        T2VTask(T2VTrain(**cfg, train_only='temporal'), torch.device('cpu'))
     T2VTask(T2VTrain(**cfg, train_only='all but time'), torch.device('cpu'))

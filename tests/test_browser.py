@@ -6,7 +6,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; get it with: apt-get install chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None,
+                                reason="no Chromium on this machine; get it with: apt-get install chromium")
 SHOTS = os.environ.get('OPENSORA_NB_SHOTS') # a folder for screenshots, to look at
 WAIT = 120_000                              # ms, for a slow machine
 
@@ -20,7 +21,8 @@ def server(tmp_path):
     "Start a server process, wait until it answers, stop it in the end"
     started = []
     def start(args, url, cwd=tmp_path):
-        env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', GRADIO_TEMP_DIR=str(tmp_path/'files'), HOME=str(tmp_path), JUPYTER_CONFIG_DIR=str(tmp_path/'config'))
+        env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', GRADIO_TEMP_DIR=str(tmp_path/'files'),
+                   HOME=str(tmp_path), JUPYTER_CONFIG_DIR=str(tmp_path/'config'))
         log = open(tmp_path/'server.log', 'w+')
         p = subprocess.Popen([sys.executable, *args], cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
         started.append((p, log))
@@ -46,11 +48,14 @@ def page():
     "A page of a fresh browser; `page.away` collects requests that leave this machine"
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-dev-shm-usage', '--autoplay-policy=no-user-gesture-required'])
+        browser = p.chromium.launch(executable_path=CHROMIUM,
+                                    args=['--no-sandbox', '--disable-dev-shm-usage',
+                                          '--autoplay-policy=no-user-gesture-required'])
         page = browser.new_page(viewport=dict(width=1280, height=1100))
         page.set_default_timeout(WAIT)
         page.away = []
-        page.on('request', lambda r: page.away.append(r.url) if urlparse(r.url).hostname not in (None, '127.0.0.1', 'localhost') else None)
+        page.on('request', lambda r: page.away.append(r.url)
+                if urlparse(r.url).hostname not in (None, '127.0.0.1', 'localhost') else None)
         yield page
         browser.close()
 
@@ -75,7 +80,8 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     box = page.locator('.jp-OutputArea-output:has(button:has-text("Generate"))').first
     box.wait_for()
     page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-    assert page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts() == []   # the page ran without errors
+    # the page ran without errors
+    assert page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts() == []
     button, prompt = box.get_by_role('button', name='Generate'), box.get_by_label('prompt', exact=True)
     button.scroll_into_view_if_needed()
     prompt.fill('')
@@ -85,9 +91,11 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     prompt.fill('a blue star moves up')
     prompt.press('Tab')
     button.click()
-    clip, guess = box.locator('img[alt="a blue star moves up"]').first, box.locator('img[alt^="a blue star moves up, as expected"]')
+    clip, guess = box.locator('img[alt="a blue star moves up"]').first, box.locator('img[alt^="a blue star moves up, '
+        'as expected"]')
     clip.wait_for()
-    for img in (clip, guess): page.wait_for_function("i => i.complete && i.naturalWidth === 64 && i.width >= 320", arg=img.element_handle())
+    for img in (clip, guess):
+        page.wait_for_function("i => i.complete && i.naturalWidth === 64 && i.width >= 320", arg=img.element_handle())
     box.get_by_text('What the model expects at step 7 of 30').wait_for()
     shot(page, 'widgets')
     shot(box, 'widgets_box')
@@ -119,13 +127,15 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
 def demo(server):
     "`osnb demo` as a user starts it, on the embedded weights; its address"
     url = f'http://127.0.0.1:{(port := free_port())}'
-    server(['-c', 'import sys; from opensora_nb.app.cli import main; sys.exit(main())', 'demo', '--port', str(port)], url)
+    server(['-c', 'import sys; from opensora_nb.app.cli import main; sys.exit(main())', 'demo', '--port', str(port)],
+           url)
     return url
 
 def test_demo(demo, page):
     "A prompt becomes a video that plays; nonsense becomes a sentence; Stop stops"
     page.goto(demo)
-    go, halt, prompt = page.get_by_role('button', name='Generate'), page.get_by_role('button', name='Stop'), page.get_by_label('prompt', exact=True)
+    go, halt, prompt = page.get_by_role('button', name='Generate'), page.get_by_role('button',
+        name='Stop'), page.get_by_label('prompt', exact=True)
     status = page.get_by_role('status')
     go.click()
     status.filter(has_text='The prompt is empty').wait_for()
@@ -133,10 +143,12 @@ def test_demo(demo, page):
     prompt.fill('a blue star moves up')
     go.click()
     page.wait_for_function("document.querySelector('video')?.readyState >= 2")
-    page.wait_for_function("(v => !v.paused && v.loop && v.currentTime > 0)(document.querySelector('video'))")                   # it plays, again and again
+    # it plays, again and again
+    page.wait_for_function("(v => !v.paused && v.loop && v.currentTime > 0)(document.querySelector('video'))")
     assert min(page.evaluate("(v => [v.clientWidth, v.clientHeight])(document.querySelector('video'))")) >= 320
     go.and_(page.locator(':enabled')).wait_for()
-    page.wait_for_function("![...document.querySelectorAll('[role=status]')].some(e => e.innerText)") # the sentence of before is gone
+    # the sentence of before is gone
+    page.wait_for_function("![...document.querySelectorAll('[role=status]')].some(e => e.innerText)")
     shot(page, 'demo')
     first = page.evaluate("document.querySelector('video').currentSrc")
     assert 'a_blue_star_moves_up_seed42' in first
@@ -148,7 +160,8 @@ def test_demo(demo, page):
     page.get_by_label('seed').fill('7')
     go.click()
     status.filter(has_text='zebra').wait_for()
-    page.wait_for_function("was => document.querySelector('video')?.currentSrc.includes('zebra_moves_left_seed7')", arg=first)
+    page.wait_for_function("was => document.querySelector('video')?.currentSrc.includes('zebra_moves_left_seed7')",
+                           arg=first)
     shot(page, 'demo_zebra')
     page.get_by_label('steps').fill('1000')
     go.click()
@@ -162,11 +175,14 @@ def test_demo(demo, page):
     page.get_by_label('steps').fill('4')
     page.get_by_text('a green star moves right').first.click()
     go.click()                    # an example, after a stop
-    page.wait_for_function("document.querySelector('video')?.currentSrc.includes('seed7') && !document.querySelector('video').currentSrc.includes('zebra')")
+    page.wait_for_function(
+        "document.querySelector('video')?.currentSrc.includes('seed7') && "
+        "!document.querySelector('video').currentSrc.includes('zebra')")
     assert not page.away, page.away
 
 def test_demo_is_left_alone_by_other_pages(demo, page):
-    "Another page of the same browser cannot press the button; a tab that is closed in mid-run does not hold up the next"
+    """Another page of the same browser cannot press the button; a tab that is closed in mid-run does not hold up
+    the next"""
     page.goto('about:blank')
     ask = "url => fetch(url, {method: 'POST', body: '{}'}).then(r => r.status, e => 'unreadable')"
     assert page.evaluate(ask, demo + '/gradio_api/queue/join') in (403, 'unreadable')
@@ -188,5 +204,6 @@ def test_demo_is_left_alone_by_other_pages(demo, page):
     page.get_by_label('seed').fill('5')
     page.get_by_label('steps').fill('4')
     page.get_by_role('button', name='Generate').click()
-    page.wait_for_function("(v => v?.currentSrc.includes('seed5') && v.readyState >= 2)(document.querySelector('video'))", timeout=40_000)
+    page.wait_for_function(
+        "(v => v?.currentSrc.includes('seed5') && v.readyState >= 2)(document.querySelector('video'))", timeout=40_000)
     shot(page, 'demo_after')

@@ -1,4 +1,5 @@
-"References and rounds beyond what their pages show: random mask strings, damaged files, long rounds against the reference implementation's rule."
+"""References and rounds beyond what their pages show: random mask strings, damaged files, long rounds against the
+reference implementation's rule."""
 import warnings
 import numpy as np, pytest, torch
 from hypothesis import given as drawn, settings, strategies as st

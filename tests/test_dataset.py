@@ -80,7 +80,8 @@ def test_same_clip_for_everyone(folder):
     files = [(folder/'a.mp4', ['one']), (folder/'sub/b.webm', ['two', 'three'])]
     both, alone = ClipFiles(files, 4, (16, 16), 2), ClipFiles(files[1:], 4, (16, 16), 2)
     for e in range(5):
-        assert np.array_equal(both.clip(1, e), alone.clip(0, e)) and both.sample(1, e)['text'] == alone.sample(0, e)['text']
+        assert np.array_equal(both.clip(1, e), alone.clip(0, e))
+        assert both.sample(1, e)['text'] == alone.sample(0, e)['text']
     assert len({both.window(0, e)[0] for e in range(40)}) > 5
     assert ClipFiles(files, 4, seed=1).window(0)[0] != ClipFiles(files, 4, seed=0).window(0)[0] or \
            ClipFiles(files, 4, seed=2).window(0)[0] != ClipFiles(files, 4, seed=0).window(0)[0]
@@ -154,13 +155,16 @@ where = build_features(ToySource(40, image_size=(16, 16)), Counted(), sys.argv[1
 
 @pytest.mark.parametrize('disk', ['shared', 'own'])
 def test_processes_share_the_encoding(tmp_path, disk):
-    "Blocks one and three of five are the second process's; a machine that does not see the other's files makes them itself; clips of before stay"
-    before = build_features(ToySource(16, seed=9, image_size=(16, 16)), TinyVAE(), tmp_path/'0', batch_size=4, progress=False)
+    """Blocks one and three of five are the second process's; a machine that does not see the other's files makes
+    them itself; clips of before stay"""
+    before = build_features(ToySource(16, seed=9, image_size=(16, 16)), TinyVAE(), tmp_path/'0', batch_size=4,
+                            progress=False)
     folder = lambda rank: str(tmp_path/('0' if disk == 'shared' else str(rank)))
     said = together(SHARED, tmp_path, lambda r: [folder(r)], lambda r: r if disk == 'shared' else 0)
     count, where = zip(*(s.split('clips ')[1].split() for s in said))
     assert [int(c) for c in count] == ([24, 16] if disk == 'shared' else [40, 40])
-    alone = Features(build_features(ToySource(40, image_size=(16, 16)), TinyVAE(), tmp_path/'g', batch_size=4, progress=False))
+    alone = Features(build_features(ToySource(40, image_size=(16, 16)), TinyVAE(), tmp_path/'g', batch_size=4,
+                                    progress=False))
     for w in where: assert torch.equal(Features(w).latents, alone.latents) and Features(w).texts(39) == alone.texts(39)
     assert len(Features(before)) == 16
 
@@ -178,13 +182,17 @@ def test_what_differs_gets_a_place_of_its_own(tmp_path):
     file, = first.glob('latents-*')
     before = file.stat().st_mtime_ns
     assert build(src, TinyVAE()) == first and file.stat().st_mtime_ns == before          # nothing to do, nothing done
-    more = [build(src, other), build(ToySource(4, seed=9, image_size=(16, 16)), other), build(src, TinyVAE(), dtype=torch.bfloat16), build(ToySource(5, image_size=(16, 16)), TinyVAE())]
-    assert len({first, *more}) == 5 and file.stat().st_mtime_ns == before and [len(Features(f)) for f in (first, *more)] == [4, 4, 4, 4, 5]
+    more = [build(src, other), build(ToySource(4, seed=9, image_size=(16, 16)), other),
+            build(src, TinyVAE(), dtype=torch.bfloat16), build(ToySource(5, image_size=(16, 16)), TinyVAE())]
+    assert len({first, *more}) == 5
+    assert file.stat().st_mtime_ns == before
+    assert [len(Features(f)) for f in (first, *more)] == [4, 4, 4, 4, 5]
 
 def test_overflow_is_said(tmp_path):
     big = TinyVAE()
     with torch.no_grad(): big.conv.bias += 1e6
-    with pytest.raises(ValueError, match='NaN or numbers beyond 65504'): build_features(ToySource(2, image_size=(16, 16)), big, tmp_path, progress=False)
+    with pytest.raises(ValueError, match='NaN or numbers beyond 65504'):
+        build_features(ToySource(2, image_size=(16, 16)), big, tmp_path, progress=False)
     assert not list(tmp_path.rglob('latents-*'))
 
 def test_full_disk(tmp_path, monkeypatch):
@@ -198,7 +206,10 @@ def test_full_disk(tmp_path, monkeypatch):
             raise OSError(28, 'No space left on device')
         return real(self, data)
     monkeypatch.setattr(io_.Path, 'write_bytes', full)
-    with pytest.raises(OSError, match='latents.*No space left.* 0 of 2 latents are encoded and stay; osnb data features .* --clear unused'): build()
+    with pytest.raises(OSError,
+                       match='latents.*No space left.* 0 of 2 latents are encoded and stay; osnb data features .* '
+                       '--clear unused'):
+        build()
     assert not list((tmp_path/'f').rglob('*latents-*'))
     monkeypatch.undo()
     assert len(Features(build())) == 2

@@ -1,4 +1,5 @@
-"Runs that are killed, moved to another number of processes, spread in shards, or poisoned: the same losses, or one clear message."
+"""Runs that are killed, moved to another number of processes, spread in shards, or poisoned: the same losses, or
+one clear message."""
 import json, os, random, signal, socket, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 import pytest, torch
@@ -83,8 +84,12 @@ def losses(folder, name): return {r['step']: r['loss'] for r in rows(folder, nam
 def worlds(folder, name): return [r['world'] for r in rows(folder, name) if 'world' in r]
 def final(folder, name):
     c = latest(folder/'runs'/name)
-    return {f: read_state(c/f) for f in ('model.safetensors', 'ema.safetensors')} | dict(optim=torch.load(c/'optim.pt')['state'], average=torch.load(c/'weights'/'average.pt'))
-def same(a, b): return a.keys() == b.keys() and all(same(a[k], b[k]) if isinstance(a[k], dict) else torch.equal(a[k], b[k]) for k in a)
+    return {f: read_state(c/f)
+            for f in ('model.safetensors', 'ema.safetensors')} | dict(optim=torch.load(c/'optim.pt')['state'],
+        average=torch.load(c/'weights'/'average.pt'))
+def same(a, b):
+    return a.keys() == b.keys() and all(same(a[k], b[k]) if isinstance(a[k], dict) else torch.equal(a[k], b[k])
+                                        for k in a)
 def apart(a, b):
     assert a.keys() == b.keys() and a
     return max(abs(a[k]-b[k]) for k in a)
@@ -98,7 +103,9 @@ def one(folder, ranks):
 
 def last_step(run, since=0):
     "Of the log, if it was written to since"
-    try: return 0 if (run/'log.jsonl').stat().st_mtime < since else max((json.loads(l)['step'] for l in (run/'log.jsonl').read_text().splitlines()), default=0)
+    try:
+        return 0 if (run/'log.jsonl').stat().st_mtime < since else max((json.loads(l)['step']
+            for l in (run/'log.jsonl').read_text().splitlines()), default=0)
     except (FileNotFoundError, ValueError): return 0
 
 def family(pid):
@@ -129,7 +136,9 @@ def kill_when(run, pids, rng, alive, where=None, seconds=60):
 
 def in_save(run, began, step=None):
     "Does a half-written checkpoint lie there that this life has begun?"
-    try: return any(p.stat().st_mtime >= began for p in (run/'checkpoints').glob('.writing_*' if step is None else f'.writing_{step:08d}'))
+    try:
+        return any(p.stat().st_mtime >= began for p in (run/'checkpoints').glob('.writing_*'
+            if step is None else f'.writing_{step:08d}'))
     except FileNotFoundError: return False # it became a checkpoint while we looked
 
 def look(run, began, **hit):
@@ -140,7 +149,8 @@ def look(run, began, **hit):
     for c in checkpoints(run):
         read_state(c/'model.safetensors'), read_state(c/'ema.safetensors'), torch.load(c/'optim.pt')
         assert (c/'weights'/'slow.bin').stat().st_size == 10_000
-    return hit | dict(step=last_step(run), saved=int(newest.name[5:]) if newest else 0, half_written=in_save(run, began))
+    return hit | dict(step=last_step(run), saved=int(newest.name[5:]) if newest else 0,
+                      half_written=in_save(run, began))
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_three_kills_and_the_same_to_the_last_bit(folder, ranks, processes):
@@ -155,15 +165,19 @@ def test_three_kills_and_the_same_to_the_last_bit(folder, ranks, processes):
         assert set(codes) == {-signal.SIGKILL} and len(hits) < 9, said
         hits.append(look(run, **hit))
     ranks.done(folder, WHAT, *how, f'name={name}', processes=processes)
-    assert losses(folder, name) == losses(folder, f'w{processes}') and len(losses(folder, name)) == 40 and same(final(folder, name), final(folder, f'w{processes}'))
-    assert [r for r in rows(folder, name) if 'val_err' in r] == [r for r in rows(folder, f'w{processes}') if 'val_err' in r]
+    assert losses(folder, name) == losses(folder, f'w{processes}')
+    assert len(losses(folder, name)) == 40
+    assert same(final(folder, name), final(folder, f'w{processes}'))
+    assert [r for r in rows(folder, name) if 'val_err' in r] == [r for r in rows(folder, f'w{processes}')
+        if 'val_err' in r]
     assert set(worlds(folder, name)) == {float(processes)} and not list((run/'checkpoints').glob('.*'))
 
 def command(processes, *argv):
     pre = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
     return [sys.executable, *pre, '-m', 'opensora_nb.train.launch', WHAT, *argv]
 
-def environment(folder): return dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
+def environment(folder):
+    return dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
 
 @pytest.mark.slow
 @pytest.mark.parametrize('processes', [1, 2])
@@ -172,7 +186,8 @@ def test_twenty_kills(folder, processes):
     how = ('save_every=4', 'slow=0.1', 'wait=0.02', 'steps=100')
     name, rng = f't{processes}', random.Random(10*processes)
     run, hits = folder/'runs'/name, []
-    go = lambda name: subprocess.Popen(command(processes, *how, f'name={name}'), cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    go = lambda name: subprocess.Popen(command(processes, *how, f'name={name}'), cwd=folder, env=environment(folder),
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     p = go(f'v{processes}')
     said = p.communicate()[0]
     assert p.returncode == 0, said
@@ -185,9 +200,12 @@ def test_twenty_kills(folder, processes):
     p = go(name)
     said = p.communicate()[0]
     assert p.returncode == 0, said[-2000:]
-    equal = losses(folder, name) == losses(folder, f'v{processes}') and len(losses(folder, name)) == 100 and same(final(folder, name), final(folder, f'v{processes}'))
+    equal = losses(folder, name) == losses(folder,
+                                           f'v{processes}') and len(losses(folder, name)) == 100 and same(final(folder,
+        name), final(folder, f'v{processes}'))
     if os.environ.get('KILL9_LOG'):
-        with open(os.environ['KILL9_LOG'], 'a') as f: f.writelines(json.dumps(h)+'\n' for h in [*hits, dict(processes=processes, steps=100, equal=equal)])
+        with open(os.environ['KILL9_LOG'], 'a') as f:
+            f.writelines(json.dumps(h)+'\n' for h in [*hits, dict(processes=processes, steps=100, equal=equal)])
     assert equal and any(h['half_written'] for h in hits)
 
 def test_a_damaged_checkpoint_is_passed_over(folder, ranks):
@@ -198,10 +216,12 @@ def test_a_damaged_checkpoint_is_passed_over(folder, ranks):
     os.truncate(ck/'step_00000024'/'weights'/'average.pt', 100)
     said, = ranks.done(folder, WHAT, *how)
     assert 'checkpoint step_00000024 is passed over: weights/average.pt has 100 of' in said
-    assert (losses(folder, 'd'), True) == (want[0], same(final(folder, 'd'), want[1])) and not damage(ck/'step_00000024')
+    assert (losses(folder, 'd'), True) == (want[0], same(final(folder, 'd'), want[1]))
+    assert not damage(ck/'step_00000024')
     for text in ('', '{"step": 24', '[]', '7', '{"files": 3}', '\udcff'): # state.json itself
         (ck/'step_00000024'/'state.json').write_bytes(text.encode(errors='surrogateescape'))
-        with pytest.warns(UserWarning, match='step_00000024 is passed over: state.json is cut off'): assert latest(folder/'runs'/'d').name == 'step_00000020'
+        with pytest.warns(UserWarning, match='step_00000024 is passed over: state.json is cut off'):
+            assert latest(folder/'runs'/'d').name == 'step_00000020'
     assert [c.name for c in checkpoints(folder/'runs'/'d')] == ['step_00000020']
 
 @settings(max_examples=60, deadline=None)
@@ -213,7 +233,8 @@ def test_any_state_json_is_read_or_passed_over(state):
         c = Path(tmp)/'checkpoints'/'step_00000004'
         c.mkdir(parents=True)
         (c/'state.json').write_bytes(state)
-        assert latest(tmp) is None and 'step_00000004 is passed over: ' in str(said[0].message) if damage(c) else latest(tmp) == c and type(json.loads(state)['step']) is int
+        assert (latest(tmp) is None and 'step_00000004 is passed over: ' in str(said[0].message)
+                if damage(c) else latest(tmp) == c and type(json.loads(state)['step']) is int)
 
 def test_a_line_cut_off_in_the_log_is_dropped(folder, ranks):
     ranks.done(folder, WHAT, 'name=cut', 'steps=12')
@@ -229,20 +250,24 @@ def test_resume_on_another_number_of_processes_and_in_shards(folder, ranks, one)
     for k, (n, shard) in enumerate(stays):
         codes, said, _ = ranks.run(folder, WHAT, 'name=moves', f'shard={shard}', f'stop={4*(k < 5)}', processes=n)
         assert set(codes) == ({130} if k < 5 else {0}), said
-    assert apart(losses(folder, 'moves'), one) < 1e-5 and worlds(folder, 'moves') == [n for n, _ in stays for _ in range(4)]
+    assert apart(losses(folder, 'moves'), one) < 1e-5
+    assert worlds(folder, 'moves') == [n for n, _ in stays for _ in range(4)]
     a, b = final(folder, 'moves'), final(folder, 'one')
     assert a.keys() == b.keys() and all(torch.allclose(a['average'][k], v, atol=1e-5) for k, v in b['average'].items())
     assert {k: v.keys() for k, v in a['optim'].items()} == {k: v.keys() for k, v in b['optim'].items()}
 
-@pytest.mark.parametrize('how', [('shard=fsdp2',), ('shard=fsdp2', 'accumulate=2', 'checkpointing=yes'), ('accumulate=2', 'checkpointing=yes')], ids=' '.join)
+@pytest.mark.parametrize('how', [('shard=fsdp2',), ('shard=fsdp2', 'accumulate=2', 'checkpointing=yes'),
+                                 ('accumulate=2', 'checkpointing=yes')], ids=' '.join)
 def test_two_processes_learn_what_one_does(folder, ranks, one, how):
     name = 'f' + '_'.join(how).replace('=', '')
     ranks.done(folder, WHAT, f'name={name}', *how, 'validate_every=8', processes=2)
     assert apart(losses(folder, name), one) < 1e-5 and set(worlds(folder, name)) == {2.}
     norms = lambda name: {r['step']: r['grad_norm'] for r in rows(folder, name) if 'grad_norm' in r}
-    assert apart(norms(name), norms('one')) < 1e-4 and max(norms('one').values()) > 1               # clipping was at work
+    # clipping was at work
+    assert apart(norms(name), norms('one')) < 1e-4 and max(norms('one').values()) > 1
     a, b = final(folder, name), final(folder, 'one')
-    assert all(torch.allclose(a[f][k], v, atol=1e-5) for f in ('model.safetensors', 'ema.safetensors') for k, v in b[f].items())
+    assert all(torch.allclose(a[f][k], v, atol=1e-5) for f in ('model.safetensors', 'ema.safetensors') for k,
+               v in b[f].items())
     assert abs(rows(folder, name)[-1]['val_err'] - rows(folder, 'one')[-1]['val_err']) < 1e-4
 
 @pytest.mark.parametrize('how,message', [(('shard=fsdp2',), 'shard=fsdp2 spreads the weights over several processes, and 1 runs'), (('shard=fsdp3',), "unknown shard 'fsdp3'; use one of no, fsdp2"),
@@ -254,26 +279,37 @@ def test_shards_that_cannot_be(folder, ranks, how, message):
 # trouble on one process
 
 @pytest.mark.parametrize('shard', ['no', 'fsdp2'])
-@pytest.mark.parametrize('ill,message', [('loss', 'error: the loss is nan at step 3 (process 1, samples ['), ('gradient', 'error: the gradient is nan at step 3 though the loss is not (samples [')])
+@pytest.mark.parametrize('ill,message', [('loss', 'error: the loss is nan at step 3 (process 1, samples ['),
+                                         ('gradient',
+                                          'error: the gradient is nan at step 3 though the loss is not (samples [')])
 def test_not_a_number_on_one_process_stops_both_with_one_message(folder, ranks, shard, ill, message):
     codes, said, seconds = ranks.run(folder, WHAT, f'name=n{shard}{ill}', f'ill={ill}', f'shard={shard}', processes=2)
     last = [s.strip().splitlines()[-1] for s in said]
-    assert codes == [1, 1] and last[0] == last[1] and last[0].startswith(message) and 'Traceback' not in said[0]+said[1] and seconds < 30
+    assert codes == [1, 1]
+    assert last[0] == last[1]
+    assert last[0].startswith(message)
+    assert 'Traceback' not in said[0]+said[1]
+    assert seconds < 30
     from opensora_nb.train.loop import batch_ids
     ids = batch_ids(64, 8, 3, 42)[0].tolist()
     assert str(ids if ill == 'gradient' else ids[4:]) in last[0]
 
 @pytest.mark.parametrize('ill', ['raise', 'kill', 'hang'])
 def test_a_process_that_ends_takes_the_other_down(folder, ranks, ill):
-    codes, said, seconds = ranks.run(folder, WHAT, f'name=e{ill}', f'ill={ill}', 'timeout=4', processes=2, after=60 if ill != 'hang' else 1)
-    assert codes == [1, dict(raise_=1, kill=-9, hang=-9)[ill.replace('raise', 'raise_')]] and 'error: another process of this run' in said[0] and 'Traceback' not in said[0]
+    codes, said, seconds = ranks.run(folder, WHAT, f'name=e{ill}', f'ill={ill}', 'timeout=4', processes=2,
+                                     after=60 if ill != 'hang' else 1)
+    assert codes == [1, dict(raise_=1, kill=-9, hang=-9)[ill.replace('raise', 'raise_')]]
+    assert 'error: another process of this run' in said[0]
+    assert 'Traceback' not in said[0]
     if ill == 'raise': assert 'is too strange' in said[1].strip().splitlines()[-1]
 
 @pytest.mark.slow
 def test_torchrun_says_the_cause_first(folder):
-    p = subprocess.Popen(command(2, 'name=er', 'ill=raise', 'timeout=10'), cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    p = subprocess.Popen(command(2, 'name=er', 'ill=raise', 'timeout=10'), cwd=folder, env=environment(folder),
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said = p.communicate(timeout=60)[0]
-    assert p.returncode == 1 and 0 < said.index('is too strange') < (said + 'error: another process').index('error: another process')
+    assert p.returncode == 1
+    assert 0 < said.index('is too strange') < (said + 'error: another process').index('error: another process')
 
 # two nodes
 

@@ -26,7 +26,9 @@ def test_a_score_of_the_toy_world_is_called_one(mine, monkeypatch, capsys):
     monkeypatch.chdir(mine)
     assert main(['eval', 'mine', '--following', *QUICK]) == 0
     first, *rest = capsys.readouterr().out.splitlines()
-    assert first.startswith('mine was not trained on the toy world') and '--data CSV' in first and 'validate_path=CSV' in first
+    assert first.startswith('mine was not trained on the toy world')
+    assert '--data CSV' in first
+    assert 'validate_path=CSV' in first
     assert rest[0].startswith('following of mine')
     assert main(['eval', 'tiny', '--following', *QUICK]) == 0
     assert 'not trained' not in capsys.readouterr().out
@@ -42,7 +44,8 @@ def test_own_clips_are_scored(mine, monkeypatch, capsys):
     assert found['n'] == found['captions'] == 3 and 0 <= found['same_caption'] <= 1 and found['distance'] > 0
     assert 'reconstruction of 3 clips' in said and 'nearest clip of 3 samples' in said
 
-@pytest.mark.parametrize('words, says', [(['--data', 'nowhere.csv'], 'nowhere.csv'), (['--data', 'toys', '--ceiling'], 'without --following')])
+@pytest.mark.parametrize('words, says', [(['--data', 'nowhere.csv'], 'nowhere.csv'),
+                                         (['--data', 'toys', '--ceiling'], 'without --following')])
 def test_wrong_words_are_one_sentence(mine, monkeypatch, capsys, words, says):
     "No traceback, and what to change"
     monkeypatch.chdir(mine)

@@ -1,4 +1,5 @@
-"What a run will cost: the FLOP formula against torch's counter, the dry run against the formula and against real tensors, and what people may ask for."
+"""What a run will cost: the FLOP formula against torch's counter, the dry run against the formula and against real
+tensors, and what people may ask for."""
 from dataclasses import replace
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -14,7 +15,8 @@ TOY = STDiT3Config(hidden_size=24, depth=1, num_heads=2, caption_channels=10, mo
 RELEASED = stdit3_xl2(), video_vae_v12()
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(1, 2), st.integers(1, 4), st.integers(1, 7), st.integers(1, 7), st.integers(1, 9), st.booleans(), st.sampled_from([(1, 2, 2), (1, 1, 2)]), st.sampled_from([1., 4.]))
+@given(st.integers(1, 2), st.integers(1, 4), st.integers(1, 7), st.integers(1, 7), st.integers(1, 9), st.booleans(),
+       st.sampled_from([(1, 2, 2), (1, 1, 2)]), st.sampled_from([1., 4.]))
 def test_formula_is_torchs_count(depth, f, h, w, words, sigma, patch, ratio):
     cfg = replace(TOY, depth=depth, pred_sigma=sigma, patch_size=patch, mlp_ratio=ratio)
     model, row = use_backend(STDiT3(cfg).eval(), 'naive'), torch.ones(2)
@@ -27,12 +29,14 @@ def test_dry_run_is_the_formula(guidance):
     cfg = replace(stdit3_tiny(), depth=5)
     first, rest = denoise_stages(cfg, (5, 9, 8), (72, 64), 3, 17, guidance, torch.float32)
     parts = stdit3_flops(cfg, 3*(1 + guidance), 5, 20, 17)
-    assert total_flops(first.work) == sum(parts.values()) and total_flops(rest.work) == sum(parts.values()) - parts['captions']
+    assert total_flops(first.work) == sum(parts.values())
+    assert total_flops(rest.work) == sum(parts.values()) - parts['captions']
 
 def test_depths_are_extrapolated_exactly():
     cfg = replace(stdit3_tiny(), depth=4)
     model, row = STDiT3(cfg).eval(), torch.ones(2)
-    assert denoise_stages(cfg, (5, 8, 8), (64, 64), 1, 40, True, torch.float32)[0].params == sum(p.numel() for p in model.parameters())
+    assert denoise_stages(cfg, (5, 8, 8), (64, 64), 1, 40, True,
+                          torch.float32)[0].params == sum(p.numel() for p in model.parameters())
 
 @pytest.mark.parametrize('f', [1, 4, 17, 20, 51])
 def test_decode_counts_all_chunks(f):
@@ -41,25 +45,32 @@ def test_decode_counts_all_chunks(f):
     size = vae.latent_size((f, 32, 16))
     with torch.inference_mode(), Meter(vae) as m: vae.decode(torch.zeros(1, 4, *size), f)
     stage = decode_stage(cfg, f, size, torch.float32)
-    assert total_flops(stage.work) == pytest.approx(m.flops, rel=1e-6) and stage.peak == pytest.approx(m.peak, rel=0.2) and stage.params == sum(p.numel() for p in vae.parameters())
+    assert total_flops(stage.work) == pytest.approx(m.flops, rel=1e-6)
+    assert stage.peak == pytest.approx(m.peak, rel=0.2)
+    assert stage.params == sum(p.numel() for p in vae.parameters())
 
 def test_whole_generate_is_metered_alike(): # the real thing on real tensors
     from opensora_nb.sample.pipeline import SampleConfig, generate
     pipe = load_pipeline('tiny', device='cpu', dtype='fp32')
     plan, words = forecast(pipe, 34, (64, 96), 3, device=None), pipe.text.max_length
-    pipe.text.encode = lambda texts: (torch.zeros(len(texts), 1, words, pipe.text.dim), torch.ones(len(texts), words, dtype=torch.long))
-    with Meter(pipe.model, pipe.vae, pipe.text) as m: generate(pipe, ['a red circle'], SampleConfig(num_frames=34, image_size=(64, 96), num_sampling_steps=3))
+    pipe.text.encode = lambda texts: (torch.zeros(len(texts), 1, words, pipe.text.dim),
+                                      torch.ones(len(texts), words, dtype=torch.long))
+    with Meter(pipe.model, pipe.vae, pipe.text) as m:
+        generate(pipe, ['a red circle'], SampleConfig(num_frames=34, image_size=(64, 96), num_sampling_steps=3))
     assert m.flops == pytest.approx(plan.total_flops, rel=1e-6) and m.peak == pytest.approx(plan.memory, rel=0.1)
 
 def test_no_model_is_allocated():
     from opensora_nb.sample import forecast as module
-    assert all(p.is_meta for cls, cfg in zip((STDiT3, VideoVAE), RELEASED) for p in module.on_meta(cls, cfg).parameters())
+    assert all(p.is_meta for cls, cfg in zip((STDiT3, VideoVAE), RELEASED)
+               for p in module.on_meta(cls, cfg).parameters())
 
 def test_published_rows_have_forecasts():
-    near = [forecast(RELEASED, l, r, 30, dtype='bf16', device=None, extra=19_000_000_000) for r, l in (('360p', 1), ('480p', '4s'), ('720p', '16s'))]
+    near = [forecast(RELEASED, l, r, 30, dtype='bf16', device=None, extra=19_000_000_000) for r,
+            l in (('360p', 1), ('480p', '4s'), ('720p', '16s'))]
     for p, (s, g) in zip(near, (PUBLISHED['360p', 1], PUBLISHED['480p', '4s'], PUBLISHED['720p', '16s'])):
         assert 0.6 < p.memory/1e9/g < 1.1 and dict(p.lines())['published'].startswith(f'{s} s and {g} GB')
-    assert all(100 < p.total_flops/PUBLISHED[k][0]/1e12 < 150 for p, k in zip(near[1:], (('480p', '4s'), ('720p', '16s'))))
+    assert all(100 < p.total_flops/PUBLISHED[k][0]/1e12 < 150 for p,
+               k in zip(near[1:], (('480p', '4s'), ('720p', '16s'))))
     assert 'published' not in dict(forecast(RELEASED, '4s', '720p', 20, device=None).lines())
 
 @settings(max_examples=60, deadline=None)

@@ -11,16 +11,21 @@ from opensora_nb.data.sizes import RATIOS, SIZES, TOY_SIZES, closest_ratio, deco
 
 G = json.loads((Path(__file__).parent/'goldens'/'aspect.json').read_text())
 
-# The reference raises where a square table has no such key; 1:1 fails too, since the table writes 1.0 and the name means
+# The reference raises where a square table has no such key; 1:1 fails too, since the table writes 1.0 and the name
+# means
 # 1.00. Ours takes the nearest key. 12:25 is the one name the square tables know (but for 2880).
-DEFECT_ROWS = {f'{r}|{n}' for r in ('256', '512', '1024', '2048', '2880') for n in G['ratio_names'] if n != '12:25'} | {'2880|12:25'}
+DEFECT_ROWS = {f'{r}|{n}' for r in ('256', '512', '1024', '2048', '2880') for n in G['ratio_names']
+               if n != '12:25'} | {'2880|12:25'}
 NEAREST_512 = {'3:8': (320, 800), '9:21': (320, 768), '1:2': (352, 704), '9:17': (352, 672), '27:50': (352, 672), '9:16': (384, 672), '5:8': (384, 640),
                '2:3': (416, 608), '3:4': (416, 576), '1:1': (512, 512), '4:3': (576, 448), '3:2': (608, 416), '16:9': (672, 384), '17:9': (704, 352),
                '2:1': (704, 352), '50:27': (736, 352)}
 
-def test_tables(): assert {r: {k: list(s) for k, s in t.items()} for r, t in SIZES.items()} == G['tables'] and list(SIZES) == list(G['num_pixels'])
+def test_tables():
+    assert {r: {k: list(s) for k, s in t.items()} for r, t in SIZES.items()} == G['tables']
+    assert list(SIZES) == list(G['num_pixels'])
 def test_ratio_names(): assert RATIOS == G['ratio_names'] and list(RATIOS) == list(G['ratio_names'])
-def test_defect_rows_are_those_listed(): assert DEFECT_ROWS == {row for row, size in G['image_size'].items() if size is None}
+def test_defect_rows_are_those_listed():
+    assert DEFECT_ROWS == {row for row, size in G['image_size'].items() if size is None}
 
 @pytest.mark.parametrize('row', G['image_size'])
 def test_image_size(row):
@@ -33,7 +38,8 @@ def test_defect_rows_take_the_nearest(scale, name):
     assert {n: image_size(name, n) for n in NEAREST_512} == {n: (h*scale, w*scale) for n, (h, w) in NEAREST_512.items()}
 
 def test_2880_takes_the_nearest(): # own keys: 0.55 for 9:16, 0.47 for 12:25
-    assert [image_size('2880', n) for n in ('1:1', '9:16', '12:25', '3:8')] == [(2880, 2880), (2112, 3840), (1920, 4096), (1792, 4480)]
+    assert [image_size('2880', n) for n in ('1:1', '9:16', '12:25', '3:8')] == [(2880, 2880), (2112, 3840),
+        (1920, 4096), (1792, 4480)]
 
 @pytest.mark.parametrize('row', G['closest_ratio'], ids=lambda r: f'{r[0]}-{r[1]}x{r[2]}')
 def test_closest_ratio(row):
@@ -44,7 +50,8 @@ def test_closest_ratio(row):
 def test_num_pixels(name): assert num_pixels(name) == G['num_pixels'][name]
 
 @pytest.mark.parametrize('name', G['num_frames'])
-def test_num_frames(name): assert num_frames(int(name[4:]) if name.startswith('int:') else name) == G['num_frames'][name]
+def test_num_frames(name):
+    assert num_frames(int(name[4:]) if name.startswith('int:') else name) == G['num_frames'][name]
 
 @pytest.mark.parametrize('row', G['get_h_w'], ids=str)
 def test_even_size(row): assert even_size(*row[:2]) == tuple(row[2])
@@ -54,7 +61,8 @@ def test_multiple_is_what_comes_out():
         for key, size in table.items(): assert image_size(name, key, 8) == decoded_size(1, *size)[1:]
     for name, table in G['tables'].items(): assert image_size(name, '1:1', 16)[0] % 16 == 0
 
-words = st.one_of(st.text(max_size=12), st.from_regex(r'\s*[0-9]{1,4}[pk]?\s*', fullmatch=True), st.sampled_from([*SIZES, *TOY_SIZES, '4K', ' 720P ']))
+words = st.one_of(st.text(max_size=12), st.from_regex(r'\s*[0-9]{1,4}[pk]?\s*', fullmatch=True),
+                  st.sampled_from([*SIZES, *TOY_SIZES, '4K', ' 720P ']))
 shapes = st.one_of(st.text(max_size=12), st.from_regex(r'-?[0-9]{0,8}[.]?[0-9]{0,3}:?[0-9]{0,8}', fullmatch=True), st.sampled_from([*RATIOS, '0.56', '1.0', '1:0']),
                    st.floats(), st.integers(), st.none())
 

@@ -48,7 +48,8 @@ def test_a_long_mix_with_the_reference_generators():
     random.seed(TRAIN['mix_seed'])
     torch.manual_seed(TRAIN['mix_seed'])
     rng, ratios = Python(), mask_ratios({k: v for k, v in TRAIN['ratios'].items() if k != 'identity'})
-    assert [draw_mask(15, pick_strategy(ratios, rng.random()), rng).int().tolist() for _ in TRAIN['mix']] == TRAIN['mix']
+    assert [draw_mask(15, pick_strategy(ratios, rng.random()), rng).int().tolist()
+            for _ in TRAIN['mix']] == TRAIN['mix']
 
 def test_selection():
     ratios = mask_ratios({k: v for k, v in TRAIN['ratios'].items() if k != 'identity'})
@@ -70,10 +71,12 @@ def test_conditions_on_latents(row):
     n = row['index']
     before = t['z'].clone()
     refs = [[t[k] for k in sorted(t) if k.startswith(f'ref.{i}.')] for i in range(len(t['z']))]
-    z, mask = apply_conditions(t['z'], refs, [parse_conditions(s) for s in row['mask_strategy']], row['loop'], row['align'])
+    z, mask = apply_conditions(t['z'], refs, [parse_conditions(s) for s in row['mask_strategy']], row['loop'],
+                               row['align'])
     assert torch.equal(z, t[f'apply.{n}.z']) and torch.equal(t['z'], before)
     want = t[f'apply.{n}.mask']
-    if mask is None: assert (want == 1).all() and not any(row['mask_strategy'])   # the reference returns ones; ours says: no mask
+    # the reference returns ones; ours says: no mask
+    if mask is None: assert (want == 1).all() and not any(row['mask_strategy'])
     else: assert torch.equal(mask, want)
 
 @given(st.one_of(st.text(max_size=60), st.from_regex(r'[-0-9,;. ae]{0,40}', fullmatch=True)))
@@ -85,7 +88,9 @@ def test_any_string_is_read_or_refused_with_a_sentence(text):
     assert parse_conditions(conditions_text(conditions)) == conditions
 
 small = st.integers(-20, 20)
-@given(st.lists(st.builds(Condition, st.integers(0, 3), st.integers(0, 3), small, small, st.integers(1, 20), st.floats(0, 1)), max_size=4), st.integers(1, 16), st.integers(1, 16), st.sampled_from([None, 4, 5]))
+@given(st.lists(st.builds(Condition, st.integers(0, 3), st.integers(0, 3), small, small, st.integers(1, 20),
+                          st.floats(0, 1)), max_size=4), st.integers(1, 16), st.integers(1, 16),
+    st.sampled_from([None, 4, 5]))
 def test_any_condition_is_placed_or_refused(conditions, f, n, align):
     conditions = tuple(conditions)
     assert parse_conditions(conditions_text(conditions)) == conditions

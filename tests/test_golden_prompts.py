@@ -1,4 +1,5 @@
-"Cleaning, score sentences and the grammar of prompts against stored results of Open-Sora 1.2: goldens/text_clean.json, goldens/prompts.json."
+"""Cleaning, score sentences and the grammar of prompts against stored results of Open-Sora 1.2:
+goldens/text_clean.json, goldens/prompts.json."""
 import json, math, warnings
 from pathlib import Path
 import pytest
@@ -27,7 +28,8 @@ def quiet(fn, *args):
         warnings.simplefilter('ignore')
         return fn(*args)
 
-@pytest.mark.parametrize('row', CLEAN['rows'], ids=lambda r: r['input'][:24].encode('ascii', 'replace').decode() or 'empty')
+@pytest.mark.parametrize('row', CLEAN['rows'], ids=lambda r: r['input'][:24].encode('ascii', 'replace').decode()
+                         or 'empty')
 def test_cleaning(row):
     assert clean_caption(row['input']) == row['clean_once']
     assert quiet(clean_prompt, row['input']) == row['preprocess']
@@ -41,7 +43,8 @@ def test_steps_without_a_golden(text, want): assert clean_caption(text) == want
 
 def test_every_step_matters(monkeypatch):
     "Without any one row of the table some result changes"
-    texts = [r['input'] for r in CLEAN['rows']] + ['www:a boat', 'a ‘‘b’’ c', 'a &amp;quot; b', 'at sea 1:20 @joe', 'a boat . a gull']
+    texts = [r['input'] for r in CLEAN['rows']] + ['www:a boat', 'a ‘‘b’’ c', 'a &amp;quot; b', 'at sea 1:20 @joe',
+        'a boat . a gull']
     right = [clean_caption(t) for t in texts]
     for step in captions.STEPS:
         with monkeypatch.context() as m:
@@ -80,7 +83,10 @@ def test_scores_are_numbers_in_range_or_a_clear_error(prompt, aes, flow, camera,
 @pytest.mark.parametrize('style', ['infer', 'train', 'report'])
 def test_scores_survive_cleaning(style):
     said = clean_prompt(score_text('a boat at sea.', 6.5, 10, 'pan left', style))
-    assert clean_prompt(said) == said and '6.5' in said and 'motion score: 10' in said and 'camera motion: pan left' in said
+    assert clean_prompt(said) == said
+    assert '6.5' in said
+    assert 'motion score: 10' in said
+    assert 'camera motion: pan left' in said
 
 # the grammar of prompt lines
 
@@ -95,7 +101,8 @@ ONE_SEGMENT = '|0|only' # ours writes a single segment without its marker; it me
 @pytest.mark.parametrize('text, want', G['merge_split'], ids=lambda v: v[:24])
 def test_merge_split(text, want): assert str(parse_prompt_spec(text)) == ('only' if text == ONE_SEGMENT else want)
 
-UNSTRIPPED = '|0| a beautiful day |1| a sunny day |2| a rainy day' # defect: asked before it has re-joined the segments, the reference leaves the spaces around them
+# defect: asked before it has re-joined the segments, the reference leaves the spaces around them
+UNSTRIPPED = '|0| a beautiful day |1| a sunny day |2| a rainy day'
 
 @pytest.mark.parametrize('text, loop, want', G['extract_prompts_loop'])
 def test_extract_prompts_loop(text, loop, want):
@@ -128,17 +135,21 @@ def test_append_generated(row):
         assert len(spec.references) == n_after - 1
         out = with_previous(spec, 'previous.mp4', row['loop'], row['length'], row['edit'])
         assert out.conditions == parse_conditions(after) and _mask_text(out.conditions) == after
-        assert out.references[-1] == 'previous.mp4' and len(out.references) == n_after and len(spec.references) == n_after - 1
+        assert out.references[-1] == 'previous.mp4'
+        assert len(out.references) == n_after
+        assert len(spec.references) == n_after - 1
 
 @pytest.mark.parametrize('kw, want', G['save_path'])
 def test_save_path(kw, want):
     prompt = kw['prompt'] if kw.get('prompt_as_path') else None
-    assert 'DIR/' + sample_name(kw.get('sample_idx', 0), kw.get('k', 0), kw.get('num_sample', 1), kw.get('sample_name'), prompt) == want
+    assert 'DIR/' + sample_name(kw.get('sample_idx', 0), kw.get('k', 0), kw.get('num_sample', 1), kw.get('sample_name'),
+                                prompt) == want
 
 def told(e): return str(e) and len(str(e)) < 1500 and '\n' not in str(e)
 
 @quick
-@given(st.one_of(texts, st.builds(lambda a, b: a + '{' + b, texts, texts)), st.one_of(st.none(), texts), st.one_of(st.none(), texts))
+@given(st.one_of(texts, st.builds(lambda a, b: a + '{' + b, texts, texts)), st.one_of(st.none(), texts),
+       st.one_of(st.none(), texts))
 def test_any_line_is_read_or_refused_with_a_sentence(text, paths, masks):
     try: spec = quiet(parse_prompt_spec, text, paths, masks)
     except ValueError as e:
@@ -146,7 +157,8 @@ def test_any_line_is_read_or_refused_with_a_sentence(text, paths, masks):
         return
     assert quiet(parse_prompt_spec, str(spec)) == spec and spec.text_at(0) == spec.segments[0][1]
 
-values = st.recursive(st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), texts), lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(texts, v, max_size=3)), max_leaves=5)
+values = st.recursive(st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), texts),
+                      lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(texts, v, max_size=3)), max_leaves=5)
 masks = st.lists(st.sampled_from(['0', '1,1,-5,0,5,0.3', '0,1', '2']), max_size=3).map(';'.join)
 
 @quick
@@ -166,16 +178,20 @@ def test_awful_json(tail):
     assert told(e.value)
 
 paths = st.one_of(st.text(min_size=1, max_size=8), st.sampled_from(['a.png', '{}.mp4', 'a b', '\\{', 'é"\ud800']))
-conditions = st.builds(Condition, st.integers(0, 10**30), st.integers(0, 2), st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 9), st.one_of(st.floats(0, 1), st.integers(0, 1)))
+conditions = st.builds(Condition, st.integers(0, 10**30), st.integers(0, 2), st.integers(-9, 9), st.integers(-9, 9),
+                       st.integers(1, 9), st.one_of(st.floats(0, 1), st.integers(0, 1)))
 
 @quick
-@given(st.lists(st.tuples(st.integers(0, 10**10), texts), max_size=3).map(lambda s: tuple((k if i else 0, t) for i, (k, t) in enumerate(s))), st.lists(paths, max_size=3), st.lists(conditions, max_size=3))
+@given(st.lists(st.tuples(st.integers(0, 10**10), texts),
+                max_size=3).map(lambda s: tuple((k if i else 0, t) for i, (k, t) in enumerate(s))),
+    st.lists(paths, max_size=3), st.lists(conditions, max_size=3))
 def test_every_object_that_is_built_comes_back(segments, references, conditions):
     try: spec = PromptSpec(segments, references, conditions)
     except ValueError as e:
         assert told(e)
         return
-    assert quiet(parse_prompt_spec, str(spec)) == spec and join_segments(spec.segments) == join_segments(split_segments(join_segments(spec.segments)))
+    assert quiet(parse_prompt_spec, str(spec)) == spec
+    assert join_segments(spec.segments) == join_segments(split_segments(join_segments(spec.segments)))
 
 @pytest.mark.parametrize('kw', [dict(segments=((0, 'a {'),)), dict(segments=((0, 'a'), (2, 'b'), (1, 'c'))), dict(segments=((0, 'a'), (0, 'b'))), dict(references=('a;b.png',)),
                                 dict(segments=((0, 'a|5'), (1, 'b'))), dict(segments=((0, 'a'), (10**9, 'b'))), dict(segments=5), dict(segments=((0, None),)), dict(segments='ab'), dict(references=(' a.png',)),
@@ -189,7 +205,10 @@ def test_what_cannot_be_written_is_refused(kw):
 @given(st.text(), st.text())
 def test_any_text_makes_a_file_name(a, b):
     name = safe_name(a)
-    assert not set(name) & set('<>:"/\\|?*\0\n') and len(name.encode()) <= MAX_NAME + 7 and name not in ('.', '..') and name == name.strip()
+    assert not set(name) & set('<>:"/\\|?*\0\n')
+    assert len(name.encode()) <= MAX_NAME + 7
+    assert name not in ('.', '..')
+    assert name == name.strip()
     if ' '.join(a.split()) != ' '.join(b.split()) and name: assert name != safe_name(b)
 
 @quick
@@ -210,17 +229,22 @@ def test_numbers_of_a_prompt_file_stay(tmp_path):
     assert read_prompt_file(path, 1, 4) == [(2, 'b')] and read_prompt_file(path, 2, 2 + 1) == [(2, 'b')]
 
 def test_examples():
-    assert len(example_prompts('tiny')) >= 16 and len(example_prompts('t2v')) >= 20 and len(example_prompts('t2i')) >= 20
+    assert len(example_prompts('tiny')) >= 16
+    assert len(example_prompts('t2v')) >= 20
+    assert len(example_prompts('t2i')) >= 20
     for p in example_prompts('tiny'):
         named, strange = parse_prompt(p)
         assert set(named) == {'shape', 'colour', 'motion'} and not strange and not prompt_warnings(p, ('core',)), p
     for name in ('t2v', 't2i'):
-        for p in example_prompts(name): assert p.isascii() and sum(p.count(c) for c in '.!?') <= 6 and parse_prompt_spec(p) == PromptSpec(((0, p),)), p
+        for p in example_prompts(name):
+            assert p.isascii() and sum(p.count(c) for c in '.!?') <= 6 and parse_prompt_spec(p) == PromptSpec(((0,
+                p),)), p
     everything = [l for f in assets('prompts').glob('*.txt') for l in example_prompts(f.stem)]
     assert len(set(everything)) == len(everything)
 
 def test_small_print():
-    assert parse_prompt_spec('|0| only ').segments == ((0, 'only'),) and parse_prompt_spec(' only ').segments == ((0, ' only '),)
+    assert parse_prompt_spec('|0| only ').segments == ((0, 'only'),)
+    assert parse_prompt_spec(' only ').segments == ((0, ' only '),)
     assert safe_name('a/b') != safe_name('a_b') and safe_name('a'*300 + 'b') != safe_name('a'*300 + 'c')
     for text in ('\ud800 a', '海'*100, 'a\x85\x07b', 'CON.txt', 'lpt1', '..', 'a' + 'ä'*200):
         name = safe_name(text)

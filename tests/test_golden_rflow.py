@@ -18,7 +18,8 @@ TOL = dict(atol=INFO['tolerance']['atol'], rtol=INFO['tolerance']['rtol'])
 
 # The reference counts latent frames as frames//17*5, which is 0 for 2..16 frames: every t becomes 0, and 1000 becomes
 # NaN. Our values count the 4 latents that the 1.2 autoencoder makes of 16 frames. (height, width, scale) of these rows:
-DEFECT_ROWS = {(144, 256, 1.), (240, 426, 1.), (360, 640, 1.), (360, 640, 2.5), (512, 512, 1.), (720, 1280, 1.), (1080, 1920, 1.)}
+DEFECT_ROWS = {(144, 256, 1.), (240, 426, 1.), (360, 640, 1.), (360, 640, 2.5), (512, 512, 1.), (720, 1280, 1.),
+               (1080, 1920, 1.)}
 
 def latent_frames(f): return f//17*5 + -(-(f % 17)//4)   # Open-Sora 1.2: chunks of 17 frames become 5 latents
 
@@ -32,7 +33,8 @@ def model():
 def close(ours, theirs, **tol): torch.testing.assert_close(ours, theirs, **tol, check_dtype=False)
 
 def test_add_noise():
-    close(interpolate(G['add_noise.x'], G['add_noise.noise'], G['add_noise.t']/1000), G['add_noise.out'], atol=1e-6, rtol=1e-6)
+    close(interpolate(G['add_noise.x'], G['add_noise.noise'], G['add_noise.t']/1000), G['add_noise.out'], atol=1e-6,
+          rtol=1e-6)
 
 ROWS = INFO['timestep_transform']
 @pytest.mark.parametrize('row', ROWS, ids=lambda r: f"{r['height']}x{r['width']}x{r['num_frames']}-scale{r['scale']}")
@@ -73,10 +75,12 @@ CASES = ('sample_tt', 'sample_plain', 'sample_discrete', 'sample_mask')
 def test_sample(model, case):
     info, g = INFO['samples'][case], {k.split('.', 1)[1]: v for k, v in G.items() if k.startswith(case + '.')}
     a, sched, b = info['args'], info['scheduler'], len(g['z'])
-    shift = dict(n_pix=int(a['height']*a['width']), n_frames=latent_frames(int(a['num_frames']))) if sched.get('use_timestep_transform') else {}
+    shift = dict(n_pix=int(a['height']*a['width']),
+                 n_frames=latent_frames(int(a['num_frames']))) if sched.get('use_timestep_transform') else {}
     times = sampling_times(info['steps'], **shift, discrete=sched.get('use_discrete_timesteps', False))
     close(1000*times[:, None].expand(-1, b), g['t'], atol=1e-6, rtol=1e-6)
-    v = guided_velocity(model, info['cfg'], g['y'], g['text_mask'], **{k: torch.full((b,), a[k]) for k in ('height', 'width', 'fps')})
+    v = guided_velocity(model, info['cfg'], g['y'], g['text_mask'],
+                        **{k: torch.full((b,), a[k]) for k in ('height', 'width', 'fps')})
     entered = []                                   # the reference stored the latent that entered model calls 1 and 5
     def watched(z, t, *m):
         entered.append(z)

@@ -1,4 +1,5 @@
-"Video VAE against stored outputs of the reference (Open-Sora 1.2, float32): temporal part, gradients, whole pipeline, sizes, losses"
+"""Video VAE against stored outputs of the reference (Open-Sora 1.2, float32): temporal part, gradients, whole
+pipeline, sizes, losses"""
 import json
 from pathlib import Path
 import pytest, torch
@@ -109,7 +110,8 @@ def test_old_attention_names_and_scalar_buffers():
     "A diffusers file from before 0.15 and a training checkpoint load strictly"
     m, state = pipeline(17, 4), {}
     for k, v in m.state_dict().items():
-        for new, old in (('to_q', 'query'), ('to_k', 'key'), ('to_v', 'value'), ('to_out.0', 'proj_attn')): k = k.replace(f'.{new}.', f'.{old}.')
+        for new, old in (('to_q', 'query'), ('to_k', 'key'), ('to_v', 'value'), ('to_out.0', 'proj_attn')):
+            k = k.replace(f'.{new}.', f'.{old}.')
         state[k] = v[:, :, None, None] if '.attentions.' in k and k.endswith('.weight') and v.ndim == 2 else v
     state |= dict(scale=torch.tensor(1.), shift=torch.tensor(0.))
     twin = pipeline(17, 4)

@@ -1,4 +1,5 @@
-"Losses of the autoencoder against stored outputs of the reference (Open-Sora 1.2, float32): LPIPS, discriminators, adversarial terms"
+"""Losses of the autoencoder against stored outputs of the reference (Open-Sora 1.2, float32): LPIPS,
+discriminators, adversarial terms"""
 import json, math
 from pathlib import Path
 import pytest, torch
@@ -12,7 +13,9 @@ from opensora_nb.vae.video import VAEOutput
 
 GOLDENS = Path(__file__).parent/'goldens'
 SPEC, DATA = json.loads((GOLDENS/'vae_losses.json').read_text()), load_file(GOLDENS/'vae_losses.safetensors')
-def close(got, want, atol=1e-5, rtol=1e-4): torch.testing.assert_close(torch.as_tensor(got, dtype=torch.float32), torch.as_tensor(want, dtype=torch.float32), atol=atol, rtol=rtol)
+def close(got, want, atol=1e-5, rtol=1e-4):
+    torch.testing.assert_close(torch.as_tensor(got, dtype=torch.float32), torch.as_tensor(want, dtype=torch.float32),
+                               atol=atol, rtol=rtol)
 
 @pytest.fixture(scope='module')
 def lpips():
@@ -49,13 +52,15 @@ def test_loss_with_lpips(lpips):
     close(terms['rec'] + terms['perceptual'], DATA['vae.perceptual.weighted_nll'], atol=1e-3)
     close(terms['kl'], DATA['vae.perceptual.weighted_kl'], atol=1e-9)
     assert terms['perceptual'] > 0.005*terms['rec'] # far above the tolerance
-    once = VAELossConfig(perceptual='lpips', perceptual_sum=False, perceptual_loss_weight=init['perceptual_loss_weight'])
+    once = VAELossConfig(perceptual='lpips', perceptual_sum=False,
+                         perceptual_loss_weight=init['perceptual_loss_weight'])
     close(terms['perceptual'], perceptual_term(x, rec, lpips, once)*3*32*32)
 
 @pytest.mark.parametrize('kind', ['2d', '3d'])
 @torch.no_grad()
 def test_discriminators(kind):
-    cls, name, how = {'2d': (PatchDiscriminator, 'nlayer2d', SPEC['nlayer']['d2']), '3d': (PatchDiscriminator3d, 'nlayer3d', SPEC['nlayer']['d3'])}[kind]
+    cls, name, how = {'2d': (PatchDiscriminator, 'nlayer2d', SPEC['nlayer']['d2']),
+                      '3d': (PatchDiscriminator3d, 'nlayer3d', SPEC['nlayer']['d3'])}[kind]
     net, prefix = cls(**how), f'{name}.weights.'
     net.load_state_dict({k.removeprefix(prefix): v for k, v in DATA.items() if k.startswith(prefix)}, strict=True)
     close(net.eval()(DATA[f'{name}.x']), DATA[f'{name}.eval'])
@@ -63,15 +68,18 @@ def test_discriminators(kind):
 
 def test_released_discriminators():
     with torch.device('meta'): two, three = PatchDiscriminator(), PatchDiscriminator3d()
-    assert sum(p.numel() for p in two.parameters()) == 2_765_633 and sum(p.numel() for p in three.parameters()) == 11_056_961
-    for net in (two, three): assert sorted({int(k.split('.')[1]) for k in net.state_dict()}) == [0, 2, 3, 5, 6, 8, 9, 11]
+    assert sum(p.numel() for p in two.parameters()) == 2_765_633
+    assert sum(p.numel() for p in three.parameters()) == 11_056_961
+    for net in (two, three):
+        assert sorted({int(k.split('.')[1]) for k in net.state_dict()}) == [0, 2, 3, 5, 6, 8, 9, 11]
     assert [three.main[i].stride for i in (0, 2, 5, 8, 11)] == [(2, 2, 2), (1, 2, 2), (1, 2, 2), (1, 1, 1), (1, 1, 1)]
 
 def test_first_weights():
     "Convolutions N(0, 0.02), gains N(1, 0.02), biases of norms 0"
     torch.manual_seed(0)
     net = PatchDiscriminator()
-    assert net.main[5].weight.std().item() == pytest.approx(0.02, rel=0.02) and net.main[6].weight.mean().item() == pytest.approx(1, abs=0.01)
+    assert net.main[5].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert net.main[6].weight.mean().item() == pytest.approx(1, abs=0.01)
     assert net.main[6].weight.std().item() == pytest.approx(0.02, rel=0.2) and not net.main[6].bias.any()
 
 @pytest.mark.parametrize('row', SPEC['disc_loss']['rows'], ids=lambda r: f"{r['type']}-{r['step']}")

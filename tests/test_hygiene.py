@@ -31,13 +31,15 @@ def imported(py):
 def test_layers(py):
     mine = source_of(py)
     assert mine.exists(), f"{py} names a notebook that is gone: {mine}; delete the module"
-    for other in imported(py): assert source_of(other) < mine, f"{mine.name} imports {other.name}, whose notebook sorts later"
+    for other in imported(py):
+        assert source_of(other) < mine, f"{mine.name} imports {other.name}, whose notebook sorts later"
 
 def unknown_names(source):
     "Names a module uses and nowhere defines or imports; a hidden cell of its page may have them, the module has not"
     known, used = set(dir(builtins)) | {'__file__', '__name__'}, set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Import, ast.ImportFrom)): known |= {(a.asname or a.name).split('.')[0] for a in node.names}
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            known |= {(a.asname or a.name).split('.')[0] for a in node.names}
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): known.add(node.name)
         elif isinstance(node, ast.arg): known.add(node.arg)
         elif isinstance(node, ast.ExceptHandler): known.add(node.name)
@@ -46,7 +48,9 @@ def unknown_names(source):
 
 @pytest.mark.parametrize('py', MODULES, ids=ids)
 def test_module_knows_its_names(py):
-    assert not (unknown := unknown_names(py.read_text())), f"{ids(py)} uses {', '.join(sorted(unknown))} without importing it; import it in an exported cell of {source_of(py).name}"
+    assert (not (unknown := unknown_names(py.read_text()))), (
+        f"{ids(py)} uses {', '.join(sorted(unknown))} without importing it; import it in an exported cell of "
+        f"{source_of(py).name}")
 
 def test_layer_rule_can_fail(tmp_path):
     "core imports nothing of the package, and something imports core"
@@ -60,18 +64,22 @@ def test_notebook_is_clean(nb):
     assert len(text.encode()) <= 300_000, f"{len(text.encode())} bytes; the limit is 300000"
     outputs = [o for c in cells if c['cell_type'] == 'code' for o in c['outputs']]
     assert not [o for o in outputs if o['output_type'] == 'error'], "an output holds a traceback"
-    said = json.dumps([{k: v for k, v in o.items() if k != 'data'} | {'data': {m: d for m, d in o.get('data', {}).items() if 'text' in m}} for o in outputs])
+    said = json.dumps([{k: v for k, v in o.items() if k != 'data'} |
+                       {'data': {m: d for m, d in o.get('data', {}).items() if 'text' in m}} for o in outputs])
     found = re.findall(r'(?:/tmp/|/home/|/root/|/work/|/Users/|site-packages)[^"\\ ]*', said)
     assert not found, f"an output holds a path of one machine: {found[:3]}"
     assert '\\r' not in said, "an output holds all states of a progress bar; keep the last"
-    if any('#| default_exp' in ''.join(c['source']) for c in cells): assert outputs, "an exporting page without saved outputs"
+    if any('#| default_exp' in ''.join(c['source']) for c in cells):
+        assert outputs, "an exporting page without saved outputs"
 
 def test_everything_is_small():
-    files = [Path(ROOT, f) for f in subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()]
+    files = [Path(ROOT, f) for f in subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True,
+        text=True).stdout.splitlines()]
     weights = sum(f.stat().st_size for f in files if 'assets' in f.parts and f.exists())
     assert weights <= 12*2**20, f"embedded weights take {weights/2**20:.1f} MB; the limit is 12"
     assert not [f for f in files if f.exists() and f.stat().st_size > 9*2**20]
-    for d in ('datasets', 'tests', 'tutorials'): assert not (ROOT/d/'__init__.py').exists(), f"{d} must not be importable"
+    for d in ('datasets', 'tests', 'tutorials'):
+        assert not (ROOT/d/'__init__.py').exists(), f"{d} must not be importable"
 
 def test_metadata_is_said_once():
     ini = ConfigParser(delimiters=['='], interpolation=None)
@@ -85,11 +93,17 @@ HEAVY = ('transformers', 'accelerate', 'gradio', 'matplotlib', 'IPython', 'panda
 
 @pytest.mark.parametrize('module', ['opensora_nb.sample.pipeline', 'opensora_nb.app.cli'])
 def test_imports_stay_light(module):
-    code = f"import torch, sys, time; t = time.time(); import {module}; print(time.time()-t, *[m for m in {HEAVY} if m in sys.modules])"
-    runs = [subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
+    code = (
+        f"import torch, sys, time; t = time.time(); import {module}; print(time.time()-t, *[m for m in {HEAVY} if m in "
+        f"sys.modules])")
+    runs = [subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                           check=True).stdout.split() for _ in range(2)]
     assert runs[0][1:] == [], f"importing {module} loads {runs[0][1:]}"
     assert min(float(r[0]) for r in runs) < 1.0 # aim 0.5 s beyond torch; twice that on a busy machine
 
 def test_command_help_needs_no_torch():
-    code = "import sys; from opensora_nb.app.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip().endswith('False')
+    code = (
+        "import sys; from opensora_nb.app.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
+        "pass\nprint('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                          check=True).stdout.strip().endswith('False')

@@ -1,4 +1,5 @@
-"The store of latents and text features: two runs with one folder, kills, damaged files, full disks, making room, and `osnb data features`."
+"""The store of latents and text features: two runs with one folder, kills, damaged files, full disks, making room,
+and `osnb data features`."""
 import json, os, re, signal, subprocess, sys, time, warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from test_dataset import TinyVAE
 ROOT = Path(__file__).resolve().parent.parent
 
 def toy(n, **more): return ToySource(n, image_size=(16, 16), **more)
-def build(source, store, vae=None, **how): return build_features(source, vae or TinyVAE(), store, batch_size=4, progress=False, **how)
+def build(source, store, vae=None, **how):
+    return build_features(source, vae or TinyVAE(), store, batch_size=4, progress=False, **how)
 
 class Refuses(TinyVAE):
     "Where nothing may be encoded"
@@ -69,7 +71,8 @@ def said(process): # -> clips, encoded by it, hash of the latents
 def until(true, *alive):
     end = time.time() + 100
     while not true():
-        assert time.time() < end and all(p.poll() is None for p in alive), [p.communicate()[0] for p in alive if p.poll() is not None]
+        assert time.time() < end and all(p.poll() is None for p in alive), [p.communicate()[0] for p in alive
+            if p.poll() is not None]
         time.sleep(.02)
 
 def stored(store): return sum(k.have for k in kept(store))
@@ -79,7 +82,8 @@ def digest(features): # as the child prints it
     return hashlib.sha256(features.latents.numpy().tobytes()).hexdigest()
 
 def test_two_runs_at_once_keep_their_own_clips(tmp_path):
-    "Two runs in one folder, on 16 and on 48 clips: each trains on its own, where the first used to get the 16 of the second"
+    """Two runs in one folder, on 16 and on 48 clips: each trains on its own, where the first used to get the 16 of
+    the second"""
     a, b = child(48, tmp_path/'f', .05), child(16, tmp_path/'f', .05)
     want = [digest(Features(build(toy(n), tmp_path/'alone'))) for n in (48, 16)]
     assert [said(p)[::2] for p in (a, b)] == list(zip((48, 16), want))
@@ -105,9 +109,11 @@ def test_two_processes_killed_while_encoding_go_on(tmp_path):
     "kill -9 of both processes of a run: what was written stays, and only the rest is encoded"
     def start(seconds):
         port = str(free_port())
-        return [child(256, tmp_path/'f', seconds, RANK=str(r), WORLD_SIZE='2', LOCAL_RANK=str(r), MASTER_ADDR='localhost', MASTER_PORT=port, ACCELERATE_USE_CPU='true') for r in (0, 1)]
+        return [child(256, tmp_path/'f', seconds, RANK=str(r), WORLD_SIZE='2', LOCAL_RANK=str(r),
+                      MASTER_ADDR='localhost', MASTER_PORT=port, ACCELERATE_USE_CPU='true') for r in (0, 1)]
     both = start(.15)
-    until(lambda: len({f.name.split('-')[1][:5] for f in tmp_path.glob('f/*/latents-*')}) > 1 and stored(tmp_path/'f') > 20, *both)
+    until(lambda: len({f.name.split('-')[1][:5] for f in tmp_path.glob('f/*/latents-*')}) > 1
+          and stored(tmp_path/'f') > 20, *both)
     for p in both: p.kill()
     for p in both: p.wait()
     have = stored(tmp_path/'f')
@@ -130,10 +136,12 @@ def test_ctrl_c_keeps_every_clip(tmp_path, capsys):
 # ---- by content
 
 def test_only_what_differs_is_made_again(tmp_path):
-    "Another frame size, other clips, `--quick`'s fewer clips and another autoencoder keep what is there; going back costs nothing"
+    """Another frame size, other clips, `--quick`'s fewer clips and another autoencoder keep what is there; going
+    back costs nothing"""
     other = TinyVAE()
     with torch.no_grad(): other.conv.bias += 1e-3
-    ways = [(toy(12), TinyVAE()), (toy(8), TinyVAE()), (toy(12, seed=1), TinyVAE()), (toy(12).at(9, (16, 16)), TinyVAE()), (toy(12), other)]
+    ways = [(toy(12), TinyVAE()), (toy(8), TinyVAE()), (toy(12, seed=1), TinyVAE()),
+            (toy(12).at(9, (16, 16)), TinyVAE()), (toy(12), other)]
     folders = [build(*way[:1], tmp_path, way[1]) for way in ways]
     assert len(set(folders)) == 5 and stored(tmp_path) == 12 + 8 + 12 + 12 + 12
     Refuses_other = Refuses()
@@ -143,20 +151,29 @@ def test_only_what_differs_is_made_again(tmp_path):
 @pytest.fixture
 def clips(tmp_path):
     rng = np.random.default_rng(0)
-    for k in 'abc': write_video(tmp_path/'clips'/f'{k}.mp4', rng.integers(0, 255, (20 if k == 'c' else 8, 32, 32, 3), dtype=np.uint8), fps=10)
+    for k in 'abc':
+        write_video(tmp_path/'clips'/f'{k}.mp4', rng.integers(0, 255, (20 if k == 'c' else 8, 32, 32, 3),
+            dtype=np.uint8), fps=10)
     return tmp_path/'clips'
 
-def files_of(folder, words='of', **more): return ClipFiles([(folder/f'{k}.mp4', [f'{words} {k}']) for k in 'abc'], 8, (16, 16), **more)
+def files_of(folder, words='of', **more):
+    return ClipFiles([(folder/f'{k}.mp4', [f'{words} {k}']) for k in 'abc'], 8, (16, 16), **more)
 
 def test_other_captions_cost_nothing(tmp_path, clips):
-    "A caption mended in the table does not send the pixels through the autoencoder again, and each run has its own captions"
+    """A caption mended in the table does not send the pixels through the autoencoder again, and each run has its
+    own captions"""
     first = open_features(files_of(clips), TinyVAE(), tmp_path/'f', progress=False)
     mended = open_features(files_of(clips, 'mended'), Refuses(), tmp_path/'f', progress=False)
-    assert first.texts(1) == ['of b'] and mended.texts(1) == ['mended b'] and torch.equal(first.latents, mended.latents) and len(kept(tmp_path/'f')) == 1
-    assert Features(first.entry.folder, files_of(clips)).texts(2) == ['of c'] and Features(first.entry.folder).texts(2) == ['mended c']
+    assert first.texts(1) == ['of b']
+    assert mended.texts(1) == ['mended b']
+    assert torch.equal(first.latents, mended.latents)
+    assert len(kept(tmp_path/'f')) == 1
+    assert Features(first.entry.folder, files_of(clips)).texts(2) == ['of c']
+    assert Features(first.entry.folder).texts(2) == ['mended c']
 
 def test_moved_clips_are_known_and_edited_ones_are_not(tmp_path, clips):
-    "Files keep their latents when their folder moves; a file with one byte changed in its middle is another clip, and so is another window of a longer one"
+    """Files keep their latents when their folder moves; a file with one byte changed in its middle is another clip,
+    and so is another window of a longer one"""
     first = build(files_of(clips), tmp_path/'f')
     moved = clips.rename(tmp_path/'moved')
     assert build(files_of(moved), tmp_path/'f', Refuses()) == first
@@ -167,13 +184,19 @@ def test_moved_clips_are_known_and_edited_ones_are_not(tmp_path, clips):
     assert build(files_of(moved), tmp_path/'f') != first
 
 def test_tasks_with_one_out_have_their_own_clips(tmp_path):
-    "In training: another number of clips, another size and pictures in the same `out`; the first run finds its latents again"
+    """In training: another number of clips, another size and pictures in the same `out`; the first run finds its
+    latents again"""
     cfg = T2VTrain(out=str(tmp_path), data=DataConfig(n=6, image_size=(32, 32)), device='cpu', validate_on=0)
-    def sizes(cfg): return [(len(f), *f.latents.shape[2:]) for f, _ in cfg.make_task(torch.device('cpu')).stores.values()]
-    fewer, smaller = replace(cfg, data=replace(cfg.data, n=3)), replace(cfg, data=replace(cfg.data, image_size=(16, 16)))
-    assert [sizes(c) for c in (cfg, fewer, smaller, replace(cfg, pictures=True))] == [[(6, 5, 4, 4)], [(3, 5, 4, 4)], [(6, 5, 2, 2)], [(6, 1, 4, 4)]]
+    def sizes(cfg):
+        return [(len(f), *f.latents.shape[2:]) for f, _ in cfg.make_task(torch.device('cpu')).stores.values()]
+    fewer, smaller = replace(cfg, data=replace(cfg.data, n=3)), replace(cfg,
+        data=replace(cfg.data, image_size=(16, 16)))
+    assert [sizes(c) for c in (cfg, fewer, smaller, replace(cfg, pictures=True))] == [[(6, 5, 4, 4)], [(3, 5, 4, 4)],
+        [(6, 5, 2, 2)], [(6, 1, 4, 4)]]
     before = {f: f.stat().st_mtime_ns for f in (tmp_path/'features').rglob('latents-*')}
-    assert len(before) == 3 and sizes(cfg) == [(6, 5, 4, 4)] and before == {f: f.stat().st_mtime_ns for f in (tmp_path/'features').rglob('latents-*')}
+    assert len(before) == 3
+    assert sizes(cfg) == [(6, 5, 4, 4)]
+    assert before == {f: f.stat().st_mtime_ns for f in (tmp_path/'features').rglob('latents-*')}
     elsewhere = replace(fewer, features=str(tmp_path/'elsewhere'))
     assert sizes(elsewhere) == [(3, 5, 4, 4)] and stored(tmp_path/'elsewhere') == 3
 
@@ -191,15 +214,18 @@ DAMAGES = (cut, emptied, garbage, flipped_first, flipped_header, flipped_middle,
 @pytest.mark.parametrize('damage', DAMAGES)
 @pytest.mark.parametrize('kind', ['latents-0000004', 'captions'])
 def test_a_damaged_file_is_made_anew(tmp_path, kind, damage):
-    "Cut, emptied or with a single bit flipped, wherever it is: one warning that names the file, that part again, and the numbers of before"
+    """Cut, emptied or with a single bit flipped, wherever it is: one warning that names the file, that part again,
+    and the numbers of before"""
     folder = build(toy(12), tmp_path, flush=0)
     good = Features(folder)
     file, = folder.glob(f'{kind}*')
     file.write_bytes(damage(file.read_bytes()))
     vae = Counts()
-    with pytest.warns(UserWarning, match=f'{file.name} is damaged'): again = open_features(toy(12), vae, tmp_path, batch_size=4, progress=False)
+    with pytest.warns(UserWarning, match=f'{file.name} is damaged'):
+        again = open_features(toy(12), vae, tmp_path, batch_size=4, progress=False)
     assert vae.done == (4 if kind.startswith('latents') else 0)
-    assert torch.equal(again.latents, good.latents) and [again.texts(i) for i in range(12)] == [good.texts(i) for i in range(12)]
+    assert torch.equal(again.latents, good.latents)
+    assert [again.texts(i) for i in range(12)] == [good.texts(i) for i in range(12)]
 
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_damaged_text_features_are_made_anew(tmp_path, damage):
@@ -231,7 +257,8 @@ def test_a_damaged_description_is_written_again(tmp_path, about, capsys):
     if about is None: file.unlink()
     else: file.write_text(about)
     assert main(['data', 'features', str(tmp_path)]) == 0 and folder.name in capsys.readouterr().out
-    assert len(open_features(toy(4), Refuses(), tmp_path, progress=False)) == 4 and json.loads(file.read_text())['clips'] == 4
+    assert len(open_features(toy(4), Refuses(), tmp_path, progress=False)) == 4
+    assert json.loads(file.read_text())['clips'] == 4
 
 # ---- disks
 
@@ -243,17 +270,24 @@ def test_a_disk_that_fills_up_keeps_what_was_written(tmp_path, monkeypatch):
         if len(calls) > 2: raise OSError(28, 'No space left on device')
         return real(self, data)
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(OSError, match=r'cannot write .*latents-0000008-.* 8 of 16 latents are encoded and stay; osnb data features .* --clear unused'): build(toy(16), tmp_path, flush=0)
+    with pytest.raises(OSError,
+                       match=r'cannot write .*latents-0000008-.* 8 of 16 latents are encoded and stay; osnb data '
+                       r'features .* --clear unused'):
+        build(toy(16), tmp_path, flush=0)
     monkeypatch.undo()
     vae = Counts()
     assert len(Features(build(toy(16), tmp_path, vae))) == 16 and vae.done == 8 and not list(tmp_path.rglob('*.part'))
 
 def test_a_store_that_may_only_be_read(tmp_path, monkeypatch):
-    "A class trains on its teacher's latents without the right to write there; what is missing is an error that names the folder"
+    """A class trains on its teacher's latents without the right to write there; what is missing is an error that
+    names the folder"""
     folder = build(toy(4), tmp_path)
     def no(*_, **__): raise PermissionError(13, 'Permission denied')
-    for owner, name in ((store_module, 'hold'), (os, 'utime'), (Path, 'mkdir'), (Path, 'write_bytes')): monkeypatch.setattr(owner, name, no)
-    assert len(open_features(toy(4), Refuses(), tmp_path, progress=False)) == 4 and trim(tmp_path, 1e-9) == [] and folder.exists()
+    for owner, name in ((store_module, 'hold'), (os, 'utime'), (Path, 'mkdir'), (Path, 'write_bytes')):
+        monkeypatch.setattr(owner, name, no)
+    assert len(open_features(toy(4), Refuses(), tmp_path, progress=False)) == 4
+    assert trim(tmp_path, 1e-9) == []
+    assert folder.exists()
     with pytest.raises(OSError, match=f'cannot write {tmp_path}'): build(toy(5), tmp_path)
 
 def test_room_is_made_from_what_is_unused_for_longest(tmp_path, capsys):
@@ -266,7 +300,10 @@ def test_room_is_made_from_what_is_unused_for_longest(tmp_path, capsys):
     sizes = {k.key: k.size for k in kept(tmp_path)}
     make_room(tmp_path, (sum(sizes.values()) - 1)/1e9)
     err = capsys.readouterr().err
-    assert [f.exists() for f in folders] == [True, False, True] and folders[1].name in err and '4 of 4 latents' in err and folders[2].name not in err
+    assert [f.exists() for f in folders] == [True, False, True]
+    assert folders[1].name in err
+    assert '4 of 4 latents' in err
+    assert folders[2].name not in err
     make_room(tmp_path, 1e-9)
     assert [f.exists() for f in folders] == [True, False, False]
     live.kill()
@@ -277,17 +314,27 @@ def test_room_is_made_from_what_is_unused_for_longest(tmp_path, capsys):
 @pytest.mark.parametrize('gb', [-1., float('nan'), float('inf')])
 def test_a_limit_that_is_none_is_refused(gb):
     "One sentence with what was given and what to try"
-    with pytest.raises(ValueError, match=r'features_gb is a number( of at least 0)?, not .*; try 20'): T2VTrain(features_gb=gb)
+    with pytest.raises(ValueError, match=r'features_gb is a number( of at least 0)?, not .*; try 20'):
+        T2VTrain(features_gb=gb)
 
 # ---- osnb data features
 
 def test_list_and_clear(tmp_path, capsys):
-    "The list names clips, size, autoencoder and what is in use; clearing takes a key, unused or all, and refuses what is in use"
+    """The list names clips, size, autoencoder and what is in use; clearing takes a key, unused or all, and refuses
+    what is in use"""
     def osnb(*words): return main(['data', 'features', str(tmp_path), *words]), *capsys.readouterr()
-    used, other, third = open_features(toy(6), TinyVAE(), tmp_path/'features', progress=False, vae_name='tiny'), build(toy(4, seed=3), tmp_path/'features'), build(toy(2), tmp_path/'features')
+    used, other, third = open_features(toy(6), TinyVAE(), tmp_path/'features', progress=False,
+                                       vae_name='tiny'), build(toy(4, seed=3), tmp_path/'features'), build(toy(2),
+        tmp_path/'features')
     code, out, _ = osnb()
     row = next(l for l in out.splitlines() if l.startswith(used.entry.key))
-    assert code == 0 and '3 stored' in out and '6 of 6 latents' in row and '17x16x16' in row and 'toy core, seed 0' in row and 'by tiny' in row and row.endswith('in use')
+    assert code == 0
+    assert '3 stored' in out
+    assert '6 of 6 latents' in row
+    assert '17x16x16' in row
+    assert 'toy core, seed 0' in row
+    assert 'by tiny' in row
+    assert row.endswith('in use')
     assert 'seed 3' in next(l for l in out.splitlines() if l.startswith(other.name)) and out.count('in use') == 1
     code, _, err = osnb('--clear', used.entry.key)
     assert code == 1 and f'{used.entry.key} is in use by a process that runs now' in err and used.entry.folder.exists()
@@ -315,7 +362,8 @@ def test_what_an_earlier_version_left_is_named_once(tmp_path, capsys):
     assert err.count('\n') == 1 and '6 files' in err and 'of an earlier version, which are not read' in err
     build(toy(2), store)
     assert main(['data', 'features', str(tmp_path), '--clear', 'unused']) == 0
-    assert sorted(p.name for p in store.rglob('*') if p.is_file() and not p.name.startswith('.')) == ['mine.txt'] and not list((tmp_path/'features_held').iterdir())
+    assert sorted(p.name for p in store.rglob('*') if p.is_file() and not p.name.startswith('.')) == ['mine.txt']
+    assert not list((tmp_path/'features_held').iterdir())
 
 @pytest.mark.parametrize('words, message', [(['features', '/no/such/place'], 'there is no folder /no/such/place'), (['features', 'a', 'b'], 'takes one folder, not 2'),
                                             (['probe'], 'osnb data probe needs a path'), (['probe', 'a.mp4', '--clear', 'all'], 'use it as osnb data features --clear all')])

@@ -39,7 +39,9 @@ def folder(tmp_path_factory):
 def launch(folder, *overrides, processes=1):
     env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
     pre = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
-    p = subprocess.run([sys.executable, *pre, '-m', 'opensora_nb.train.launch', 'my_recipe:recipe', f'processes={processes}', *overrides], cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+    p = subprocess.run([sys.executable, *pre, '-m', 'opensora_nb.train.launch', 'my_recipe:recipe',
+                        f'processes={processes}', *overrides], cwd=folder, env=env, capture_output=True, text=True,
+        timeout=240)
     return p.returncode, p.stdout + p.stderr
 
 def losses(folder, name):
@@ -54,18 +56,24 @@ def test_one_and_two_processes_and_a_change_in_between_take_the_same_steps(folde
     one = losses(folder, 'one')
     assert set(one) == set(range(1, 9)) and len({k for r in one.values() for k in r if '/' in k}) >= 3
     for other in (losses(folder, 'two'), losses(folder, 'change')):
-        assert {s: set(r) for s, r in one.items()} == {s: set(r) for s, r in other.items()}          # the same buckets in every step
+        # the same buckets in every step
+        assert {s: set(r) for s, r in one.items()} == {s: set(r) for s, r in other.items()}
         assert max(abs(other[s]['loss'] - r['loss']) for s, r in one.items()) < 1e-5
         assert max(abs(other[s][k] - r[k]) for s, r in one.items() for k in r if '/' in k) < 1e-5
 
 @pytest.mark.parametrize('world', [2, 3])
-def test_processes_that_share_clips_take_the_same_steps_as_one(folder, world): # 2 heads, so that with 3 one process has none
+# 2 heads, so that with 3 one process has none
+def test_processes_that_share_clips_take_the_same_steps_as_one(folder, world):
     for processes in (1, world):
-        rc, said = launch(folder, f'name=share{world}_{processes}', 'steps=4', 'optim.decay=constant', 'preview_every=4', 'sampling_steps=2', f'sequence={processes}', processes=processes)
+        rc, said = launch(folder, f'name=share{world}_{processes}', 'steps=4', 'optim.decay=constant',
+                          'preview_every=4', 'sampling_steps=2', f'sequence={processes}', processes=processes)
         assert rc == 0, said[:3000]
-        assert said.count('tokens shared: 0') == (8 if processes == 1 else 0) and said.count('tokens shared: 1') == (0 if processes == 1 else 8*processes)     # 16 or 15 tokens a frame
+        # 16 or 15 tokens a frame
+        assert said.count('tokens shared: 0') == (8 if processes == 1 else 0)
+        assert said.count('tokens shared: 1') == (0 if processes == 1 else 8*processes)
     one, other = losses(folder, f'share{world}_1'), losses(folder, f'share{world}_{world}')
-    assert set(one) == set(other) == {1, 2, 3, 4} and all(abs(one[s][k] - other[s][k]) < 1e-5 for s in one for k in one[s] if k != 'loss_mask_random')
+    assert set(one) == set(other) == {1, 2, 3, 4}
+    assert all(abs(one[s][k] - other[s][k]) < 1e-5 for s in one for k in one[s] if k != 'loss_mask_random')
     assert (folder/'runs'/f'share{world}_{world}'/'previews').is_dir()
 
 @pytest.mark.parametrize('change, processes, message', [
@@ -82,10 +90,13 @@ def test_lengths_are_counted_not_believed_and_bad_files_are_named(tmp_path):
     data = (tmp_path/'a.mp4').read_bytes()
     (tmp_path/'c.mp4').write_bytes(data[:len(data)*2//3])
     (tmp_path/'d.mp4').write_bytes(b'')
-    with pytest.warns(UserWarning) as said: mixed = open_mixed(DataConfig(path=str(tmp_path)), Buckets({'64': {1: (1., 1), 34: (1., 1)}}), progress=False)
-    assert mixed.sizes == [(40, 64, 64), (1, 64, 64)] and all(any(n in str(w.message) for w in said) for n in ('c.mp4', 'd.mp4', '2 of 4'))
+    with pytest.warns(UserWarning) as said:
+        mixed = open_mixed(DataConfig(path=str(tmp_path)), Buckets({'64': {1: (1., 1), 34: (1., 1)}}), progress=False)
+    assert mixed.sizes == [(40, 64, 64), (1, 64, 64)]
+    assert all(any(n in str(w.message) for w in said) for n in ('c.mp4', 'd.mp4', '2 of 4'))
     for p in tmp_path.glob('[ab].*'): p.unlink()
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match='none|no '): open_mixed(DataConfig(path=str(tmp_path)), Buckets({'64': {1: (1., 1)}}), progress=False)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match='none|no '):
+        open_mixed(DataConfig(path=str(tmp_path)), Buckets({'64': {1: (1., 1)}}), progress=False)
 
 # ---- a frozen T5, a released autoencoder and a released transformer, at toy size
 
@@ -111,11 +122,14 @@ def test_a_released_model_with_its_t5_is_trained_on_and_sampled(folder, tmp_path
     assert 'texts' in said
     rc, said = launch(tmp_path)
     assert rc == 0, said[:3000]
-    assert 'texts' not in said.replace('texts are', '')                                 # stored the first time, and found
+    # stored the first time, and found
+    assert 'texts' not in said.replace('texts are', '')
     one = losses(tmp_path, 't5')
     assert set(one) == set(range(1, 7)) and all(np.isfinite(r['loss']) for r in one.values())
     rc, said = launch(tmp_path, 'name=whole')
-    assert rc == 0 and losses(tmp_path, 'whole')[6] != {} and abs(losses(tmp_path, 'whole')[2]['loss'] - one[2]['loss']) < 1e-6
+    assert rc == 0
+    assert losses(tmp_path, 'whole')[6] != {}
+    assert abs(losses(tmp_path, 'whole')[2]['loss'] - one[2]['loss']) < 1e-6
     pipe = load_pipeline(tmp_path/'runs'/'t5')
     assert isinstance(pipe.text, T5Text) and pipe.text.max_length == 300
     assert generate(pipe, ['a red circle'], SampleConfig(num_sampling_steps=1))[0].shape == (17, 32, 32, 3)
@@ -124,7 +138,11 @@ def test_a_released_model_with_its_t5_is_trained_on_and_sampled(folder, tmp_path
     else: # an adapter on the released layout
         rc, said = launch(tmp_path, 'name=lora', 'lora=2', 'steps=2', 'preview_every=2')
         assert rc == 0, said[:3000]
-        assert list((tmp_path/'runs'/'lora').glob('checkpoints/*/weights/lora/lora.safetensors')) and load_pipeline(tmp_path/'runs'/'lora').model.cfg == pipe.model.cfg
-    for change, message in (('text_weights=nowhere', 'cannot load the T5 encoder'), ('vae_weights=tiny', 'takes 4 channels of the autoencoder' if pipe.vae.cfg.latent_channels != 4 else ''), ('caption_augment=0.5', 'use caption_augment=0'), ('vae_weights=nowhere', 'nowhere')):
+        assert list((tmp_path/'runs'/'lora').glob('checkpoints/*/weights/lora/lora.safetensors'))
+        assert load_pipeline(tmp_path/'runs'/'lora').model.cfg == pipe.model.cfg
+    for change, message in (('text_weights=nowhere', 'cannot load the T5 encoder'),
+                            ('vae_weights=tiny', 'takes 4 channels of the autoencoder'
+                             if pipe.vae.cfg.latent_channels != 4 else ''),
+            ('caption_augment=0.5', 'use caption_augment=0'), ('vae_weights=nowhere', 'nowhere')):
         rc, said = launch(tmp_path, 'name=bad', change, 'steps=1')
         if message: assert rc != 0 and message in said and 'Traceback' not in said, said[-1500:]

@@ -1,11 +1,13 @@
-"Every notebook runs, as nbdev-test runs it: in a process of its own, in its own folder; as many at a time as there are cores."
+"""Every notebook runs, as nbdev-test runs it: in a process of its own, in its own folder; as many at a time as
+there are cores."""
 import os, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [p for p in sorted([*(ROOT/'nbs').rglob('*.ipynb'), *(ROOT/'tutorials').rglob('*.ipynb')]) if '.ipynb_checkpoints' not in p.parts]
+PAGES = [p for p in sorted([*(ROOT/'nbs').rglob('*.ipynb'), *(ROOT/'tutorials').rglob('*.ipynb')])
+         if '.ipynb_checkpoints' not in p.parts]
 ALONE = ('03_fast_inference', '02_forecast', '14_cost') # they compare times, so nothing else may run beside them
 
 def run(page, threads):

@@ -1,4 +1,5 @@
-"Documented command lines of Open-Sora, with `osnb` in front: each is read, and planned as the original would have run it."
+"""Documented command lines of Open-Sora, with `osnb` in front: each is read, and planned as the original would have
+run it."""
 import argparse, shlex, warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
@@ -46,14 +47,19 @@ def plan(line, tmp_path):
 def test_documented_lines_plan(line, prompts, frames, size, more, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'prompts.txt').write_text('zero\none\ntwo\nthree\n')
-    for name in ('assets/images/condition/wave.png', 'a.png', 'b.png'): write_image(tmp_path/name, np.zeros((16, 24, 3), np.uint8))
+    for name in ('assets/images/condition/wave.png', 'a.png', 'b.png'):
+        write_image(tmp_path/name, np.zeros((16, 24, 3), np.uint8))
     write_video(tmp_path/'video.mp4', np.zeros((40, 16, 24, 3), np.uint8))
     p = plan(line, tmp_path)
-    assert (p.preset, p.cfg.num_frames, p.cfg.image_size, len({j.index for j in p.jobs})) == ('opensora-1.2', frames, size, prompts)
-    seen = dict(texts=p.texts, names=[j.path.name for j in p.jobs], suffix=p.jobs[0].path.suffix, references=p.jobs[0].spec.references, frames=p.frames, fps=p.save_fps, steps=p.cfg.num_sampling_steps)
+    assert (p.preset, p.cfg.num_frames, p.cfg.image_size, len({j.index for j in p.jobs})) == ('opensora-1.2', frames,
+        size, prompts)
+    seen = dict(texts=p.texts, names=[j.path.name for j in p.jobs], suffix=p.jobs[0].path.suffix,
+                references=p.jobs[0].spec.references, frames=p.frames, fps=p.save_fps, steps=p.cfg.num_sampling_steps)
     assert {k: seen[k] for k in more} == more
 
-@pytest.mark.parametrize('line', ['python scripts/inference.py configs/opensora-v1-1/inference/sample.py --prompt "a cat"', 'python scripts/inference.py configs/opensora/inference/16x256x256.py --prompt "a cat"'])
+@pytest.mark.parametrize('line',
+                         ['python scripts/inference.py configs/opensora-v1-1/inference/sample.py --prompt "a cat"',
+                          'python scripts/inference.py configs/opensora/inference/16x256x256.py --prompt "a cat"'])
 def test_other_versions_say_so(line, tmp_path):
     with pytest.raises(ValueError, match='another version than 1.2'): plan(line, tmp_path)
 
@@ -96,7 +102,9 @@ def test_documented_training_lines(line, words, must, tmp_path, monkeypatch):
     train_options(p)
     args = p.parse_args(argv[1:])
     cfg, = resolve(args.recipe, *args.overrides)
-    assert {k: flat(cfg)[k] for k in must} == must and args.plan == ('--plan' in line) and args.nodes == (3 if 'hostfile' in line else 2 if '--host a' in line else 1)
+    assert {k: flat(cfg)[k] for k in must} == must
+    assert args.plan == ('--plan' in line)
+    assert args.nodes == (3 if 'hostfile' in line else 2 if '--host a' in line else 1)
 
 def test_every_config_leads_to_a_stage():
     "The table names recipes and stages that exist; v12_vae and search-batch come from elsewhere"
@@ -107,11 +115,15 @@ def test_every_config_leads_to_a_stage():
             else: assert recipe in ('v12_vae', 'search-batch')
 
 def test_what_changes_nothing_is_said_once(tmp_path, monkeypatch):
-    line = f'python {TRAIN} {V12}/stage1.py --flash-attn False --layernorm-kernel True --wandb True --batch-size 4 --resolution 240p --start-from-scratch'
+    line = (
+        f'python {TRAIN} {V12}/stage1.py --flash-attn False --layernorm-kernel True --wandb True --batch-size 4 '
+        f'--resolution 240p --start-from-scratch')
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         argv, _ = from_original(shlex.split(line))
-    assert argv == ['train', 'v12_stages', 'only=1'] and len(said) == 1 and all(k in str(said[0].message) for k in (*IDLE, '--start-from-scratch'))
+    assert argv == ['train', 'v12_stages', 'only=1']
+    assert len(said) == 1
+    assert all(k in str(said[0].message) for k in (*IDLE, '--start-from-scratch'))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         from_original(shlex.split(f'python {TRAIN} {V12}/stage1.py --wandb False'))
@@ -137,7 +149,9 @@ def test_wrong_training_lines(line, said, tmp_path, monkeypatch):
 
 def test_no_hostfile_is_one_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match="no file of hosts 'hosts' here; one machine"): argv, _ = from_original(shlex.split(f'colossalai run --nproc_per_node 8 --hostfile hosts {TRAIN} {V12}/stage1.py'))
+    with pytest.warns(UserWarning, match="no file of hosts 'hosts' here; one machine"):
+        argv, _ = from_original(shlex.split(
+            f'colossalai run --nproc_per_node 8 --hostfile hosts {TRAIN} {V12}/stage1.py'))
     assert argv[-2:] == ['--num-processes', '8']
 
 WORDS = st.sampled_from([*LAUNCHERS, 'run', TRAIN, 'scripts/train_vae.py', 'scripts/misc/search_bs.py', 'scripts/inference.py', *(f'configs/{k}' for rows in CONFIGS.values() for k in rows), *SETTINGS, *IDLE, '--load', '--start-from-scratch', '--plan',
@@ -145,7 +159,9 @@ WORDS = st.sampled_from([*LAUNCHERS, 'run', TRAIN, 'scripts/train_vae.py', 'scri
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
 @settings(max_examples=400, deadline=None)
-@given(st.lists(WORDS | st.text(max_size=6), max_size=10), st.sampled_from(['', 'colossalai run --hostfile', 'torchrun --nnodes', 'python', f'torchrun --nproc_per_node 2 {TRAIN} {V12}/stage1.py']))
+@given(st.lists(WORDS | st.text(max_size=6), max_size=10),
+       st.sampled_from(['', 'colossalai run --hostfile', 'torchrun --nnodes', 'python',
+                        f'torchrun --nproc_per_node 2 {TRAIN} {V12}/stage1.py']))
 def test_no_line_of_words_breaks_the_reader(words, front):
     "A launcher in front or not: a command, the words as they were, or a ValueError in one sentence"
     words, started = [*front.split(), *words], TRAIN in front
@@ -165,17 +181,30 @@ def test_no_line_of_words_breaks_the_reader(words, front):
 
 def test_plan_of_a_training_line_starts_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv --lr 3e-5 --flash-attn True --plan')) == 0
+    assert main(shlex.split(
+        f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv --lr 3e-5 --flash-attn True '
+        f'--plan')) == 0
     out, err = capsys.readouterr()
-    assert 'v12_stages/2 on 16 processes of 2 machines: from runs/v12_stages/1 to runs/v12_stages/2' in out and 'optim.lr=3e-05 (the recipe: 0.0001)' in out and '23,000 steps on 16 processes' in out and '--node_rank 1' in out
-    assert 'read as: osnb train v12_stages only=2 data.path=c.csv optim.lr=3e-5 --num-processes 8 --nodes 2 --plan' in err and err.count('without effect') == 1 and not list(tmp_path.iterdir())
+    assert 'v12_stages/2 on 16 processes of 2 machines: from runs/v12_stages/1 to runs/v12_stages/2' in out
+    assert 'optim.lr=3e-05 (the recipe: 0.0001)' in out
+    assert '23,000 steps on 16 processes' in out
+    assert '--node_rank 1' in out
+    assert (
+        'read as: osnb train v12_stages only=2 data.path=c.csv optim.lr=3e-5 --num-processes 8 --nodes 2 --plan' in err)
+    assert err.count('without effect') == 1
+    assert not list(tmp_path.iterdir())
 
 def test_what_can_only_be_planned(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = f'torchrun --nproc_per_node 64 {TRAIN} {V10}/16x256x256.py --data-path c.csv'
-    assert main(shlex.split(line)) == 1 and 'v10_stages can only be planned: its model, STDiT-XL/2, is not in this kit yet' in capsys.readouterr().err
+    assert main(shlex.split(line)) == 1
+    assert 'v10_stages can only be planned: its model, STDiT-XL/2, is not in this kit yet' in capsys.readouterr().err
     assert main(shlex.split(line + ' --plan')) == 0
     out, err = capsys.readouterr()
-    assert '80,000 steps on 64 processes' in out and 'told: 2,808 GPU-hours' in out and 'without effect: data.path=c.csv' in err and not list(tmp_path.iterdir())
+    assert '80,000 steps on 64 processes' in out
+    assert 'told: 2,808 GPU-hours' in out
+    assert 'without effect: data.path=c.csv' in err
+    assert not list(tmp_path.iterdir())
     assert main(['plan', 'v10_stages']) == 0 and 'all stages' in capsys.readouterr().out
-    assert main(shlex.split(f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage1.py')) == 1 and 'torchrun --nnodes 2 --node_rank 0' in capsys.readouterr().err
+    assert main(shlex.split(f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage1.py')) == 1
+    assert 'torchrun --nnodes 2 --node_rank 0' in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"Pictures as people have them: 16 bits, transparent, animated, enormous, damaged; right values by ffmpeg (PyAV) or by hand"
+"""Pictures as people have them: 16 bits, transparent, animated, enormous, damaged; right values by ffmpeg (PyAV) or
+by hand"""
 import io, random, struct, time, warnings, zlib
 import av, numpy as np, pytest
 from PIL import Image
@@ -35,7 +36,8 @@ def test_a_grey_picture_of_16_bits_is_scaled_not_white(tmp_path):
 
 def png(width, height, depth, kind, rows, *chunks):
     "A PNG put together by hand, with kinds of pixels that Pillow does not write"
-    def chunk(name, data): return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+    def chunk(name, data):
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
     head = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, depth, kind, 0, 0, 0))
     body = b''.join(chunk(n, d) for n, d in chunks) + chunk(b'IDAT', zlib.compress(b''.join(b'\0' + r for r in rows)))
     return b'\x89PNG\r\n\x1a\n' + head + body + chunk(b'IEND', b'')
@@ -46,7 +48,8 @@ def test_16_bits_of_colour_and_of_transparency(tmp_path):
     assert read_image(tmp_path/'rgb.png').tolist() == [[[0, 128, 255], [9, 8, 7]]]
     (tmp_path/'la.png').write_bytes(png(2, 1, 16, 4, [struct.pack('>4H', 257*40, 65535, 257*40, 0)]))
     assert read_image(tmp_path/'la.png').tolist() == [[[40]*3, [255]*3]]
-    (tmp_path/'key.png').write_bytes(png(2, 1, 16, 0, [struct.pack('>2H', 257*40, 257*50)], (b'tRNS', struct.pack('>H', 257*50))))
+    (tmp_path/'key.png').write_bytes(png(2, 1, 16, 0, [struct.pack('>2H', 257*40, 257*50)],
+                                         (b'tRNS', struct.pack('>H', 257*50))))
     assert read_image(tmp_path/'key.png').tolist() == [[[40]*3, [255]*3]]
 
 # ---- transparency
@@ -92,7 +95,8 @@ def test_a_picture_too_large_is_refused_from_its_header(tmp_path, width, height,
     (tmp_path/'big.png').write_bytes(png(width, height, 8, 2, [b'\0'*999]))
     for f in (read_image, read_frames, probe_frames):
         start = time.process_time()
-        with pytest.raises(ValueError, match=f'big.png is too large: {says}, and at most 179 are read') as e: f(tmp_path/'big.png')
+        with pytest.raises(ValueError, match=f'big.png is too large: {says}, and at most 179 are read') as e:
+            f(tmp_path/'big.png')
         assert time.process_time() - start < 1 and '\n' not in str(e.value)
 
 def test_a_picture_too_large_is_left_out_by_name(tmp_path):
@@ -101,7 +105,8 @@ def test_a_picture_too_large_is_left_out_by_name(tmp_path):
     write_image(tmp_path/'good.png', noise()[0])
     with pytest.warns(UserWarning, match='left out panorama.png: is too large: 180 megapixels|1 of 2'):
         assert len(open_source(tmp_path, num_frames=1, image_size=(16, 16), progress=False)) == 1
-    with pytest.warns(UserWarning, match='left out panorama.png'): assert [p.name for p, _ in readable(sorted(tmp_path.iterdir()))] == ['good.png']
+    with pytest.warns(UserWarning, match='left out panorama.png'):
+        assert [p.name for p, _ in readable(sorted(tmp_path.iterdir()))] == ['good.png']
 
 def test_a_large_picture_that_is_read_is_read_without_a_word(tmp_path):
     "Pillow warns of a 'decompression bomb DOS attack' from 89 megapixels on, in the middle of a scan"
@@ -114,7 +119,8 @@ def test_an_animated_picture_of_huge_frames_is_refused(tmp_path):
     "A few kilobytes can ask for hours of decoding; 8K is the largest frame that moves"
     flat = [Image.new('L', (8000, 5000), v) for v in (0, 255)]
     flat[0].save(tmp_path/'a.png', save_all=True, append_images=flat[1:], compress_level=1)
-    with pytest.raises(ValueError, match='a.png is too large: 40 megapixels, and at most 33 are read'): read_frames(tmp_path/'a.png')
+    with pytest.raises(ValueError, match='a.png is too large: 40 megapixels, and at most 33 are read'):
+        read_frames(tmp_path/'a.png')
 
 # ---- animated pictures
 
@@ -130,7 +136,8 @@ def test_an_animated_picture_is_a_clip_in_a_data_set(tmp_path, suffix):
     want = read_frames(tmp_path/f'a{suffix}')
     assert len(want) == 17 and np.array_equal(src.clip(0, 3), want[at])
     if suffix != '.gif': assert np.array_equal(want, clip)
-    assert len({src.window(0, e)[0] for e in range(20)}) > 3                              # the window moves, as that of a film
+    # the window moves, as that of a film
+    assert len({src.window(0, e)[0] for e in range(20)}) > 3
 
 def test_windows_agree_whether_memory_is_free_or_not(tmp_path):
     "Kept whole or read anew, the same frames"
@@ -170,7 +177,8 @@ def test_parts_of_an_animated_picture(tmp_path):
     "start, num_frames and step as in `read_video`; asking for too much is a sentence with the count"
     clip = noise(9)
     write_video(tmp_path/'a.png', clip)
-    assert np.array_equal(read_frames(tmp_path/'a.png', 1, 3, 2), clip[1:6:2]) and np.array_equal(read_frames(tmp_path/'a.png', 7), clip[7:])
+    assert np.array_equal(read_frames(tmp_path/'a.png', 1, 3, 2), clip[1:6:2])
+    assert np.array_equal(read_frames(tmp_path/'a.png', 7), clip[7:])
     for start, n in ((0, 10), (8, 2), (9, None)):
         with pytest.raises(ValueError, match='a.png has 9 frames'): read_frames(tmp_path/'a.png', start, n)
 
@@ -179,7 +187,8 @@ def test_photos_and_their_headers_agree_on_what_is_up(tmp_path, orientation):
     "All eight orientations of EXIF, by numpy; the size that a plan takes from the header is the size that is read"
     exif, frame = Image.Exif(), noise()[0]
     exif[0x112] = orientation
-    turns = {1: frame, 2: frame[:, ::-1], 3: frame[::-1, ::-1], 4: frame[::-1], 5: frame.swapaxes(0, 1), 6: np.rot90(frame, -1), 7: frame[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(frame)}
+    turns = {1: frame, 2: frame[:, ::-1], 3: frame[::-1, ::-1], 4: frame[::-1], 5: frame.swapaxes(0, 1),
+             6: np.rot90(frame, -1), 7: frame[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(frame)}
     for name in ('a.png', 'a.webp'):
         Image.fromarray(frame).save(tmp_path/name, exif=exif, lossless=True)
         assert np.array_equal(read_image(tmp_path/name), turns[orientation])
@@ -207,7 +216,8 @@ def odd_pictures():
 def test_an_odd_picture_is_one_sentence_within_two_seconds(tmp_path, name):
     "What cannot be read is named, whatever it is; EPS, which would start a program, is not looked into"
     (tmp_path/name).write_bytes(odd_pictures()[name])
-    for f in (read_frames,) if name == 'film_cut.png' else (read_image, read_frames): # the first picture of that film is whole
+    # the first picture of that film is whole
+    for f in (read_frames,) if name == 'film_cut.png' else (read_image, read_frames):
         start = time.process_time()
         with pytest.raises(ValueError, match='is not a readable picture|is too large') as e: f(tmp_path/name)
         assert name in str(e.value) and '\n' not in str(e.value) and time.process_time() - start < 2
@@ -215,7 +225,8 @@ def test_an_odd_picture_is_one_sentence_within_two_seconds(tmp_path, name):
 def test_damaged_pictures_are_read_or_refused(tmp_path):
     "400 pictures with bytes cut, changed or taken out: frames of the right kind, or a ValueError with the name"
     files, rng, said = {}, random.Random(0), 0
-    for name, more in (('a.png', {}), ('b.jpg', {}), ('c.bmp', {}), ('d.webp', {}), ('e.png', dict(save_all=True)), ('f.webp', dict(save_all=True))):
+    for name, more in (('a.png', {}), ('b.jpg', {}), ('c.bmp', {}), ('d.webp', {}), ('e.png', dict(save_all=True)),
+                       ('f.webp', dict(save_all=True))):
         first, *rest = map(Image.fromarray, noise(3))
         if more: more = dict(save_all=True, append_images=rest, duration=50)
         first.save(tmp_path/name, **more)

@@ -1,4 +1,5 @@
-"Released weights: the official sizes by name and shape, every layout, hub addresses without a network, goldens, and broken or hostile files"
+"""Released weights: the official sizes by name and shape, every layout, hub addresses without a network, goldens,
+and broken or hostile files"""
 import json, os, pickle, struct
 from pathlib import Path
 import pytest, torch
@@ -9,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from opensora_nb.app.cli import main
 from opensora_nb.config import from_dict
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config, stdit3_3b2, stdit3_xl2
-from opensora_nb.models.zoo import (ZOO, check_stdit3_layouts, fit_text_length, from_pixart, load_stdit3, randomise, stdit3_config_from_state)
+from opensora_nb.models.zoo import (ZOO, check_stdit3_layouts, fit_text_length, from_pixart, load_stdit3, randomise,
+                                    stdit3_config_from_state)
 from opensora_nb.vae.image import AutoencoderKLConfig
 from opensora_nb.vae.released import check_vae_layouts, load_released_vae, vae_config_from_state
 from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig, video_vae_v12
@@ -44,8 +46,11 @@ def test_official_transformer(preset, numbers):
     assert len(state) == 973 and compare_keys(hollow, state).ok
     model = load_stdit3(state)
     assert model.cfg == preset() and sum(p.numel() for p in model.parameters()) == numbers
-    assert sum(v.untyped_storage().nbytes() for v in {v.data_ptr(): v for v in model.state_dict().values()}.values()) < 5000   # nothing was copied
-    assert len(load_stdit3(state | {'pos_embed.inv_freq': torch.ones(288), 'rope.dummy': torch.ones(1)}).state_dict()) == 973
+    # nothing was copied
+    assert sum(v.untyped_storage().nbytes()
+               for v in {v.data_ptr(): v for v in model.state_dict().values()}.values()) < 5000
+    assert len(load_stdit3(state | {'pos_embed.inv_freq': torch.ones(288),
+                                    'rope.dummy': torch.ones(1)}).state_dict()) == 973
 
 OLD = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
 def aged(state):
@@ -61,7 +66,8 @@ def aged(state):
 def test_official_autoencoder(names, scalars):
     with torch.device('meta'): hollow = VideoVAE(video_vae_v12())
     state = names(thin(hollow))
-    state |= {k: torch.tensor(x) if scalars else torch.tensor(getattr(video_vae_v12(), k))[None, :, None, None, None] for k, x in (('scale', 1.), ('shift', 0.))}
+    state |= {k: torch.tensor(x) if scalars else torch.tensor(getattr(video_vae_v12(), k))[None, :, None, None, None]
+              for k, x in (('scale', 1.), ('shift', 0.))}
     assert len(state) == 517
     model = load_released_vae(state)
     assert sum(p.numel() for p in model.parameters()) == 393_341_007 and len(model.state_dict()) == 517
@@ -70,7 +76,8 @@ def test_official_autoencoder(names, scalars):
     model.normalise_by(torch.randn(2, 4, 3, 2, 2))      # the constants have memory of their own
 
 def test_zoo_prints():
-    for how in (repr(ZOO), ZOO._repr_markdown_()): assert 'STDiT3-XL/2' in how and 'hpcai-tech/OpenSora-STDiT-v3' in how and '4.84' in how
+    for how in (repr(ZOO), ZOO._repr_markdown_()):
+        assert 'STDiT3-XL/2' in how and 'hpcai-tech/OpenSora-STDiT-v3' in how and '4.84' in how
 
 # layouts
 
@@ -84,7 +91,8 @@ def test_layouts_hold_what_they_say(tmp_path):
     names = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*') if p.is_file()}
     assert {'one.safetensors', 'one.pth', 'shards/model.safetensors.index.json', 'bins/pytorch_model.bin.index.json', 'step100/model/pytorch_model.bin.index.json',
             'step200/ema.pt', 'clone/model.safetensors', 'cache/models--toy--toy/refs/main'} <= names
-    assert set(torch.load(tmp_path/'ddp.ckpt')) == {'state_dict', 'epoch'} and all(k.startswith('module.') for k in torch.load(tmp_path/'ddp.ckpt')['state_dict'])
+    assert set(torch.load(tmp_path/'ddp.ckpt')) == {'state_dict', 'epoch'}
+    assert all(k.startswith('module.') for k in torch.load(tmp_path/'ddp.ckpt')['state_dict'])
     assert find_weights(paths['training checkpoint with ema.pt']).name == 'ema.pt'
     assert read_state(tmp_path/'step200'/'model')['t_block.1.bias'].abs().max() == 0     # the folder can still be named
 
@@ -98,7 +106,8 @@ def test_an_index_cannot_reach_out_of_its_folder(tmp_path):
 def test_wrappers_in_any_order(tmp_path):
     sd = toy().state_dict()
     for i, prefix in enumerate(('module._orig_mod.', '_orig_mod.module.', 'module.')):
-        torch.save(dict(epoch=torch.tensor(1), model=dict(state_dict={prefix+k: v for k, v in sd.items()})), tmp_path/f'{i}.pt')
+        torch.save(dict(epoch=torch.tensor(1), model=dict(state_dict={prefix+k: v for k, v in sd.items()})),
+                   tmp_path/f'{i}.pt')
         assert same(read_state(tmp_path/f'{i}.pt'), sd)
     loop = {}
     loop['model'] = loop
@@ -106,7 +115,8 @@ def test_wrappers_in_any_order(tmp_path):
     with pytest.raises(ValueError, match='holds no state dict'): read_state(tmp_path/'loop.pt')
 
 def test_hub_address(tmp_path, monkeypatch):
-    "An address in the cache loads without a network, whole repositories, folders and files of them; a zoo name is an address"
+    """An address in the cache loads without a network, whole repositories, folders and files of them; a zoo name is
+    an address"""
     model, root = toy(), tmp_path/'hub'
     for name in ('toy--toy', 'hpcai-tech--OpenSora-STDiT-v3'):
         write_layouts(model.state_dict(), tmp_path/name)
@@ -117,7 +127,8 @@ def test_hub_address(tmp_path, monkeypatch):
             torch.save(model.state_dict(), root/'models--toy--toy'/'snapshots'/('0'*40)/'part'/'old.pth')
         monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(root))
         if name == 'toy--toy':
-            for where in ('toy/toy', 'https://huggingface.co/toy/toy', 'toy/toy/part/old.pth', root/'models--toy--toy'): assert same(load_stdit3(where).state_dict(), model.state_dict())
+            for where in ('toy/toy', 'https://huggingface.co/toy/toy', 'toy/toy/part/old.pth', root/'models--toy--toy'):
+                assert same(load_stdit3(where).state_dict(), model.state_dict())
         else:
             assert same(load_stdit3('STDiT3-XL/2').state_dict(), model.state_dict())
             assert same(load_stdit3('hpcai-tech/OpenSora-STDiT-v3').state_dict(), model.state_dict())
@@ -138,11 +149,13 @@ def test_incomplete_cache_asks_the_network(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match='was not asked for'): fetch('a/b', cache_dir=tmp_path, download=False)
     assert fetch('a/b', cache_dir=tmp_path) == snap and asked == [True, True, False]
 
-@pytest.mark.parametrize('load, name, size', [(load_stdit3, 'hpcai-tech/OpenSora-STDiT-v3', '4.8 GB'), (load_stdit3, 'STDiT3-XL/2', '4.8 GB'), (load_released_vae, 'hpcai-tech/OpenSora-VAE-v1.2', '1.57 GB')])
+@pytest.mark.parametrize('load, name, size', [(load_stdit3, 'hpcai-tech/OpenSora-STDiT-v3', '4.8 GB'),
+    (load_stdit3, 'STDiT3-XL/2', '4.8 GB'), (load_released_vae, 'hpcai-tech/OpenSora-VAE-v1.2', '1.57 GB')])
 def test_offline_message(load, name, size, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
     with pytest.raises(FileNotFoundError) as e: load(name)
-    for word in ('hpcai-tech/OpenSora-', 'config.json', size, 'HF_ENDPOINT', 'HF_HOME', 'hf download'): assert word in str(e.value)
+    for word in ('hpcai-tech/OpenSora-', 'config.json', size, 'HF_ENDPOINT', 'HF_HOME', 'hf download'):
+        assert word in str(e.value)
 
 def test_save_pretrained(tmp_path):
     model = toy()
@@ -157,7 +170,8 @@ def test_save_pretrained(tmp_path):
     (tmp_path/'pipe').mkdir()
     save_pretrained(model, tmp_path/'pipe'/'stdit3')
     save_pretrained(vae, tmp_path/'pipe'/'vae')
-    assert load_stdit3(tmp_path/'pipe').cfg == CFG and same(load_released_vae(tmp_path/'pipe').state_dict(), vae.state_dict())
+    assert load_stdit3(tmp_path/'pipe').cfg == CFG
+    assert same(load_released_vae(tmp_path/'pipe').state_dict(), vae.state_dict())
 
 def test_one_copy_and_the_file_is_safe(tmp_path):
     state = toy().state_dict()
@@ -175,7 +189,9 @@ def test_one_copy_and_the_file_is_safe(tmp_path):
 
 # configuration from shapes
 
-def golden(name): return load_file(GOLDENS/f'stdit3_{name}_weights.safetensors'), from_dict(STDiT3Config, json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config'])
+def golden(name):
+    return load_file(GOLDENS/f'stdit3_{name}_weights.safetensors'), from_dict(STDiT3Config,
+        json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config'])
 
 @pytest.mark.parametrize('name', 'AB')
 @torch.no_grad()
@@ -195,11 +211,13 @@ def test_goldens_load_by_shapes(name, tmp_path):
 
 @torch.no_grad()
 def test_golden_autoencoder_loads_by_shapes(tmp_path):
-    weights = load_file(GOLDENS/'vae_pipeline_weights.safetensors') | {f'temporal_vae.{k}': v for k, v in load_file(GOLDENS/'vae_temporal_weights.safetensors').items()}
+    weights = load_file(GOLDENS/'vae_pipeline_weights.safetensors') | {f'temporal_vae.{k}': v for k,
+        v in load_file(GOLDENS/'vae_temporal_weights.safetensors').items()}
     save_file(weights, tmp_path/'model.safetensors')
     spec, data = json.loads((GOLDENS/'vae_pipeline.json').read_text())['runs'], load_file(GOLDENS/'vae_pipeline.safetensors')
     for case, r in spec.items():
-        vae = load_released_vae(tmp_path, **GROUPS, micro_frame_size=r['micro_frame_size'], micro_batch_size=r['micro_batch_size'])
+        vae = load_released_vae(tmp_path, **GROUPS, micro_frame_size=r['micro_frame_size'],
+                                micro_batch_size=r['micro_batch_size'])
         assert vae.cfg.shift == video_vae_v12().shift
         z = vae.encode(data[f'{case}.x'])
         torch.testing.assert_close(z, data[f'{case}.z_mean'], atol=5e-5, rtol=1e-4)
@@ -209,7 +227,8 @@ def test_shapes_that_do_not_tell(capsys):
     state = {k: v for k, v in toy().state_dict().items() if k != 'rope.freqs'}
     assert load_stdit3(state).cfg.input_sq_size == 512
     said = capsys.readouterr().out
-    assert 'input_sq_size is not in the file: taken as 512' in said and 'rope.freqs is not in the file: computed' in said
+    assert 'input_sq_size is not in the file: taken as 512' in said
+    assert 'rope.freqs is not in the file: computed' in said
     load_stdit3(toy().state_dict(), input_sq_size=64)
     assert capsys.readouterr().out == ''
     bare = STDiT3Config(hidden_size=24, depth=1, num_heads=2, caption_channels=8, model_max_length=6, qk_norm=False)
@@ -223,9 +242,12 @@ def test_mlp_ratio(d, ratio):
     with torch.device('meta'): m = STDiT3(STDiT3Config(hidden_size=d, depth=1, num_heads=2, mlp_ratio=ratio))
     cfg = stdit3_config_from_state(m.state_dict())
     assert int(d*cfg.mlp_ratio) == int(d*ratio)
-    assert load_stdit3(thin(m) | {'rope.freqs': 10000**(-torch.arange(0, d//2, 2).float()/(d/2))}, mlp_ratio=ratio).cfg.mlp_ratio == ratio
+    assert load_stdit3(thin(m) | {'rope.freqs': 10000**(-torch.arange(0, d//2, 2).float()/(d/2))},
+                       mlp_ratio=ratio).cfg.mlp_ratio == ratio
 
-@pytest.mark.parametrize('freqs, words', [(torch.zeros(6), 'no frequencies'), (torch.full((6,), torch.nan), 'no frequencies'), (torch.ones(5), 'for heads of width 10')])
+@pytest.mark.parametrize('freqs, words', [(torch.zeros(6), 'no frequencies'),
+                                          (torch.full((6,), torch.nan), 'no frequencies'),
+                                          (torch.ones(5), 'for heads of width 10')])
 def test_bad_rope(freqs, words):
     with pytest.raises(ValueError, match=words): load_stdit3(toy().state_dict() | {'rope.freqs': freqs})
 
@@ -246,7 +268,8 @@ def test_overrides(tmp_path):
     with pytest.raises(ValueError, match='hidden_size 48, the weights have 24'): load_stdit3(folder)
     assert load_stdit3(folder, hidden_size=24).cfg == CFG                           # the call goes before the file
     (folder/'config.json').write_text(json.dumps(dict(model_type='Other', hidden_size='x')))
-    assert load_stdit3(folder, input_sq_size=64).cfg == CFG                         # a config.json of something else is not read
+    # a config.json of something else is not read
+    assert load_stdit3(folder, input_sq_size=64).cfg == CFG
 
 @pytest.mark.parametrize('n', [3, 6, 9])
 def test_text_length(n, capsys):
@@ -254,26 +277,35 @@ def test_text_length(n, capsys):
     null = load_stdit3(model.state_dict(), input_sq_size=64, model_max_length=n).y_embedder.y_embedding
     old = model.y_embedder.y_embedding
     assert torch.equal(null, torch.cat([old, old[-1:].repeat(max(0, n-6), 1)])[:n])
-    assert {3: 'text of 6 tokens: cut to 3', 6: '', 9: 'text of 6 tokens: last row repeated to 9'}[n] in capsys.readouterr().out
+    assert {3: 'text of 6 tokens: cut to 3', 6: '',
+            9: 'text of 6 tokens: last row repeated to 9'}[n] in capsys.readouterr().out
     assert fit_text_length(torch.zeros(120, 2), 300).shape == (300, 2)
 
 # PixArt
 
 def pixart(state):
-    keep = {k.replace('spatial_', ''): v for k, v in state.items() if not any(s in k for s in ('temporal', 'fps', 'rope', '_norm.'))}
-    return keep | {'pos_embed': torch.zeros(1, 16, 24), 'x_embedder.proj.weight': keep['x_embedder.proj.weight'][:, :, 0], 'csize_embedder.mlp.0.weight': torch.ones(2, 2)}
+    keep = {k.replace('spatial_', ''): v for k, v in state.items()
+            if not any(s in k for s in ('temporal', 'fps', 'rope', '_norm.'))}
+    return keep | {'pos_embed': torch.zeros(1, 16, 24), 'x_embedder.proj.weight': keep['x_embedder.proj.weight'][:, :,
+        0], 'csize_embedder.mlp.0.weight': torch.ones(2, 2)}
 
 @pytest.mark.parametrize('qk_norm', [None, True, False])
 def test_pixart(qk_norm, tmp_path, capsys):
     source = toy().state_dict()
     torch.save(dict(state_dict=pixart(source)), tmp_path/'PixArt-Sigma-XL-2-2K-MS.pth')
-    model = load_stdit3(tmp_path/'PixArt-Sigma-XL-2-2K-MS.pth', num_heads=2, model_max_length=9, **({} if qk_norm is None else dict(qk_norm=qk_norm)))
+    model = load_stdit3(tmp_path/'PixArt-Sigma-XL-2-2K-MS.pth', num_heads=2, model_max_length=9,
+                        **({} if qk_norm is None else dict(qk_norm=qk_norm)))
     said, state = capsys.readouterr().out, model.state_dict()
     assert model.cfg.qk_norm is (qk_norm is not False) and state['y_embedder.y_embedding'].shape[0] == 9
-    taken = [k for k in source if k in state and not any(s in k for s in ('temporal', 'fps', 'rope', '_norm.', 'y_embedding'))]
+    taken = [k for k in source if k in state and not any(s in k
+        for s in ('temporal', 'fps', 'rope', '_norm.', 'y_embedding'))]
     assert len(taken) > 30 and all(torch.equal(state[k], source[k]) for k in taken)
-    assert all(state[k].abs().max() == 0 for k in state if 'temporal' in k and k.endswith(('attn.proj.weight', 'mlp.fc2.weight')))
-    assert 'fresh: ' in said and 'temporal_blocks' in said and 'fps_embedder' in said and 'not used: csize_embedder' in said
+    assert all(state[k].abs().max() == 0 for k in state if 'temporal' in k
+               and k.endswith(('attn.proj.weight', 'mlp.fc2.weight')))
+    assert 'fresh: ' in said
+    assert 'temporal_blocks' in said
+    assert 'fps_embedder' in said
+    assert 'not used: csize_embedder' in said
     assert ('q_norm' in said) == model.cfg.qk_norm and not any(v.is_meta for v in state.values())
 
 def test_pixart_that_lacks_a_part():
@@ -307,7 +339,8 @@ def test_a_pickle_with_code_never_runs(how, tmp_path):
     path = {'shard': folder/'model'/'pytorch_model-00001.bin', 'ema': folder/'ema.pt'}.get(how, folder/'w.pth')
     if how == 'pickle': path.write_bytes(pickle.dumps(bad['x'], protocol=2))
     else: torch.save(bad, path, _use_new_zipfile_serialization=how != 'legacy')
-    if how == 'shard': (folder/'model'/'pytorch_model.bin.index.json').write_text(json.dumps(dict(weight_map=dict(w=path.name))))
+    if how == 'shard':
+        (folder/'model'/'pytorch_model.bin.index.json').write_text(json.dumps(dict(weight_map=dict(w=path.name))))
     else: (folder/'model').rmdir()
     for load in (read_state, load_stdit3, load_released_vae, describe, lambda p: read_state(p, lazy=True)):
         with pytest.raises(ValueError, match='not run here'): load(folder)
@@ -327,7 +360,9 @@ def files(tmp_path_factory):
     return {k: p.read_bytes() for k, p in write_layouts(state, folder).items() if p.is_file()}, folder
 
 @FEW
-@given(which=st.sampled_from(['one .safetensors file', 'one .pth file', '.pt with model and ema']), cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6), head=st.booleans())
+@given(which=st.sampled_from(['one .safetensors file', 'one .pth file', '.pt with model and ema']), cut=st.floats(0, 1),
+       flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+       head=st.booleans())
 def test_fuzz_files(files, tmp_path, which, cut, flips, head):
     raw = bytearray(files[0][which])
     for at, byte in flips: raw[int(at*(min(len(raw), 3000) if head else len(raw)))] = byte
@@ -336,20 +371,26 @@ def test_fuzz_files(files, tmp_path, which, cut, flips, head):
     survives(read_state, path)
     survives(load_stdit3, path)
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=8), c, max_size=3), max_leaves=6)
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+                    lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=8), c, max_size=3),
+                    max_leaves=6)
 
 @FEW
-@given(content=st.one_of(JSON, st.fixed_dictionaries(dict(weight_map=st.one_of(JSON, st.dictionaries(st.sampled_from(['a', 't_block.1.bias']), st.one_of(JSON, st.sampled_from(['p.bin', '../p.bin', '/p.bin', '.', '..', '\0'])), max_size=3))))))
+@given(content=st.one_of(JSON, st.fixed_dictionaries(dict(weight_map=st.one_of(JSON,
+    st.dictionaries(st.sampled_from(['a', 't_block.1.bias']),
+                    st.one_of(JSON, st.sampled_from(['p.bin', '../p.bin', '/p.bin', '.', '..', '\0'])), max_size=3))))))
 @example(content='[' * 100_000)
 @example(content=dict(weight_map=dict(a='p.bin', b='p.bin')))
 @example(content=dict(weight_map={}))
 def test_fuzz_index(tmp_path, content):
     torch.save(dict(a=torch.ones(1)), tmp_path/'p.bin')
-    (tmp_path/'pytorch_model.bin.index.json').write_text(content if isinstance(content, str) and content.startswith('[[') else json.dumps(content))
+    (tmp_path/'pytorch_model.bin.index.json').write_text(content if isinstance(content, str)
+        and content.startswith('[[') else json.dumps(content))
     survives(read_state, tmp_path)
     survives(describe, tmp_path)
 
-FIELDS = [*STDiT3Config.__dataclass_fields__, 'model_type', 'vae_2d', 'vae_temporal', 'micro_frame_size', 'scale', 'shift']
+FIELDS = [*STDiT3Config.__dataclass_fields__, 'model_type', 'vae_2d', 'vae_temporal', 'micro_frame_size', 'scale',
+          'shift']
 @FEW
 @given(config=st.one_of(JSON, st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4)))
 @example(config=dict(depth=10**9))
@@ -396,7 +437,8 @@ def test_fuzz_names(name, tmp_path, monkeypatch):
 
 def test_quantised():
     state = toy().state_dict()
-    with pytest.raises(ValueError, match='holds int8 numbers in the file'): load_stdit3(state | {'t_block.1.weight': state['t_block.1.weight'].to(torch.int8)})
+    with pytest.raises(ValueError, match='holds int8 numbers in the file'):
+        load_stdit3(state | {'t_block.1.weight': state['t_block.1.weight'].to(torch.int8)})
 
 # the command
 
@@ -404,7 +446,9 @@ def test_doctor(tmp_path, capsys):
     torch.save(dict(state_dict=toy().state_dict()), tmp_path/'final.pth')
     assert main(['doctor', str(tmp_path/'final.pth')]) == 0
     out = capsys.readouterr().out
-    for words in ('one .pth file: 89 arrays', 'float32', 'STDiT3', 'it loads', 'not STDiT3-XL/2: hidden_size 24 instead of 1152', 'self-check', 'model/ of ColossalAI'): assert words in out, words
+    for words in ('one .pth file: 89 arrays', 'float32', 'STDiT3', 'it loads',
+                  'not STDiT3-XL/2: hidden_size 24 instead of 1152', 'self-check', 'model/ of ColossalAI'):
+        assert words in out, words
     assert out.count(' ok, autoencoder ok') == 10
     (tmp_path/'final.pth').write_bytes((tmp_path/'final.pth').read_bytes()[:900])
     assert main(['doctor', str(tmp_path/'final.pth')]) == 1 and 'does not load' in capsys.readouterr().out

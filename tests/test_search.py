@@ -20,7 +20,8 @@ TABLE = {'64': {1: [1.0, 80], 17: [[1.0, 0.6], 16], 34: [0.0, None]}, '48': {17:
 @pytest.fixture
 def cfg(tmp_path):
     (tmp_path/'b.json').write_text(json.dumps(TABLE))
-    return T2VTrain(name='r', out=str(tmp_path/'runs'), buckets=str(tmp_path/'b.json'), device='cpu', precision='no', model=replace(stdit3_tiny(), depth=1))
+    return T2VTrain(name='r', out=str(tmp_path/'runs'), buckets=str(tmp_path/'b.json'), device='cpu', precision='no',
+                    model=replace(stdit3_tiny(), depth=1))
 
 def made_up(size, n): # memory and seconds in straight lines over tokens
     tokens = n*(5 if size[0] == 17 else 1)*size[1]*size[2]/256
@@ -45,22 +46,30 @@ def test_table_of_a_search(cfg, tmp_path):
     found.save(tmp_path/'new'/'mine.json')
     new = Buckets.named(str(tmp_path/'new'/'mine.json'))
     old = Buckets.named(cfg.buckets)
-    assert [(p.resolution, p.frames, p.keep, p.attempt) for p in new.pairs] == [(p.resolution, p.frames, p.keep, p.attempt) for p in old.pairs]
-    assert {f'{p.resolution}/{p.frames}': p.batch_size for p in new.pairs} == {r.name: r.balanced for r in found.rows} | {'64/34': None}
+    assert [(p.resolution, p.frames, p.keep, p.attempt)
+            for p in new.pairs] == [(p.resolution, p.frames, p.keep, p.attempt) for p in old.pairs]
+    assert {f'{p.resolution}/{p.frames}': p.batch_size for p in new.pairs} == {r.name: r.balanced
+        for r in found.rows} | {'64/34': None}
 
 def test_what_does_not_fit_is_left_out_and_nothing_fitting_is_an_error(cfg):
     found = search_batches(cfg, memory=1., trial=lambda s, n: made_up(s, n) if s[0] == 1 else None, progress=False)
-    assert found.table == {'64': {34: [0.0, None], 1: [1.0, found.rows[[r.name for r in found.rows].index('64/1')].batch]}} and 'not even one clip fits' in repr(found)
-    with pytest.raises(ValueError, match='not even one clip of any bucket'): search_batches(cfg, memory=1., trial=lambda s, n: None, progress=False)
+    assert found.table == {'64': {34: [0.0, None],
+                                  1: [1.0, found.rows[[r.name for r in found.rows].index('64/1')].batch]}}
+    assert 'not even one clip fits' in repr(found)
+    with pytest.raises(ValueError, match='not even one clip of any bucket'):
+        search_batches(cfg, memory=1., trial=lambda s, n: None, progress=False)
 
 def test_the_limit_sets_no_time(cfg):
     found = search_batches(cfg, memory=1., limit=20, trial=made_up, progress=False)
     assert next(r for r in found.rows if r.name == '64/1').batch == 20 and not found.base.startswith('64/1,')
     small = next(r.name for r in found.rows if r.frames == 1)
     only = lambda s, n: None if s[0] == 1 else made_up(s, n)
-    with pytest.warns(UserWarning, match=f'no clip of {small} fits, so .* sets the time'): search_batches(cfg, memory=1., base=small, trial=only, progress=False)
-    with pytest.raises(ValueError, match='base=0 is no time'): search_batches(cfg, memory=1., base='0', trial=made_up, progress=False)
-    assert {r.balanced for r in search_batches(cfg, memory=1., base=0.11, trial=made_up, progress=False).rows if r.frames > 1} == {1}
+    with pytest.warns(UserWarning, match=f'no clip of {small} fits, so .* sets the time'):
+        search_batches(cfg, memory=1., base=small, trial=only, progress=False)
+    with pytest.raises(ValueError, match='base=0 is no time'):
+        search_batches(cfg, memory=1., base='0', trial=made_up, progress=False)
+    assert {r.balanced for r in search_batches(cfg, memory=1., base=0.11, trial=made_up, progress=False).rows
+            if r.frames > 1} == {1}
 
 def test_ctrl_c_gives_what_was_found(cfg, tmp_path, monkeypatch, capsys):
     seen = []
@@ -69,20 +78,29 @@ def test_ctrl_c_gives_what_was_found(cfg, tmp_path, monkeypatch, capsys):
         if len(seen) == 3: raise KeyboardInterrupt
         return made_up(size, n)
     found = search_batches(cfg, memory=1., trial=trial, progress=False)
-    assert found.stopped and [bool(r.batch) for r in found.rows] == [True, True, False, False] and 'not searched to the end: ' in repr(found)
+    assert found.stopped
+    assert [bool(r.batch) for r in found.rows] == [True, True, False, False]
+    assert 'not searched to the end: ' in repr(found)
     with pytest.raises(ValueError, match='was stopped'): found.save(tmp_path/'x.json')
     seen.clear()
-    monkeypatch.setattr(search, 'search_batches', lambda cfg, memory, limit, base: search_batches(cfg, memory, limit, base, progress=False, trial=trial))
-    assert cli.main(['train', 'search-batch', 'many_sizes', '--memory', '1', '--limit', '40', ]) == 130 and 'not searched' in capsys.readouterr().out
+    monkeypatch.setattr(search, 'search_batches', lambda cfg, memory, limit,
+                        base: search_batches(cfg, memory, limit, base, progress=False, trial=trial))
+    assert cli.main(['train', 'search-batch', 'many_sizes', '--memory', '1', '--limit', '40', ]) == 130
+    assert 'not searched' in capsys.readouterr().out
 
 def test_the_command_writes_a_table_that_training_takes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(search, 'search_batches', lambda cfg, memory, limit, base: search_batches(cfg, memory, limit, base, progress=False, trial=made_up))
+    monkeypatch.setattr(search, 'search_batches', lambda cfg, memory, limit,
+                        base: search_batches(cfg, memory, limit, base, progress=False, trial=made_up))
     assert cli.main(['train', 'search-batch', 'many_sizes', f'out={tmp_path}', '--memory', '1', '--base', '64/17']) == 0
-    assert f'buckets={tmp_path}' in capsys.readouterr().out and Buckets.named(str(tmp_path/'many_sizes'/'buckets.json')).pairs
+    assert f'buckets={tmp_path}' in capsys.readouterr().out
+    assert Buckets.named(str(tmp_path/'many_sizes'/'buckets.json')).pairs
     assert cli.main(['search-batch', 'shapes_t2v', '--memory', '1']) == 0 and 'batch_size=' in capsys.readouterr().out
-    assert cli.main(['train', 'search-batch', 'v12_stages', '--output', 'b.json']) == 1 and 'has 3 stages' in capsys.readouterr().err
-    assert cli.main(['train', 'search-batch', 'many_sizes', '--output', 'b.txt']) == 1 and 'not a .json file' in capsys.readouterr().err
-    assert cli.main(['train', 'shapes_t2v', '--profile', '--show']) == 0 and json.loads(capsys.readouterr().out)['profile'] == 5
+    assert cli.main(['train', 'search-batch', 'v12_stages', '--output', 'b.json']) == 1
+    assert 'has 3 stages' in capsys.readouterr().err
+    assert cli.main(['train', 'search-batch', 'many_sizes', '--output', 'b.txt']) == 1
+    assert 'not a .json file' in capsys.readouterr().err
+    assert cli.main(['train', 'shapes_t2v', '--profile', '--show']) == 0
+    assert json.loads(capsys.readouterr().out)['profile'] == 5
 
 @settings(deadline=None, max_examples=20)
 @given(st.text(max_size=8) | st.floats(), st.integers(-5, 50), st.floats() | st.none())
@@ -94,20 +112,29 @@ def test_only_clear_errors(base, limit, memory):
         with pytest.raises(ValueError, match='memory'): Trials(cfg, memory)
 
 def test_a_drill_has_the_shapes_of_training(tmp_path):
-    cfg = T2VTrain(name='d', out=str(tmp_path), data=DataConfig(n=2), device='cpu', masks='v12_stage1', model=replace(stdit3_tiny(), depth=1))
+    cfg = T2VTrain(name='d', out=str(tmp_path), data=DataConfig(n=2), device='cpu', masks='v12_stage1',
+                   model=replace(stdit3_tiny(), depth=1))
     real, made = T2VTask(cfg, torch.device('cpu')), Drill(drill_config(cfg), torch.device('cpu'))
     made.size = real.size
     a, b = (t.batch(np.arange(2), np.zeros(2, int)) for t in (real, made))
-    assert {k: (v.shape, v.dtype) for k, v in a.items() if torch.is_tensor(v)} == {k: (v.shape, v.dtype) for k, v in b.items() if torch.is_tensor(v)} and a.keys() == b.keys()
-    sizes = lambda t: {k: p.shape for k, p in t.module.named_parameters() if k != 'text.token.weight'} # the words are in the data
+    assert {k: (v.shape, v.dtype) for k, v in a.items() if torch.is_tensor(v)} == {k: (v.shape, v.dtype) for k,
+        v in b.items() if torch.is_tensor(v)}
+    assert a.keys() == b.keys()
+    # the words are in the data
+    sizes = lambda t: {k: p.shape for k, p in t.module.named_parameters() if k != 'text.token.weight'}
     assert sizes(real) == sizes(made) and torch.isfinite(made.loss(made.module, b)[0])
 
 def test_frozen_text_and_adapters_without_files():
     small = replace(stdit3_tiny(), depth=1, caption_channels=64)
-    far = Drill(drill_config(T2VTrain(model=small, text_weights='some/t5', vae_weights='some/vae', buckets='v12_stage1', init='runs/none/yet')), torch.device('cpu'))
-    assert far.batch(np.arange(3), np.zeros(3, int))['y'].shape == (3, 1, 40, 64) and far.module.text is None and far.vae.latent_size((17, 64, 64)) == (5, 8, 8)
-    assert {n.split('.')[-2] for n, p in Drill(drill_config(T2VTrain(init='tiny', lora=2)), torch.device('cpu')).module.named_parameters() if p.requires_grad} >= {'default'}
-    with pytest.raises(FileNotFoundError): drill_config(cfg := T2VTrain(init='tyni')) and Drill(cfg, torch.device('cpu'))
+    far = Drill(drill_config(T2VTrain(model=small, text_weights='some/t5', vae_weights='some/vae', buckets='v12_stage1',
+                                      init='runs/none/yet')), torch.device('cpu'))
+    assert far.batch(np.arange(3), np.zeros(3, int))['y'].shape == (3, 1, 40, 64)
+    assert far.module.text is None
+    assert far.vae.latent_size((17, 64, 64)) == (5, 8, 8)
+    assert {n.split('.')[-2] for n, p in Drill(drill_config(T2VTrain(init='tiny', lora=2)),
+        torch.device('cpu')).module.named_parameters() if p.requires_grad} >= {'default'}
+    with pytest.raises(FileNotFoundError):
+        drill_config(cfg := T2VTrain(init='tyni')) and Drill(cfg, torch.device('cpu'))
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='the limit is of Linux')
 def test_a_real_child_keeps_its_cap_and_lives_on(cfg):
@@ -127,30 +154,39 @@ def test_a_real_child_keeps_its_cap_and_lives_on(cfg):
         with pytest.raises(ValueError, match='take|fit|built'): Trials(cfg, memory=0.05)((17, 64, 64), 1)
 
 def test_only_memory_counts_as_too_large():
-    assert search._too_large(MemoryError()) and search._too_large(torch.OutOfMemoryError('x')) and search._too_large(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
-    assert not search._too_large(RuntimeError('mat1 and mat2 shapes cannot be multiplied')) and not search._too_large(ValueError('memory'))
+    assert search._too_large(MemoryError())
+    assert search._too_large(torch.OutOfMemoryError('x'))
+    assert search._too_large(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert not search._too_large(RuntimeError('mat1 and mat2 shapes cannot be multiplied'))
+    assert not search._too_large(ValueError('memory'))
 
 class Reverse(Task):
     def __init__(self, cfg): self.cfg, self.module = cfg, nn.Linear(8, 8)
     def __len__(self): return 64
-    def batch(self, ids, epoch): return dict(x=torch.from_numpy(np.stack([rng_for(1, e, i).standard_normal(8) for i, e in zip(ids, epoch)])).float())
+    def batch(self, ids, epoch):
+        return dict(x=torch.from_numpy(np.stack([rng_for(1, e, i).standard_normal(8) for i,
+            e in zip(ids, epoch)])).float())
     def loss(self, module, batch): return (module(batch['x']) - batch['x'].flip(1)).square().mean(), {}
 
 @dataclass(frozen=True)
 class Config(TrainConfig):
     def make_task(self, device): return Reverse(self)
 
-def small(tmp_path, **kw): return Config(**dict(out=str(tmp_path), steps=8, batch_size=8, log_every=1, save_every=4, device='cpu', precision='no', optim=OptimConfig(lr=.03, warmup=2)) | kw)
+def small(tmp_path, **kw):
+    return Config(**dict(out=str(tmp_path), steps=8, batch_size=8, log_every=1, save_every=4, device='cpu',
+                         precision='no', optim=OptimConfig(lr=.03, warmup=2)) | kw)
 
 def test_a_profile_changes_no_loss_and_opens_as_json(tmp_path, capsys):
     plain = train(small(tmp_path, name='plain'), progress=False)
     assert plain.recorder is None and not list(plain.folder.glob('*.gz')) and not capsys.readouterr().out
     run = train(small(tmp_path, name='seen', profile=3, accumulate=2), progress=False)
     said = capsys.readouterr().out
-    assert [r['loss'] for r in run.log if 'loss' in r] == pytest.approx([r['loss'] for r in plain.log if 'loss' in r], abs=1e-5)
+    assert [r['loss'] for r in run.log if 'loss' in r] == pytest.approx([r['loss'] for r in plain.log if 'loss' in r],
+        abs=1e-5)
     events = json.loads(gzip.decompress((run.folder/'trace.json.gz').read_bytes()))['traceEvents']
     marks = [e['name'] for e in events if e.get('ph') == 'X' and e['name'].startswith('phase ')]
-    assert [marks.count(f'phase {p}') for p in ('data', 'forward', 'backward', 'optimiser', 'ema', 'log', 'save')] == [6, 6, 6, 3, 3, 6, 3]
+    assert [marks.count(f'phase {p}') for p in ('data', 'forward', 'backward', 'optimiser', 'ema', 'log',
+        'save')] == [6, 6, 6, 3, 3, 6, 3]
     assert run.recorder.report.steps == 3 and 'backward' in said and 'aten::' in said and 'trace.json.gz' in said
     train(small(tmp_path, name='short', profile=3, steps=2), progress=False)
     assert 'nothing was recorded' in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"Sequence parallelism on real processes: any token count, head count and number of ranks equals one process, forward and backward"
+"""Sequence parallelism on real processes: any token count, head count and number of ranks equals one process,
+forward and backward"""
 import json
 from pathlib import Path
 import pytest, torch, torch.distributed as dist
@@ -22,7 +23,8 @@ GRID = [(4, 2, (3, 4, 6), (5, 2), False),    # 6 tokens
 
 def make(heads, depth=2):
     torch.manual_seed(0)
-    model = STDiT3(STDiT3Config(input_sq_size=64, hidden_size=8*heads if heads % 2 == 0 else 16*heads, depth=depth, num_heads=heads, caption_channels=12, model_max_length=5, class_dropout_prob=0.))
+    model = STDiT3(STDiT3Config(input_sq_size=64, hidden_size=8*heads if heads % 2 == 0 else 16*heads, depth=depth,
+                                num_heads=heads, caption_channels=12, model_max_length=5, class_dropout_prob=0.))
     with torch.no_grad():
         for p in model.parameters(): p.add_(0.1*torch.randn_like(p)) # at the start temporal blocks would add nothing
     return model
@@ -40,7 +42,8 @@ def run(model, inputs, g):
     model.zero_grad()
     out = model(**inputs | dict(x=x, y=y))
     (out*g).sum().backward()
-    return out.detach(), {'x': x.grad, 'y': y.grad, **{k: p.grad for k, p in model.named_parameters() if p.grad is not None}}
+    return out.detach(), {'x': x.grad, 'y': y.grad,
+                          **{k: p.grad for k, p in model.named_parameters() if p.grad is not None}}
 
 def far(a, b): return (a - b).abs().max().item() / max(1, b.abs().max().item())
 
@@ -57,8 +60,10 @@ def all_cases():
         for k in own:
             dist.all_reduce(own[k])
             own[k] /= rank_of()[1]
-        wanted = [bytes_sent(model.cfg, b, size[0], tokens, rank_of()[1], backward=k)[rank_of()[0]] for k in (False, True)]
-        found.append((far(shared, out), own.keys() == grads.keys(), max(far(own[k], grads[k]) for k in grads), x_off, grads['x'].abs().max().item(), ledger.bytes - sum(wanted), there.bytes - wanted[0]))
+        wanted = [bytes_sent(model.cfg, b, size[0], tokens, rank_of()[1], backward=k)[rank_of()[0]]
+                  for k in (False, True)]
+        found.append((far(shared, out), own.keys() == grads.keys(), max(far(own[k], grads[k]) for k in grads), x_off,
+                      grads['x'].abs().max().item(), ledger.bytes - sum(wanted), there.bytes - wanted[0]))
     return dist.get_world_size(), found
 
 @pytest.mark.parametrize('world', [2, 3, 5])
@@ -68,7 +73,8 @@ def test_forward_backward_and_bytes_equal_one_process(world):
     for _, found in answers:
         assert len(found) == len(GRID)
         for case, (out, same_names, grads, x_grad, size, sent, sent_there) in zip(GRID, found):
-            assert out <= 1e-5 and same_names and grads <= 1e-5 and x_grad <= 1e-5 and size > 1e-3, (case, out, grads, x_grad)
+            assert out <= 1e-5 and same_names and grads <= 1e-5 and x_grad <= 1e-5 and size > 1e-3, (case, out, grads,
+                x_grad)
             assert sent == sent_there == 0, case
 
 def golden_cases():
@@ -76,10 +82,12 @@ def golden_cases():
     off = {}
     for case in ('a_video_odd', 'c_xmask'):
         name = spec['cases'][case]['weights']
-        model = STDiT3(from_dict(STDiT3Config, json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config']))
+        model = STDiT3(from_dict(STDiT3Config,
+                                 json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config']))
         model.load_state_dict(load_file(GOLDENS/f'stdit3_{name}_weights.safetensors'))
         parallelize(model.eval())
-        with torch.no_grad(), Ledger() as ledger: out = model(**{k.removeprefix(f'{case}.in.'): v for k, v in data.items() if k.startswith(f'{case}.in.')})
+        with torch.no_grad(), Ledger() as ledger:
+            out = model(**{k.removeprefix(f'{case}.in.'): v for k, v in data.items() if k.startswith(f'{case}.in.')})
         torch.testing.assert_close(out, data[f'{case}.out'], atol=2e-5, rtol=1e-4)
         off[case] = ledger.bytes
     return dist.get_world_size(), off
@@ -112,7 +120,8 @@ def ddp_case():
     (ddp(**inputs)*g).sum().backward()
     mine = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
     alone = [run(restore(model), *clip(i))[1] for i in range(2)]
-    return dist.get_world_size(), (m.data_rank, m.data_size, m.sequence_rank, m.sequence_size), max(far(v, (alone[0][k] + alone[1][k])/2) for k, v in mine.items())
+    return dist.get_world_size(), (m.data_rank, m.data_size, m.sequence_rank,
+                                   m.sequence_size), max(far(v, (alone[0][k] + alone[1][k])/2) for k, v in mine.items())
 
 def test_two_groups_of_two_under_ddp():
     answers = local_ranks(ddp_case, 4)
@@ -124,7 +133,8 @@ def test_a_copy_shares_too_and_state_dict_is_untouched():
     model = parallelize(make(2))
     twin = deepcopy(model)
     assert list(twin.state_dict()) == list(make(2).state_dict())
-    assert twin.spatial_blocks[0].attn.forward.args[0] is twin.spatial_blocks[0].attn # not the attention of the original
+    # not the attention of the original
+    assert twin.spatial_blocks[0].attn.forward.args[0] is twin.spatial_blocks[0].attn
 
 def collectives():
     rank, world = rank_of()
@@ -135,7 +145,8 @@ def collectives():
             whole = torch.randn(2, n, m, dtype=dtype)
             mine = split(whole, 1)
             assert mine.shape[1] == pieces(n, world)[rank]
-            off += [torch.equal(gather(mine, 1, n), whole), torch.equal(all_to_all(mine, 2, 1, n), split(whole, 2)), torch.equal(gather(all_to_all(mine, -1, -2, n), -1, m), whole)]
+            off += [torch.equal(gather(mine, 1, n), whole), torch.equal(all_to_all(mine, 2, 1, n), split(whole, 2)),
+                    torch.equal(gather(all_to_all(mine, -1, -2, n), -1, m), whole)]
     return all(off)
 
 @pytest.mark.parametrize('world', [2, 3])
@@ -143,11 +154,13 @@ def test_collectives(world): assert local_ranks(collectives, world) == [True]*wo
 
 def fails_in_the_middle():
     model = parallelize(make(2))
-    if rank_of()[0] == 1: model.temporal_blocks[0].mlp.forward = lambda x: (_ for _ in ()).throw(ValueError('out of paper'))
+    if rank_of()[0] == 1:
+        model.temporal_blocks[0].mlp.forward = lambda x: (_ for _ in ()).throw(ValueError('out of paper'))
     model(**batch(1, (2, 4, 4), (2,), False))
 
 def test_a_failing_rank_is_named_first():
-    with pytest.raises(RankError, match='rank 1 of 2: ValueError: out of paper'): local_ranks(fails_in_the_middle, 2, timeout=20)
+    with pytest.raises(RankError, match='rank 1 of 2: ValueError: out of paper'):
+        local_ranks(fails_in_the_middle, 2, timeout=20)
 
 def test_no_warning_from_torch():
     def quiet():

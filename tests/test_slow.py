@@ -34,7 +34,8 @@ def full(tmp_path_factory, tell):
 def sample(full, to, tell, what, *options, dtype='bf16'):
     "One call; returns what it wrote"
     to.mkdir(exist_ok=True)
-    code, said, *took = osnb('sample', *released(full), '--save-dir', to/'clips', '--resolution', '144p', '--dtype', dtype, '--prompt', PROMPT, *options, folder=to)
+    code, said, *took = osnb('sample', *released(full), '--save-dir', to/'clips', '--resolution', '144p', '--dtype',
+                             dtype, '--prompt', PROMPT, *options, folder=to)
     assert code == 0, said
     assert tell(what, *took) < LIMIT_GB
     return said, took
@@ -60,7 +61,8 @@ def test_video(full, tmp_path, tell):
     assert (tmp_path/'b'/'clips'/'sample_0000.mp4').read_bytes() == file.read_bytes()
 
 def test_pictures(full, tmp_path, tell):
-    sample(full, tmp_path, tell, 'two pictures, 3 steps', '--num-frames', '1', '--num-sampling-steps', '3', '--num-sample', '2')
+    sample(full, tmp_path, tell, 'two pictures, 3 steps', '--num-frames', '1', '--num-sampling-steps', '3',
+           '--num-sample', '2')
     one, two = (np.array(Image.open(tmp_path/'clips'/f'sample_0000-{k}.png')) for k in range(2))
     assert one.shape == (144, 256, 3) and one.std() > 1 and (one != two).any()      # another seed
 

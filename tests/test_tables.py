@@ -21,7 +21,8 @@ def refused(path, *says):
 
 def test_a_comma_in_a_caption_is_not_the_end_of_it(tmp_path):
     "`a red cat, sitting on a mat` was trained on as `a red cat`"
-    said = refused(table(tmp_path, 'path,text\na.mp4,a red cat, sitting on a mat\n'), 'row 2: there are 3 values for the 2 columns path, text')
+    said = refused(table(tmp_path, 'path,text\na.mp4,a red cat, sitting on a mat\n'),
+                   'row 2: there are 3 values for the 2 columns path, text')
     assert 'a.mp4 | a red cat | sitting on a mat' in said and 'in quotes' in said
 
 def test_an_open_quote_does_not_swallow_the_next_rows(tmp_path):
@@ -32,13 +33,17 @@ def test_an_open_quote_does_not_swallow_the_next_rows(tmp_path):
 def test_an_open_quote_before_6000_rows_is_a_sentence(tmp_path):
     "`_csv.Error: field larger than field limit (131072)` ended `osnb data plan` with a traceback"
     rows = ''.join(f'clips/{i}.mp4,a cat number {i} that sits on a mat\n' for i in range(6000))
-    refused(table(tmp_path, f'path,text\na.mp4,"a red cat\n{rows}'), 'row 2', 'longer than 131,072 characters', 'never closed')
+    refused(table(tmp_path, f'path,text\na.mp4,"a red cat\n{rows}'), 'row 2', 'longer than 131,072 characters',
+            'never closed')
 
 def test_short_rows_and_columns_of_one_name_are_refused(tmp_path):
     "A row of too few values, and a second column `text` that hid the first"
-    refused(table(tmp_path, 'path,text,fps\na.mp4,cat,8\nb.mp4,dog\n'), 'row 3: fps is empty, since there are 2 values for the 3 columns')
-    refused(table(tmp_path, 'path,text\na.mp4,a red cat,\n'), 'row 2: there are 3 values for the 2 columns') # a comma of the caption, or a cell?
-    refused(table(tmp_path, 'path,text,\na.mp4,a red cat, asleep\n'), "row 2: 'asleep' stands in a column without a name")
+    refused(table(tmp_path, 'path,text,fps\na.mp4,cat,8\nb.mp4,dog\n'),
+            'row 3: fps is empty, since there are 2 values for the 3 columns')
+    # a comma of the caption, or a cell?
+    refused(table(tmp_path, 'path,text\na.mp4,a red cat,\n'), 'row 2: there are 3 values for the 2 columns')
+    refused(table(tmp_path, 'path,text,\na.mp4,a red cat, asleep\n'),
+            "row 2: 'asleep' stands in a column without a name")
     refused(table(tmp_path, 'path,text,text\na.mp4,cat,dog\n'), 'row 1: two columns are called text')
 
 def test_rows_are_counted_as_a_spreadsheet_counts_them(tmp_path):
@@ -52,10 +57,13 @@ def test_rows_are_counted_as_a_spreadsheet_counts_them(tmp_path):
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
 @pytest.mark.parametrize('code', ['utf-8', 'utf-8-sig', 'utf-16'])
 def test_spreadsheets_of_all_countries(tmp_path, sep, end, code):
-    "Excel writes semicolons in half of Europe, tabs and UTF-16 as 'Unicode text', and bare carriage returns on an old Mac"
-    rows = [['path', 'text', 'fps'], ['a.mp4', 'a "red" cat, asleep; on\ta mat', '8'], ['b.mp4', '红色的圆\nzweite Zeile', '8']]
+    """Excel writes semicolons in half of Europe, tabs and UTF-16 as 'Unicode text', and bare carriage returns on an
+    old Mac"""
+    rows = [['path', 'text', 'fps'], ['a.mp4', 'a "red" cat, asleep; on\ta mat', '8'],
+            ['b.mp4', '红色的圆\nzweite Zeile', '8']]
     file = io.StringIO(newline='')
-    csv.writer(file, delimiter=sep, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC).writerows(rows) # else csv leaves a line feed bare in a file of returns
+    # else csv leaves a line feed bare in a file of returns
+    csv.writer(file, delimiter=sep, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
     got = read_table(table(tmp_path, file.getvalue(), code))
     assert [(p.name, texts[0]) for p, texts in got] == [(r[0], r[1]) for r in rows[1:]]
 
@@ -125,13 +133,15 @@ def test_an_odd_caption_is_one_sentence_with_its_file(tmp_path, data, says):
 def test_captions_of_editors(tmp_path):
     "UTF-8 with its mark, UTF-16 with its mark, all line ends, empty files"
     write_image(tmp_path/'a.png', np.zeros((8, 8, 3), np.uint8))
-    for data, want in (('\ufeffcat\r\ndog\r\n'.encode(), ['cat', 'dog']), ('süß'.encode('utf-16'), ['süß']), (b'cat\rdog', ['cat', 'dog']), (b'', []), (b' \n', [])):
+    for data, want in (('\ufeffcat\r\ndog\r\n'.encode(), ['cat', 'dog']), ('süß'.encode('utf-16'), ['süß']),
+                       (b'cat\rdog', ['cat', 'dog']), (b'', []), (b' \n', [])):
         (tmp_path/'a.txt').write_bytes(data)
         assert folder_source(tmp_path).texts(0) == want
 
 # ---- dialects, whole and damaged
 
-WORDS = ['a red cat', 'sitting', ',', ', ', ';', '\t', '"', '""', "'", '\n', ' ', 'dog', '红色', 'on a mat', '(blue)', '5"', '.', '-', '|', '#']
+WORDS = ['a red cat', 'sitting', ',', ', ', ';', '\t', '"', '""', "'", '\n', ' ', 'dog', '红色', 'on a mat', '(blue)',
+         '5"', '.', '-', '|', '#']
 DIALECTS = {'excel': dict(), 'tabs': dict(delimiter='\t'), 'semicolons': dict(delimiter=';', lineterminator='\r\n'), 'unix': dict(quoting=csv.QUOTE_ALL, lineterminator='\n'),
             'mac': dict(lineterminator='\r', quoting=csv.QUOTE_ALL), 'words quoted': dict(quoting=csv.QUOTE_NONNUMERIC), 'backslash': dict(doublequote=False, escapechar='\\'),
             'no quotes': dict(quoting=csv.QUOTE_NONE, escapechar='\\')}
@@ -162,7 +172,8 @@ def said_or_read(path, rows):
 
 @pytest.mark.parametrize('dialect', DIALECTS)
 def test_tables_in_all_dialects_come_back_exactly(tmp_path, dialect):
-    "150 tables of captions full of separators and quotes; where a dialect is not ours (backslashes), the row is named instead"
+    """150 tables of captions full of separators and quotes; where a dialect is not ours (backslashes), the row is
+    named instead"""
     rng, refusals = random.Random(dialect), 0
     for _ in range(150):
         rows = draw_rows(rng)
@@ -194,8 +205,11 @@ def test_damaged_tables_come_back_exactly_or_name_the_row(tmp_path, dialect):
     sep, end = more.get('delimiter', ','), more.get('lineterminator', '\r\n')
     for _ in range(400):
         rows = draw_rows(rng)
-        cells = [[written([[c, '']], more | dict(lineterminator='\n')).removesuffix('""\n').removesuffix('\n').removesuffix(sep) for c in r] for r in rows]
-        assert end.join(map(sep.join, cells)) + end == written(rows, more)                # the cells are those of the csv module
+        cells = [[written([[c, '']],
+                          more | dict(lineterminator='\n')).removesuffix('""\n').removesuffix('\n').removesuffix(sep)
+            for c in r] for r in rows]
+        # the cells are those of the csv module
+        assert end.join(map(sep.join, cells)) + end == written(rows, more)
         text, row = damaged(rng, cells, sep, end)
         if said := said_or_read(table(tmp_path, text), rows):
             refusals += 1
@@ -224,10 +238,14 @@ def osnb(capsys, *args):
 @pytest.mark.parametrize('args', [('data', 'plan', 'TABLE', '--buckets', 'toy_mix'), ('plan', 'many_sizes', 'buckets=toy_mix', '--data', 'TABLE'),
                                   ('train', 'many_sizes', 'data.native=', 'data.path=TABLE', 'buckets=toy_mix', 'device=cpu', 'out=OUT', '--quick')])
 def test_a_plan_that_cannot_be_shows_its_table_and_the_way_out(few, tmp_path, capsys, args):
-    "Twelve clips ended with 'make batches smaller', without a table and without a setting that does so; the one named works"
+    """Twelve clips ended with 'make batches smaller', without a table and without a setting that does so; the one
+    named works"""
     args = [a.replace('TABLE', str(few/'my.csv')).replace('OUT', str(tmp_path)) for a in args]
     rc, said, error = osnb(capsys, *args)
-    assert rc == 1 and '| lacks |' in said and '12 of 12 clips are kept; 0 steps an epoch' in said and re.search(r'\| 64 \| 17 \| 1 \| \d \| 16 \| 0 \| \d \| 1,280 \| \d+ \|', said)
+    assert rc == 1
+    assert '| lacks |' in said
+    assert '12 of 12 clips are kept; 0 steps an epoch' in said
+    assert re.search(r'\| 64 \| 17 \| 1 \| \d \| 16 \| 0 \| \d \| 1,280 \| \d+ \|', said)
     most = re.search(r'max_batch=(\d+) \(osnb data plan: --max-batch \1\)', error)[1]
     if args[0] == 'train': return # the same sentence; trained for real in `test_few_clips_are_trained_on`
     args = [*args, '--max-batch', most] if args[0] == 'data' else [*args[:2], f'max_batch={most}', *args[2:]]
@@ -253,7 +271,8 @@ def test_few_clips_are_trained_on(few, tmp_path):
     assert 1 <= len(batch.ids) <= most < 7
 
 def test_the_plan_says_what_it_did_not_open_and_can_look_as_training_does(few, tmp_path, capsys):
-    "A file damaged in its middle was counted by the plan and left out by training; a hidden file and a folder's metadata.csv, too"
+    """A file damaged in its middle was counted by the plan and left out by training; a hidden file and a folder's
+    metadata.csv, too"""
     from opensora_nb.data.bucket import Buckets
     from opensora_nb.data.multi_size import open_mixed
     for i in range(4): (tmp_path/f'c{i}.mp4').write_bytes((few/f'c{i}.mp4').read_bytes())
@@ -262,20 +281,27 @@ def test_the_plan_says_what_it_did_not_open_and_can_look_as_training_does(few, t
     (tmp_path/'c4.mp4').write_bytes(data)
     (tmp_path/'._c1.mp4').write_bytes(b'macOS leaves these')
     (tmp_path/'text.mp4').write_text('not a video')
-    with pytest.warns(UserWarning, match='left out'): mixed = open_mixed(DataConfig(path=str(tmp_path)), Buckets.named('toy_mix', 1), progress=False)
+    with pytest.warns(UserWarning, match='left out'):
+        mixed = open_mixed(DataConfig(path=str(tmp_path)), Buckets.named('toy_mix', 1), progress=False)
     trained = len(mixed.source)
     rc, said, error = osnb(capsys, 'data', 'plan', tmp_path, '--buckets', 'toy_mix', '--max-batch', 1)
     assert rc == 0 and 'from headers of files; training decodes every file' in said and 'left out text.mp4' in error
     rc, said, error = osnb(capsys, 'data', 'plan', tmp_path, '--buckets', 'toy_mix', '--max-batch', 1, '--decode')
-    assert rc == 0 and f'of {trained} clips are kept' in said and 'headers' not in said and 'left out c4.mp4' in error and '._c1' not in error
+    assert rc == 0
+    assert f'of {trained} clips are kept' in said
+    assert 'headers' not in said
+    assert 'left out c4.mp4' in error
+    assert '._c1' not in error
     (tmp_path/'metadata.csv').write_text('path,text\nc0.mp4,one\nc1.mp4,two\nc0.mp4,a second caption of one\n')
     rc, said, error = osnb(capsys, 'data', 'plan', tmp_path, '--buckets', 'toy_mix', '--max-batch', 1)
     assert rc == 0 and '2 of 2 clips are kept' in said
 
 def test_sizes_of_the_table_are_believed_and_named_so(tmp_path, capsys):
-    "Columns of Open-Sora's tools need no files; where one lacks a number the file is asked, and named if it is not there"
+    """Columns of Open-Sora's tools need no files; where one lacks a number the file is asked, and named if it is
+    not there"""
     sizes = ''.join(f'a{i}.mp4,x,60,480,854\n' for i in range(9))
-    (tmp_path/'t.csv').write_text('path,text,num_frames,height,width\n' + sizes + 'b.mp4,x,nan,480,854\nc.mp4,x,0,480,854\n')
+    (tmp_path/'t.csv').write_text('path,text,num_frames,height,width\n' + sizes +
+                                  'b.mp4,x,nan,480,854\nc.mp4,x,0,480,854\n')
     (tmp_path/'b.json').write_text('{"240p": {"51": [1.0, 4]}}')
     rc, said, error = osnb(capsys, 'data', 'plan', tmp_path/'t.csv', '--buckets', tmp_path/'b.json')
     assert rc == 0 and '9 from the table, files unopened' in said and '9 of 9 clips are kept' in said
@@ -288,7 +314,8 @@ def test_sizes_of_the_table_are_believed_and_named_so(tmp_path, capsys):
     'data.image_size=nan,64', 'data.image_size=64', 'data.image_size=1000000,64', 'data.frame_interval=0', 'data.n=0', 'data.n=1e30', 'data.fps=0', 'data.fps=nan',
     'data.fps=inf', 'data.fps=-8', 'max_batch=-1', 'max_batch=2'])
 def test_an_impossible_data_set_is_refused_where_it_is_made(settings, capsys):
-    "`osnb plan … data.num_frames=0` ended with a ZeroDivisionError; whatever cannot be is one sentence, before anything is made"
+    """`osnb plan … data.num_frames=0` ended with a ZeroDivisionError; whatever cannot be is one sentence, before
+    anything is made"""
     start = time.process_time()
     rc, said, error = osnb(capsys, 'plan', 'shapes_t2v', settings)
     name = settings.split('=')[0]
@@ -296,5 +323,6 @@ def test_an_impossible_data_set_is_refused_where_it_is_made(settings, capsys):
     assert time.process_time() - start < 2
 
 def test_the_same_in_python():
-    for bad in (dict(num_frames=0), dict(image_size=(64, 0)), dict(image_size=(64, 64, 64)), dict(fps=float('nan')), dict(n=-1), dict(frame_interval=0)):
+    for bad in (dict(num_frames=0), dict(image_size=(64, 0)), dict(image_size=(64, 64, 64)), dict(fps=float('nan')),
+                dict(n=-1), dict(frame_interval=0)):
         with pytest.raises(ValueError, match=next(iter(bad))): DataConfig(**bad)

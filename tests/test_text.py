@@ -8,7 +8,8 @@ from opensora_nb.text.encoders import T5Text, TinyText, TinyTextConfig, null_tex
 ROOT = Path(__file__).resolve().parent.parent
 
 def python(code, **env):
-    return subprocess.run([sys.executable, '-c', code], env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', **env), capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, '-c', code], env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1',
+        **env), capture_output=True, text=True, timeout=300)
 
 def test_every_toy_caption_is_known_and_fits():
     enc = tiny_text(words())
@@ -16,13 +17,18 @@ def test_every_toy_caption_is_known_and_fits():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         ids, mask = enc.tokenize(texts)
-    assert not (ids == 2).any() and mask.sum(1).max() <= enc.max_length and (ids.gather(1, mask.sum(1, keepdim=True)-1) == 1).all()
+    assert not (ids == 2).any()
+    assert mask.sum(1).max() <= enc.max_length
+    assert (ids.gather(1, mask.sum(1, keepdim=True)-1) == 1).all()
 
 def test_offline_t5_names_what_is_missing(tmp_path):
     r = python("from opensora_nb.text.encoders import T5Text\ntry: T5Text()\nexcept FileNotFoundError as e: print('SAID', e)",
                HF_HOME=str(tmp_path), HF_HUB_OFFLINE='1')
     said = r.stdout.split('SAID')[1].strip()
-    assert 'DeepFloyd/t5-v1_1-xxl' in said and str(tmp_path) in said and 'hf download DeepFloyd/t5-v1_1-xxl' in said and '\n' not in said
+    assert 'DeepFloyd/t5-v1_1-xxl' in said
+    assert str(tmp_path) in said
+    assert 'hf download DeepFloyd/t5-v1_1-xxl' in said
+    assert '\n' not in said
 
 def test_released_tokenizer_without_sentencepiece(tmp_path):
     from opensora_nb.core import has_package
@@ -32,11 +38,15 @@ def test_released_tokenizer_without_sentencepiece(tmp_path):
     with pytest.raises(ImportError, match=r"pip install 'opensora_nb\[t5\]'"): T5Text(str(tmp_path))
 
 def test_import_is_light():
-    r = python("import sys, opensora_nb.text.encoders\nprint([m for m in ('transformers', 'tokenizers', 'accelerate', 'huggingface_hub') if m in sys.modules])")
+    r = python(
+        "import sys, opensora_nb.text.encoders\nprint([m for m in ('transformers', 'tokenizers', 'accelerate', "
+        "'huggingface_hub') if m in sys.modules])")
     assert r.stdout.strip() == '[]', r.stdout + r.stderr
 
 def test_two_processes_grow_alike():
-    code = "import torch; from opensora_nb.text.encoders import tiny_text; torch.manual_seed({}); e = tiny_text(['a red circle']); e.grow([{}]); print(e.cfg.words, e.token.weight[3:].sum(1).tolist())"
+    code = (
+        "import torch; from opensora_nb.text.encoders import tiny_text; torch.manual_seed({}); e = tiny_text(['a red "
+        "circle']); e.grow([{}]); print(e.cfg.words, e.token.weight[3:].sum(1).tolist())")
     assert python(code.format(1, "'zebra', 'ant'")).stdout == python(code.format(2, "'ant', 'zebra'")).stdout != ''
 
 def test_growing_keeps_a_trained_encoder(tmp_path):
@@ -49,7 +59,9 @@ def test_growing_keeps_a_trained_encoder(tmp_path):
     assert torch.equal(back.encode(['a red circle moves left'])[0], y) and back.cfg == enc.cfg
     assert back.encode(['a knight'])[0].requires_grad
 
-@pytest.mark.parametrize('cfg, says', [(dict(words=('a', 'a')), '2 words, but only 1'), (dict(dim=30, heads=4), '30 is not a multiple of 4'), (dict(max_length=1), 'use 2 or more')])
+@pytest.mark.parametrize('cfg, says', [(dict(words=('a', 'a')), '2 words, but only 1'),
+                                       (dict(dim=30, heads=4), '30 is not a multiple of 4'),
+                                       (dict(max_length=1), 'use 2 or more')])
 def test_bad_config(cfg, says):
     with pytest.raises(ValueError, match=says): TinyTextConfig(**cfg)
 

@@ -43,7 +43,9 @@ def launch(folder, *overrides, processes=1):
     return subprocess.Popen([sys.executable, *pre, '-m', 'opensora_nb.train.launch', 'my_recipe:recipe', *overrides],
                             cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-def losses(folder, name='r'): return {r['step']: r['loss'] for r in map(json.loads, (folder/'runs'/name/'log.jsonl').read_text().splitlines()) if 'loss' in r}
+def losses(folder, name='r'):
+    return {r['step']: r['loss'] for r in map(json.loads, (folder/'runs'/name/'log.jsonl').read_text().splitlines())
+            if 'loss' in r}
 def done(p):
     out, err = p.communicate(timeout=240)
     assert p.returncode == 0, err[-2000:]
@@ -141,7 +143,8 @@ def test_bad_override_is_one_line(folder, override, message):
 
 def test_checkpoint_of_another_model_is_refused(folder):
     done(launch(folder, 'steps=2'))
-    (folder/'my_recipe.py').write_text(RECIPE.replace('nn.Linear(8, 8)', 'nn.Sequential(nn.Linear(8, 9), nn.Linear(9, 8))'))
+    (folder/'my_recipe.py').write_text(RECIPE.replace('nn.Linear(8, 8)',
+        'nn.Sequential(nn.Linear(8, 9), nn.Linear(9, 8))'))
     p = launch(folder)
     out, err = p.communicate(timeout=120)
     assert p.returncode == 1 and 'Traceback' not in err and 'weight' in err
@@ -167,5 +170,6 @@ except OSError as e: print('said:', e)
 print(latest({str(tmp_path)!r}).name)
 '''
     out = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert 'said:' in out.stdout and 'could not save step 2' in out.stdout and 'step_00000001 is intact' in out.stdout, out.stdout + out.stderr[-1500:]
+    assert ('said:' in out.stdout and 'could not save step 2' in out.stdout
+            and 'step_00000001 is intact' in out.stdout), out.stdout + out.stderr[-1500:]
     assert out.stdout.strip().endswith('step_00000001') and not list((tmp_path/'checkpoints').glob('.writing*'))

@@ -1,4 +1,5 @@
-"What goes wrong around a training run: files that lie in the way, odd settings, odd recipes, full disks, flipped bits, closed terminals."
+"""What goes wrong around a training run: files that lie in the way, odd settings, odd recipes, full disks, flipped
+bits, closed terminals."""
 import errno, json, os, random, signal, subprocess, sys, time, warnings
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import timedelta
@@ -22,7 +23,8 @@ from opensora_nb.train.vae import VAETrain
 
 ROOT = Path(__file__).resolve().parent.parent
 OSNB = 'import sys; from opensora_nb.app.cli import main; sys.exit(main())'
-PLANTED = ('accelerate', 'torch', 'json', 'numpy', 'dataclasses', 'tqdm', 'safetensors', 'av', 'defusedxml', 'opensora_nb_recipes')
+PLANTED = ('accelerate', 'torch', 'json', 'numpy', 'dataclasses', 'tqdm', 'safetensors', 'av', 'defusedxml',
+           'opensora_nb_recipes')
 
 def osnb_script(folder):
     "The command as pip installs it: a script in a folder of programs"
@@ -47,11 +49,13 @@ def planted(tmp_path):
 
 def marks(folder): return sorted(p.name for p in folder.glob('ran_*'))
 
-STARTS = {'osnb': ('script', 'train'), 'osnb, two processes': ('script', 'train', '--num-processes', '2'), 'python -m': (sys.executable, '-m', 'opensora_nb.train.launch')}
+STARTS = {'osnb': ('script', 'train'), 'osnb, two processes': ('script', 'train', '--num-processes', '2'),
+          'python -m': (sys.executable, '-m', 'opensora_nb.train.launch')}
 
 @pytest.mark.parametrize('start', STARTS)
 def test_no_file_in_the_working_directory_takes_the_place_of_a_package(planted, start):
-    "A user whose folder holds an accelerate.py, a torch.py, a json.py trains with the installed ones, and his own recipe is found all the same"
+    """A user whose folder holds an accelerate.py, a torch.py, a json.py trains with the installed ones, and his own
+    recipe is found all the same"""
     words = [w for s in STARTS[start] for w in (osnb_script(planted) if s == 'script' else [s])]
     out = said_by(*words, 'mine:small', 'device=nowhere', cwd=planted/'work')
     assert out.returncode == 1 and "unknown device 'nowhere'" in out.stderr and 'Traceback' not in out.stderr.split('unknown device')[0], out.stderr
@@ -83,7 +87,8 @@ def test_a_name_that_is_no_recipe_gets_one_sentence(name):
     with pytest.raises(ValueError) as e: resolve(name)
     assert ODD_RECIPES[name] in str(e.value) and '\n' not in str(e.value)
 
-@pytest.mark.parametrize('text,said', [('def f(:\n', 'SyntaxError'), ('a = b\n', "NameError: name 'b' is not defined"), ('import sys; sys.exit(3)\n', 'SystemExit: 3'), ('1/0\n', 'ZeroDivisionError')])
+@pytest.mark.parametrize('text,said', [('def f(:\n', 'SyntaxError'), ('a = b\n', "NameError: name 'b' is not defined"),
+                                       ('import sys; sys.exit(3)\n', 'SystemExit: 3'), ('1/0\n', 'ZeroDivisionError')])
 def test_a_recipe_file_that_does_not_run_says_where(tmp_path, monkeypatch, text, said):
     "The line in the user's own file, in place of a traceback"
     monkeypatch.chdir(tmp_path)
@@ -106,18 +111,21 @@ def test_overrides_may_come_in_any_order(cfg, one, other):
 
 def test_overrides_of_one_group_come_after_the_whole_group():
     "In Python, a group and a field of it"
-    assert override(T2VTrain(), 'optim.lr=0.5', dict(optim=OptimConfig(name='muon'))).optim == OptimConfig(name='muon', lr=0.5)
+    assert override(T2VTrain(), 'optim.lr=0.5', dict(optim=OptimConfig(name='muon'))).optim == OptimConfig(name='muon',
+        lr=0.5)
     assert override(T2VTrain(), 'steps=3', 'steps=4').steps == 4
 
 # a small run, for what happens to it
 
 class Small(Task):
-    "Reverses vectors of four numbers; something may happen to it in the fifth batch, the second validation or the preview"
+    """Reverses vectors of four numbers; something may happen to it in the fifth batch, the second validation or the
+    preview"""
     def __init__(self, cfg): self.cfg, self.module, self.validated = cfg, nn.Linear(4, 4), 0
     def __len__(self): return 32
     def batch(self, ids, epoch):
         if self.cfg.trouble == 'batch' and int(epoch[0]) > 0: raise OSError(5, 'the disk of the clips is gone')
-        return dict(x=torch.from_numpy(np.stack([rng_for(1, int(e), int(i)).standard_normal(4) for i, e in zip(ids, epoch)])).float())
+        return dict(x=torch.from_numpy(np.stack([rng_for(1, int(e), int(i)).standard_normal(4) for i,
+            e in zip(ids, epoch)])).float())
     def loss(self, module, batch): return (module(batch['x']) - batch['x'].flip(1)).square().mean(), {}
     def validate(self):
         self.validated += 1
@@ -134,7 +142,8 @@ class Sized(Small):
     "The same with batches of two sizes"
     def __init__(self, cfg):
         super().__init__(cfg)
-        self.sampler = BucketSampler([(35, 96, 96), (1, 96, 96)]*12, Buckets({'64': {1: (1., 4), 34: (.5, 3)}}), seed=cfg.seed)
+        self.sampler = BucketSampler([(35, 96, 96), (1, 96, 96)]*12, Buckets({'64': {1: (1., 4), 34: (.5, 3)}}),
+                                     seed=cfg.seed)
     def batch(self, ids, epoch, size): return super().batch(ids, epoch)
 
 @dataclass(frozen=True)
@@ -144,7 +153,9 @@ class SmallRun(TrainConfig):
     def make_task(self, device): return (Sized if self.sized else Small)(self)
 
 @pytest.fixture
-def small(tmp_path): return SmallRun(out=str(tmp_path), steps=12, batch_size=8, log_every=1, save_every=1000, preview_every=0, device='cpu', precision='no', optim=OptimConfig(lr=.1, warmup=2))
+def small(tmp_path):
+    return SmallRun(out=str(tmp_path), steps=12, batch_size=8, log_every=1, save_every=1000, preview_every=0,
+                    device='cpu', precision='no', optim=OptimConfig(lr=.1, warmup=2))
 
 def run(cfg, *callbacks): return train(cfg, progress=False, callbacks=callbacks)
 def losses(r): return {row['step']: row['loss'] for row in r.log if 'loss' in row}
@@ -154,14 +165,19 @@ def saved(cfg): return sorted(int(p.name[5:]) for p in (cfg.folder/'checkpoints'
 
 @pytest.mark.parametrize('trouble,error', [('validate', ValueError), ('preview', RuntimeError)])
 def test_the_last_step_is_saved_before_its_preview_and_validation(small, capsys, trouble, error):
-    "A validation that fails after two hours costs nothing: the weights are there, and the same command validates without training"
+    """A validation that fails after two hours costs nothing: the weights are there, and the same command validates
+    without training"""
     small = replace(small, preview_every=5000)
     with pytest.raises(error): run(replace(small, trouble=trouble))
     assert saved(small) == [12] and 'step 12 is saved' in capsys.readouterr().err
     whole, again = run(replace(small, name='whole')), run(small)
-    assert again.step == 12 and same(weights(again), weights(whole)) and losses(again) == losses(whole) and again.task.validated == 1
+    assert again.step == 12
+    assert same(weights(again), weights(whole))
+    assert losses(again) == losses(whole)
+    assert again.task.validated == 1
     assert [r for r in again.log if 'val_bias' in r] == [r for r in whole.log if 'val_bias' in r] != []
-    assert (small.folder/'previews'/'step_00000012.png').exists() and 'unfinished' not in json.loads((latest(small.folder)/'state.json').read_text())
+    assert (small.folder/'previews'/'step_00000012.png').exists()
+    assert 'unfinished' not in json.loads((latest(small.folder)/'state.json').read_text())
     assert run(small).task.validated == 0
 
 def test_a_stop_between_validation_and_its_note_validates_once_more_and_logs_once(small):
@@ -169,11 +185,14 @@ def test_a_stop_between_validation_and_its_note_validates_once_more_and_logs_onc
     whole = run(small)
     note(small.folder, 12, whole.info | dict(unfinished=True))
     again = run(small)
-    assert again.task.validated == 1 and [r for r in again.log if 'val_bias' in r] == [r for r in whole.log if 'val_bias' in r]
+    assert again.task.validated == 1
+    assert [r for r in again.log if 'val_bias' in r] == [r for r in whole.log if 'val_bias' in r]
     longer = run(replace(small, steps=14))
     assert list(losses(longer)) == list(range(1, 15)) and 'unfinished' not in longer.info
 
-@pytest.mark.parametrize('trouble,how,at', [('batch', {}, 4), ('batch', dict(sized=True), 5), ('validate', dict(validate_every=5), 5), ('preview', dict(preview_every=7), 7)])
+@pytest.mark.parametrize('trouble,how,at', [('batch', {}, 4), ('batch', dict(sized=True), 5),
+                                            ('validate', dict(validate_every=5), 5),
+                                            ('preview', dict(preview_every=7), 7)])
 def test_an_error_on_the_way_saves_first_and_the_run_goes_on_to_the_same_weights(small, capsys, trouble, how, at):
     "Also the place in the data: the batch that could not be read is the next one"
     small = replace(small, **how)
@@ -190,11 +209,15 @@ def test_a_full_disk_names_the_file_and_a_save_is_tried(small, monkeypatch, caps
     small = replace(small, preview_every=6)
     class FillUp(Callback):
         def after(self, r):
-            if what == 'log.jsonl' and r.step == 5: monkeypatch.setattr('opensora_nb.train.loop.open', full, raising=False)
+            if what == 'log.jsonl' and r.step == 5:
+                monkeypatch.setattr('opensora_nb.train.loop.open', full, raising=False)
             if 'previews' in what and r.step == 5: monkeypatch.setattr(Image.Image, 'save', full)
     if what == 'config.json': monkeypatch.setattr('opensora_nb.train.loop.save_config', full)
     with pytest.raises(OSError) as e: run(small, FillUp())
-    assert str(small.folder/what) in str(e.value) and 'No space left' in str(e.value) and 'MB are free' in str(e.value) and '\n' not in str(e.value)
+    assert str(small.folder/what) in str(e.value)
+    assert 'No space left' in str(e.value)
+    assert 'MB are free' in str(e.value)
+    assert '\n' not in str(e.value)
     monkeypatch.undo()
     if what == 'config.json': return
     assert saved(small) == [6] and 'step 6 was saved before the error' in capsys.readouterr().err
@@ -209,7 +232,9 @@ def test_a_save_that_fails_too_says_what_is_intact(small, monkeypatch, capsys):
             monkeypatch.setattr('opensora_nb.train.loop.open', full, raising=False)
             monkeypatch.setattr('opensora_nb.train.checkpoint.save_state', full)
     with pytest.raises(OSError, match='log.jsonl'): run(small, FillUp())
-    assert 'could not save step 6' in (said := capsys.readouterr().err) and 'step_00000004 is intact' in said and saved(small) == [4]
+    assert 'could not save step 6' in (said := capsys.readouterr().err)
+    assert 'step_00000004 is intact' in said
+    assert saved(small) == [4]
 
 # signals
 
@@ -256,7 +281,8 @@ def test_ctrl_c_in_several_processes_before_the_first_step_is_one_word(tmp_path)
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
     "A run with checkpoints at steps 8 and 12, in memory: file -> bytes of the newer one"
-    cfg = SmallRun(out=str(tmp_path_factory.mktemp('two')), steps=12, batch_size=8, save_every=8, preview_every=0, device='cpu', precision='no')
+    cfg = SmallRun(out=str(tmp_path_factory.mktemp('two')), steps=12, batch_size=8, save_every=8, preview_every=0,
+                   device='cpu', precision='no')
     run(cfg)
     newer = cfg.folder/'checkpoints'/'step_00000012'
     return cfg, newer, {p: p.read_bytes() for p in newer.rglob('*') if p.is_file()}
@@ -268,7 +294,8 @@ def files(two):
     for p, b in files.items(): p.write_bytes(b)
 
 @pytest.mark.parametrize('how', ['one bit', 'zeroed', 'cut', 'gone'])
-@pytest.mark.parametrize('name', ['model.safetensors', 'ema.safetensors', 'optim.pt', 'weights/plain.bin', 'state.json'])
+@pytest.mark.parametrize('name', ['model.safetensors', 'ema.safetensors', 'optim.pt', 'weights/plain.bin',
+                                  'state.json'])
 def test_a_changed_file_is_noticed_and_the_checkpoint_before_is_taken(files, name, how):
     "One flipped bit would go on training other weights, silently"
     cfg, files = files
@@ -277,7 +304,8 @@ def test_a_changed_file_is_noticed_and_the_checkpoint_before_is_taken(files, nam
     if how == 'one bit': good[len(good)*2//3] ^= 4
     if how == 'gone': path.unlink()
     else: path.write_bytes(bytes(len(good)) if how == 'zeroed' else good[:-1] if how == 'cut' else good)
-    with pytest.warns(UserWarning, match=f'step_00000012 is passed over: {name}'): assert latest(cfg.folder).name == 'step_00000008'
+    with pytest.warns(UserWarning, match=f'step_00000012 is passed over: {name}'):
+        assert latest(cfg.folder).name == 'step_00000008'
     with pytest.warns(UserWarning): again = run(cfg)
     path.write_bytes(files[path])
     assert again.step == 12
@@ -309,7 +337,9 @@ def test_where_no_checkpoint_is_intact_nothing_is_begun_anew(small):
     run(small)
     (small.folder/'checkpoints'/'step_00000012'/'optim.pt').write_bytes(b'')
     log = (small.folder/'log.jsonl').read_text()
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r'no checkpoint of .* can be used \(step_00000012: optim.pt has 0 of'): run(small)
+    with pytest.warns(UserWarning), pytest.raises(ValueError,
+            match=r'no checkpoint of .* can be used \(step_00000012: optim.pt has 0 of'):
+        run(small)
     assert (small.folder/'log.jsonl').read_text() == log
 
 def test_a_file_is_not_read_twice(two, monkeypatch):
@@ -341,9 +371,14 @@ def test_a_setting_that_cannot_work_is_one_sentence_at_once(recipe, overrides, c
     code = main(['train', recipe, *overrides.split()])
     assert time.process_time() - t < 1
     out, err = capsys.readouterr()
-    assert (code, out) == (1, '') and err.startswith('osnb: error: ') and err.count('\n') == 1 and ODD[recipe, overrides] in err and not list(tmp_path.iterdir())
+    assert (code, out) == (1, '')
+    assert err.startswith('osnb: error: ')
+    assert err.count('\n') == 1
+    assert ODD[recipe, overrides] in err
+    assert not list(tmp_path.iterdir())
 
-VALUES = ('nan', 'inf', '-inf', '-1', '0', '1', '2', '0.5', '1e9', '1e19', '1e300', '-1e300', '', 'x', '1,2', '7', '17', 'none', 'yes', '٣', '1_0', '0x10', ' 3 ')
+VALUES = ('nan', 'inf', '-inf', '-1', '0', '1', '2', '0.5', '1e9', '1e19', '1e300', '-1e300', '', 'x', '1,2', '7', '17',
+          'none', 'yes', '٣', '1_0', '0x10', ' 3 ')
 
 def names_of(cfg, prefix=''):
     for f in fields(cfg):
@@ -351,7 +386,8 @@ def names_of(cfg, prefix=''):
         if is_dataclass(value): yield from names_of(value, f'{prefix}{f.name}.')
         else: yield f'{prefix}{f.name}'
 
-@pytest.mark.parametrize('cfg', [T2VTrain(), VAETrain(), VAETrain(stage='joint', init='tiny', form='v12')], ids=['text to video', 'autoencoder', 'autoencoder, joint'])
+@pytest.mark.parametrize('cfg', [T2VTrain(), VAETrain(), VAETrain(stage='joint', init='tiny', form='v12')],
+                         ids=['text to video', 'autoencoder', 'autoencoder, joint'])
 def test_any_value_of_any_setting_is_taken_or_refused_in_one_line(cfg):
     "600 random changes of one to three settings; what is taken can be computed with"
     rng, names, taken = random.Random(7), list(names_of(cfg)), 0
@@ -362,12 +398,16 @@ def test_any_value_of_any_setting_is_taken_or_refused_in_one_line(cfg):
             assert str(e) and '\n' not in str(e), (words, e)
             continue
         taken += 1
-        timedelta(seconds=new.timeout), rng_for(new.seed, 1), torch.manual_seed(new.seed), new.folder.relative_to(new.out)
+        timedelta(seconds=new.timeout), rng_for(new.seed,
+            1), torch.manual_seed(new.seed), new.folder.relative_to(new.out)
         factors = [lr_factor(k, new.steps, new.optim) for k in (0, new.steps//2, new.steps - 1)]
         assert all(0 <= f <= 1 for f in factors) and 0 < new.optim.lr < 1e4, words
         make_optimiser(nn.Linear(2, 2), new.optim), EMA(nn.Linear(2, 2), new.ema)
-        assert new.preview_every >= 0 and new.validate_every >= 0 and new.data.n > 0 and min(new.data.image_size) > 0, words
-        if isinstance(new, T2VTrain): SampleConfig(num_sampling_steps=new.sampling_steps, cfg_scale=new.cfg_scale), SampleConfig(num_sampling_steps=new.validate_steps or None)
+        assert (new.preview_every >= 0 and new.validate_every >= 0 and new.data.n > 0
+                and min(new.data.image_size) > 0), words
+        if isinstance(new, T2VTrain):
+            SampleConfig(num_sampling_steps=new.sampling_steps,
+                         cfg_scale=new.cfg_scale), SampleConfig(num_sampling_steps=new.validate_steps or None)
     assert taken > 100
 
 def test_a_preview_of_no_prompts_is_none():
@@ -410,4 +450,5 @@ def test_an_autoencoder_looks_first_too(place, monkeypatch, overrides, said, cap
     "Before the first clip is read"
     def never(*args, **how): raise AssertionError('clips were read')
     monkeypatch.setattr('opensora_nb.train.vae.open_data', never)
-    assert main(['train', 'shapes_vae', 'only=1', 'device=cpu', *overrides.split()]) == 1 and said in capsys.readouterr().err
+    assert main(['train', 'shapes_vae', 'only=1', 'device=cpu', *overrides.split()]) == 1
+    assert said in capsys.readouterr().err

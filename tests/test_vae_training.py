@@ -17,8 +17,10 @@ from opensora_nb.vae.video import video_vae_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = video_vae_tiny()
-NANO = replace(TINY, vae_2d=replace(TINY.vae_2d, block_out_channels=(8, 8, 8, 8)), vae_temporal=replace(TINY.vae_temporal, filters=8, channel_multipliers=(1, 1, 1, 1)))
-COMMON = dict(vae=NANO, data=DataConfig(n=8), batch_size=2, validate_on=1, preview_every=0, device='cpu', precision='no', optim=OptimConfig(lr=1e-3, warmup=0, decay='constant'), log_every=1)
+NANO = replace(TINY, vae_2d=replace(TINY.vae_2d, block_out_channels=(8, 8, 8, 8)),
+               vae_temporal=replace(TINY.vae_temporal, filters=8, channel_multipliers=(1, 1, 1, 1)))
+COMMON = dict(vae=NANO, data=DataConfig(n=8), batch_size=2, validate_on=1, preview_every=0, device='cpu',
+              precision='no', optim=OptimConfig(lr=1e-3, warmup=0, decay='constant'), log_every=1)
 
 @pytest.fixture(scope='module')
 def start(tmp_path_factory):
@@ -33,7 +35,8 @@ def stage3(out, name, steps, kind='2d', **more):
 def everything(run):
     "All that learns or remembers: weights, averages, moments, and the same of the discriminator"
     a, o = run.task.adversary, run.task.adversary_opt
-    moments = {f'{i}.{k}': v for opt in (run.opt, o) for i, s in opt.state_dict()['state'].items() for k, v in s.items()}
+    moments = {f'{i}.{k}': v for opt in (run.opt, o) for i, s in opt.state_dict()['state'].items() for k,
+               v in s.items()}
     return [dict(run.model.state_dict()), run.ema.shadow, a.state_dict(), moments]
 
 @pytest.mark.parametrize('kind', ['2d', '3d'])
@@ -46,7 +49,8 @@ def test_a_resumed_run_with_a_discriminator_is_the_same_to_the_bit(start, kind):
         assert a.keys() == b.keys()
         for k in a: assert torch.equal(a[k], b[k]), k
     assert whole.task.adversary.ema_real != 0
-    seen = lambda run: [{k: r.get(k) for k in ('loss', 'rec', 'perceptual', 'g', 'd', 'real', 'fake')} for r in run.log if 'loss' in r]
+    seen = lambda run: [{k: r.get(k) for k in ('loss', 'rec', 'perceptual', 'g', 'd', 'real', 'fake')} for r in run.log
+                        if 'loss' in r]
     assert seen(whole) == seen(parts)
     saved = torch.load(latest(parts.folder)/'adversary.pt', weights_only=True)
     assert torch.equal(saved['net']['net.main.0.weight'], whole.task.adversary.net.main[0].weight)
@@ -54,14 +58,16 @@ def test_a_resumed_run_with_a_discriminator_is_the_same_to_the_bit(start, kind):
 def test_another_discriminator_is_refused(start):
     train(stage3(start, 'other', 2), progress=False)
     cfg = stage3(start, 'other', 3)
-    with pytest.raises(ValueError, match='another discriminator than .*ndf=8'): train(replace(cfg, adversarial=replace(cfg.adversarial, ndf=8)), progress=False)
+    with pytest.raises(ValueError, match='another discriminator than .*ndf=8'):
+        train(replace(cfg, adversarial=replace(cfg.adversarial, ndf=8)), progress=False)
 
 def test_the_decoder_feels_the_discriminator_and_only_from_its_start(start):
     cfg = stage3(start, 'felt', 2)
     never = replace(cfg, adversarial=replace(cfg.adversarial, start=100), name='never')
     felt, never = train(cfg, progress=False), train(never, progress=False)
     assert felt.log[0]['loss'] == never.log[0]['loss'] and 'g' in felt.log[1] and 'g' not in never.log[1]
-    assert not torch.equal(felt.model.vae.spatial_vae.module.decoder.conv_out.weight, never.model.vae.spatial_vae.module.decoder.conv_out.weight)
+    assert not torch.equal(felt.model.vae.spatial_vae.module.decoder.conv_out.weight,
+                           never.model.vae.spatial_vae.module.decoder.conv_out.weight)
 
 def test_passes_and_processes_agree_on_the_length(start):
     "The length of a step comes from its first sample, whichever part of the step one holds"
@@ -103,13 +109,18 @@ if run.acc.is_main_process: print('same', any('d' in r for r in run.log))
 def test_two_processes_keep_one_discriminator(start, tmp_path):
     (tmp_path/'two.py').write_text(TWO)
     env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
-    out = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(tmp_path/'two.py'), str(start)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+    out = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
+                          str(tmp_path/'two.py'), str(start)], cwd=ROOT, env=env, capture_output=True, text=True,
+        timeout=400)
     assert 'same True' in out.stdout, (out.stdout + out.stderr)[-2500:]
 
-TEXT = st.one_of(st.text(max_size=12), st.sampled_from(['nan', 'inf', '-1', '0', '1e400', 'none', '2d', 'lpips', '0.5 0.9', '1 1', 'true']))
+TEXT = st.one_of(st.text(max_size=12), st.sampled_from(['nan', 'inf', '-1', '0', '1e400', 'none', '2d', 'lpips',
+    '0.5 0.9', '1 1', 'true']))
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([f'adversarial.{f.name}' for f in fields(AdversarialConfig)] + [f'loss.{f.name}' for f in fields(VAELossConfig)] + ['form', 'mix', 'image_share', 'calibrate', 'stage', 'init_2d']), TEXT)
+@given(st.sampled_from([f'adversarial.{f.name}' for f in fields(AdversarialConfig)] +
+                       [f'loss.{f.name}' for f in fields(VAELossConfig)] + ['form', 'mix', 'image_share', 'calibrate',
+    'stage', 'init_2d']), TEXT)
 def test_settings_of_any_kind_fit_or_say_why(name, text):
     try: override(VAETrain(stage='all', init='somewhere'), f'{name}={text}')
     except ValueError as e: assert len(str(e)) > 10

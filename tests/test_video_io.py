@@ -8,7 +8,8 @@ from opensora_nb.data.video_io import (ReadReport, VideoInfo, probe, read_frames
                                        write_atomic, write_image, write_video)
 
 ROOT = real_data()
-needs_real = pytest.mark.skipif(ROOT is None, reason="the folder of real clips (../shared/data or $OPENSORA_NB_REAL_DATA) is absent")
+needs_real = pytest.mark.skipif(ROOT is None,
+                                reason="the folder of real clips (../shared/data or $OPENSORA_NB_REAL_DATA) is absent")
 
 def manifest(kind): # rows of MANIFEST.csv for videos or pictures
     if ROOT is None: return []
@@ -25,7 +26,8 @@ def test_real_videos_match_their_manifest():
     assert len(rows) >= 15
     for r in rows:
         info = probe(ROOT/r['file'])
-        assert (info.num_frames, info.height, info.width) == (int(r['frames']), int(r['height']), int(r['width'])), r['file']
+        assert (info.num_frames, info.height, info.width) == (int(r['frames']), int(r['height']),
+            int(r['width'])), r['file']
         assert abs(info.fps - float(r['fps'])) < .01 and abs(info.seconds - float(r['seconds'])) < .05, r['file']
 
 @needs_real
@@ -39,7 +41,8 @@ def test_real_videos_hold_pictures():
     for r in manifest(('.mp4', '.webm')):
         clip = read_video(ROOT/r['file'], start=3, num_frames=2, step=4)
         assert clip.shape == (2, int(r['height']), int(r['width']), 3) and clip.dtype == np.uint8
-        assert r['file'] == 'clips/bbb_opening_30s.webm' or clip.std() > 5, r['file'] # not one flat colour (that one fades in from black)
+        # not one flat colour (that one fades in from black)
+        assert r['file'] == 'clips/bbb_opening_30s.webm' or clip.std() > 5, r['file']
 
 @needs_real
 def test_real_pictures():
@@ -94,7 +97,8 @@ def test_a_film_held_sideways_is_turned(tmp_path):
     assert data[at:at+4] == one
     minus = (0xFFFF0000).to_bytes(4, 'big')
     zero = bytes(4)
-    data[at:at+32] = zero + one + zero + minus + zero + zero + (32 << 16).to_bytes(4, 'big') + zero  # a quarter turn clockwise
+    # a quarter turn clockwise
+    data[at:at+32] = zero + one + zero + minus + zero + zero + (32 << 16).to_bytes(4, 'big') + zero
     (tmp_path/'turned.mp4').write_bytes(data)
     plain, turned = read_video(p), read_video(tmp_path/'turned.mp4')
     assert turned.shape == (17, 48, 32, 3) and (turned == np.rot90(plain, -1, (1, 2))).all()
@@ -113,7 +117,8 @@ def test_a_cover_picture_is_not_the_film(tmp_path):
     assert probe(p) == VideoInfo(9, 32, 48, 10., 'h264', False, 1) and read_video(p).shape == (9, 32, 48, 3)
     with pytest.raises(ValueError, match='has 1 video streams, so stream 1 does not exist'): read_video(p, stream=1)
 
-@pytest.mark.parametrize('name, content', [('page.mp4', b'<html>'*50), ('empty.webm', b''), ('noise.avi', bytes(range(256))*40), ('text.mkv', b'hello\n'*99)])
+@pytest.mark.parametrize('name, content', [('page.mp4', b'<html>'*50), ('empty.webm', b''),
+                                           ('noise.avi', bytes(range(256))*40), ('text.mkv', b'hello\n'*99)])
 def test_what_is_not_a_video_is_one_sentence(tmp_path, name, content):
     (tmp_path/name).write_bytes(content)
     for f in (probe, read_video, read_frames):
@@ -136,7 +141,9 @@ def test_a_failed_rename_leaves_the_old_file(tmp_path, monkeypatch):
     before = p.read_bytes()
     def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(os, 'replace', full)
-    with pytest.raises(OSError, match=r'cannot write .*a.mp4 \(\d+ KB\): No space left on device; free some space') as e: write_video(p, moving()[::-1])
+    with pytest.raises(OSError,
+                       match=r'cannot write .*a.mp4 \(\d+ KB\): No space left on device; free some space') as e:
+        write_video(p, moving()[::-1])
     assert e.value.errno == errno.ENOSPC
     assert p.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ['a.mp4']
 
@@ -163,7 +170,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def gradient(f, h=64, w=64): # smooth motion, on which x264's defaults were seen to differ most
     i, y, x = np.ogrid[:f, :h, :w]
-    return np.stack([127.5 + 110*np.sin((x + 3*i)/w*2*np.pi + a)*(.4 + .6*y/h) for a in (0, 2, 4)], -1).round().astype(np.uint8)
+    return np.stack([127.5 + 110*np.sin((x + 3*i)/w*2*np.pi + a)*(.4 + .6*y/h) for a in (0, 2, 4)],
+                    -1).round().astype(np.uint8)
 
 @pytest.mark.parametrize('suffix, times', [('.mp4', 40), ('.webm', 5), ('.avi', 5), ('.gif', 3), ('.png', 3)])
 def test_same_clip_same_bytes(tmp_path, suffix, times):
@@ -176,16 +184,20 @@ def test_colours_survive(tmp_path):
     for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200)):
         clip = np.full((3, 32, 32, 3), colour, np.uint8)
         for suffix in ('.mp4', '.webm', '.avi', '.gif'):
-            assert np.abs(read_video(write_video(tmp_path/f'a{suffix}', clip)).astype(int) - clip).max() <= 6, (suffix, colour)
+            assert np.abs(read_video(write_video(tmp_path/f'a{suffix}', clip)).astype(int) - clip).max() <= 6, (suffix,
+                colour)
 
 def test_the_report_counts(tmp_path):
-    files = [write_video(tmp_path/f'{i}.mp4', moving(9)) for i in range(3)] + [write_video(tmp_path/'short.mp4', moving(4))]
+    files = [write_video(tmp_path/f'{i}.mp4', moving(9))
+             for i in range(3)] + [write_video(tmp_path/'short.mp4', moving(4))]
     (tmp_path/'bad.mp4').write_text('no')
     report = ReadReport()
     with pytest.warns(UserWarning) as said: got = list(readable([*files, tmp_path/'bad.mp4'], 9, report))
     assert len(got) == report.good == 3 and [p.name for p, _ in report.skipped] == ['short.mp4', 'bad.mp4']
     texts = [str(w.message) for w in said]
-    assert 'short.mp4' in texts[0] and '4 frames, 9 are needed' in texts[0] and texts[-1] == '3 of 5 files used, 2 left out'
+    assert 'short.mp4' in texts[0]
+    assert '4 frames, 9 are needed' in texts[0]
+    assert texts[-1] == '3 of 5 files used, 2 left out'
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert len(list(readable(files[:3], 9))) == 3 # no warning when all is well

@@ -65,7 +65,8 @@ def by_ffmpeg(path, *filters):
     "All frames as RGB, after a chain of ffmpeg's filters"
     with av.open(str(path)) as c:
         s, graph, out = c.streams.video[0], av.filter.Graph(), []
-        nodes = [graph.add_buffer(template=s), *(graph.add(*f) for f in filters), graph.add('format', 'rgb24'), graph.add('buffersink')]
+        nodes = [graph.add_buffer(template=s), *(graph.add(*f) for f in filters), graph.add('format', 'rgb24'),
+                 graph.add('buffersink')]
         graph.link_nodes(*nodes).configure()
         def pull():
             while True:
@@ -83,11 +84,13 @@ def stamps(path):
     with av.open(str(path)) as c:
         return sorted(float(p.pts*p.time_base) for p in c.demux(c.streams.video[0]) if p.size and not p.is_discard)
 
-def source_of(path, num_frames, size=(64, 96), **settings): return ClipFiles([(path, ['x'])], num_frames, size, **settings)
+def source_of(path, num_frames, size=(64, 96), **settings):
+    return ClipFiles([(path, ['x'])], num_frames, size, **settings)
 
 # ---- what is there, not what the header says
 
-@pytest.mark.parametrize('suffix, gop, seconds, lasting', [('.mp4', 250, 1.5, 15), ('.mp4', 10, .5, 45), ('.mov', 12, 1.1, 27)])
+@pytest.mark.parametrize('suffix, gop, seconds, lasting',
+                         [('.mp4', 250, 1.5, 15), ('.mp4', 10, .5, 45), ('.mov', 12, 1.1, 27)])
 def test_a_film_trimmed_without_encoding_it_again(tmp_path, suffix, gop, seconds, lasting, recwarn):
     "The frames from the cut on, without a complaint; training keeps the file"
     whole = record(tmp_path/f'whole{suffix}', moving(), gop=gop)
@@ -108,7 +111,8 @@ class Pipe(io.RawIOBase):
         self.data += bytes(data)
         return len(data)
 
-@pytest.mark.parametrize('name, codec', [('a.avi', 'mpeg4'), ('a.mkv', 'libx264'), ('a.webm', 'libvpx-vp9'), ('a.gif', 'gif')])
+@pytest.mark.parametrize('name, codec', [('a.avi', 'mpeg4'), ('a.mkv', 'libx264'), ('a.webm', 'libvpx-vp9'),
+                                         ('a.gif', 'gif')])
 def test_a_film_written_to_a_pipe(tmp_path, name, codec):
     "Its header knows no length, or claims 1,073,741,824 frames: 60 are there"
     pipe = record(Pipe(), moving(), codec, 10, format={'mkv': 'matroska'}.get(name[2:], name[2:]))
@@ -140,7 +144,8 @@ def test_mpeg4_frames_that_say_as_before(tmp_path, suffix):
     assert len(stamps(holes)) == 30 and len(by_ffmpeg(holes)) == 27
     assert probe(holes).num_frames == 27 and np.array_equal(read_video(holes), by_ffmpeg(holes))
 
-@pytest.mark.parametrize('flags', ['frag_keyframe', 'frag_keyframe+empty_moov', 'frag_keyframe+empty_moov+default_base_moof+global_sidx'])
+@pytest.mark.parametrize('flags', ['frag_keyframe', 'frag_keyframe+empty_moov',
+                                   'frag_keyframe+empty_moov+default_base_moof+global_sidx'])
 def test_an_mp4_in_fragments(tmp_path, flags):
     "Cameras and browsers write MP4 piece by piece; all 90 frames count, and training sees the last ones"
     path = record(tmp_path/'a.mp4', moving(90), gop=30, movflags=flags)
@@ -159,11 +164,14 @@ def test_a_film_that_begins_between_key_frames(tmp_path):
 
 # ---- the rate
 
-UNEVEN = np.cumsum(np.random.default_rng(0).integers(20, 180, 60)).tolist() # milliseconds; 10 frames a second on average
+# milliseconds; 10 frames a second on average
+UNEVEN = np.cumsum(np.random.default_rng(0).integers(20, 180, 60)).tolist()
 
-@pytest.mark.parametrize('name, codec', [('a.mkv', 'libx264'), ('a.webm', 'libvpx-vp9'), ('b.webm', 'libvpx'), ('a.mp4', 'libx264'), ('a.mov', 'libx264')])
+@pytest.mark.parametrize('name, codec', [('a.mkv', 'libx264'), ('a.webm', 'libvpx-vp9'), ('b.webm', 'libvpx'),
+                                         ('a.mp4', 'libx264'), ('a.mov', 'libx264')])
 def test_a_screen_recording_with_an_uneven_rate(tmp_path, name, codec):
-    "30 frames a second in the header, 10 by the clock; clips and references go by the clock, as ffmpeg's fps filter does"
+    """30 frames a second in the header, 10 by the clock; clips and references go by the clock, as ffmpeg's fps
+    filter does"""
     path = record(tmp_path/name, moving(), codec, ms=UNEVEN)
     real = 59/((UNEVEN[-1] - UNEVEN[0])/1000)
     info = probe(path)
@@ -192,7 +200,9 @@ def test_a_header_that_claims_another_steady_rate(tmp_path, name, codec):
 @pytest.mark.parametrize('rate', [Fraction(30000, 1001), Fraction(24000, 1001), 25, 60])
 def test_broadcast_rates_stay_exact_where_timestamps_are_rounded(tmp_path, rate):
     "MKV rounds to milliseconds; 30000/1001 is still 30000/1001"
-    for n in (2, 3, 60): assert (probe(record(tmp_path/'a.mkv', moving(n), rate=rate)).fps, probe(tmp_path/'a.mkv').steady) == (float(rate), True)
+    for n in (2, 3, 60):
+        assert (probe(record(tmp_path/'a.mkv', moving(n), rate=rate)).fps,
+                probe(tmp_path/'a.mkv').steady) == (float(rate), True)
 
 # ---- what a viewer sees
 
@@ -211,7 +221,8 @@ def test_turned_and_mirrored_films(tmp_path, turn, suffix):
     path = record(tmp_path/f'a{suffix}', moving(5), matrix=matrix_of(*turn))
     right = by_ffmpeg(path, *TURNS[turn])
     assert np.array_equal(read_video(path), right)
-    assert (probe(path).height, probe(path).width) == right.shape[1:3] == file_size(path)[1:] == file_size(path, decode=True)[1:]
+    assert (probe(path).height, probe(path).width) == right.shape[1:3] == file_size(path)[1:] == file_size(path,
+        decode=True)[1:]
 
 @pytest.mark.parametrize('degrees', [0, 90, 180, 270])
 @pytest.mark.parametrize('mirror', [(False, False), (True, False), (False, True)])
@@ -223,7 +234,8 @@ def test_turns_agree_with_the_angle_that_the_writer_was_given(tmp_path, degrees,
         s.set_display_rotation(degrees, *mirror)
         for image in moving(3, 32, 48): c.mux(s.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
         c.mux(s.encode())
-    turned = {0: [], 90: [('transpose', 'cclock')], 180: [('hflip',), ('vflip',)], 270: [('transpose', 'clock')]}[degrees]
+    turned = {0: [], 90: [('transpose', 'cclock')], 180: [('hflip',), ('vflip',)],
+              270: [('transpose', 'clock')]}[degrees]
     mirrored = [('hflip',)]*mirror[0] + [('vflip',)]*mirror[1]
     assert np.array_equal(read_video(tmp_path/'a.mp4'), by_ffmpeg(tmp_path/'a.mp4', *turned, *mirrored))
 
@@ -235,14 +247,17 @@ def shown_as_wide_as(path, width):
     data = data.replace(language, void).replace(video, b'\xe0\x8a' + video[2:] + b'\x54\xb0\x81' + bytes([width]))
     path.write_bytes(data)
 
-@pytest.mark.parametrize('name, codec', [('a.mp4', 'libx264'), ('a.mkv', 'libx264'), ('a.avi', 'mpeg4'), ('a.webm', 'libvpx-vp9')])
+@pytest.mark.parametrize('name, codec', [('a.mp4', 'libx264'), ('a.mkv', 'libx264'), ('a.avi', 'mpeg4'),
+                                         ('a.webm', 'libvpx-vp9')])
 @pytest.mark.parametrize('aspect', [Fraction(2), Fraction(4, 3), Fraction(1, 2)])
 def test_pixels_that_are_not_square(tmp_path, name, codec, aspect):
-    "A circle stays a circle: frames are as wide as they are shown, for the probe, the buckets, the reader and a training clip"
+    """A circle stays a circle: frames are as wide as they are shown, for the probe, the buckets, the reader and a
+    training clip"""
     path = record(tmp_path/name, moving(5), codec, aspect=aspect)
     if codec == 'libvpx-vp9': shown_as_wide_as(path, round(96*aspect))
     right = by_ffmpeg(path, ('scale', f'w={round(96*aspect)}:h=64:flags=bilinear'))
-    assert (probe(path).height, probe(path).width) == right.shape[1:3] == file_size(path)[1:] == file_size(path, decode=True)[1:]
+    assert (probe(path).height, probe(path).width) == right.shape[1:3] == file_size(path)[1:] == file_size(path,
+        decode=True)[1:]
     assert np.abs(read_video(path).astype(int) - right).max() <= 6 # ffmpeg rounds once more between its two filters
     assert np.array_equal(source_of(path, 5, (32, 32)).clip(0), resize_crop_to_fill(read_video(path), (32, 32)))
 
@@ -275,7 +290,8 @@ def joined(path, codec, sizes, n=10):
             at += n
     return path
 
-@pytest.mark.parametrize('name, codec', [('a.webm', 'libvpx-vp9'), ('b.webm', 'libvpx'), ('a.avi', 'mjpeg'), ('a.mkv', 'mjpeg')])
+@pytest.mark.parametrize('name, codec', [('a.webm', 'libvpx-vp9'), ('b.webm', 'libvpx'), ('a.avi', 'mjpeg'),
+                                         ('a.mkv', 'mjpeg')])
 @pytest.mark.parametrize('sizes', [((64, 96), (48, 64)), ((48, 64), (64, 96), (32, 32))])
 def test_a_size_that_changes_in_mid_stream(tmp_path, name, codec, sizes):
     "All frames have the first size, whichever part of the film is read; what came before the change is untouched"
@@ -283,16 +299,19 @@ def test_a_size_that_changes_in_mid_stream(tmp_path, name, codec, sizes):
     with av.open(str(path)) as c: raw = list(c.decode(video=0))
     assert [(f.height, f.width) for f in raw[::10]] == list(sizes)
     info, clip = probe(path), read_video(path)
-    assert (info.num_frames, info.height, info.width) == clip.shape[:3] == (len(raw), *sizes[0]) == file_size(path, decode=True)
+    assert (info.num_frames, info.height, info.width) == clip.shape[:3] == (len(raw), *sizes[0]) == file_size(path,
+        decode=True)
     for n, frame in enumerate(raw):
-        right = frame.to_ndarray(format='rgb24') if n < 10 else np.array(frame.to_image(width=sizes[0][1], height=sizes[0][0]))
+        right = frame.to_ndarray(format='rgb24') if n < 10 else np.array(frame.to_image(width=sizes[0][1],
+            height=sizes[0][0]))
         assert np.array_equal(clip[n], right)
     assert np.array_equal(read_video(path, 15, 5), clip[15:20])
     assert source_of(path, 15, (32, 32)).clip(0).shape == (15, 32, 32, 3)
 
 # ---- names and titles
 
-@pytest.mark.parametrize('name', ['a:b.mp4', 'http:x.mp4', 'file:a.mp4', 'concat:a.mp4', '12:30 call.webm', '%03d.mp4', '-i.mp4', 'ä ü.mkv'])
+@pytest.mark.parametrize('name', ['a:b.mp4', 'http:x.mp4', 'file:a.mp4', 'concat:a.mp4', '12:30 call.webm', '%03d.mp4',
+                                  '-i.mp4', 'ä ü.mkv'])
 def test_names_that_look_like_addresses(tmp_path, monkeypatch, name):
     "A colon in the name of a file in the current folder is part of the name"
     monkeypatch.chdir(tmp_path)
@@ -322,7 +341,8 @@ def turns_of(suffix): return TURNS if suffix in ('mp4', 'mov') else SOME_TURNS i
 def test_every_container_with_every_rate_and_turn(tmp_path, suffix, rate):
     "Number, shape and rate as ffmpeg finds them by decoding everything, and the frames that it shows"
     even = rate != 'uneven'
-    if suffix in ('avi', 'gif') and not even: pytest.skip("AVI frames have no time of their own; GIF: tests/test_video_writing.py")
+    if suffix in ('avi', 'gif') and not even:
+        pytest.skip("AVI frames have no time of their own; GIF: tests/test_video_writing.py")
     for seed, turn in enumerate(turns_of(suffix)):
         n = 9 + seed
         ms = None if even else np.cumsum(np.random.default_rng(seed).choice([40, 80, 200], n)).tolist()
@@ -332,7 +352,8 @@ def test_every_container_with_every_rate_and_turn(tmp_path, suffix, rate):
         assert (info.num_frames, *file_size(path)[1:]) == (n, info.height, info.width) == right.shape[:3], turn
         assert file_size(path, decode=True) == right.shape[:3] and np.array_equal(read_video(path), right), turn
         by_clock = (n - 1)/(times[-1] - times[0])
-        assert info.fps == pytest.approx(rate if even and suffix != 'gif' else by_clock, rel=.02 if suffix == 'gif' else 1e-6)
+        assert info.fps == pytest.approx(rate if even and suffix != 'gif' else by_clock,
+                                         rel=.02 if suffix == 'gif' else 1e-6)
         assert info.steady == even, turn
 
 # ---- odd files: one sentence each, soon
@@ -404,14 +425,18 @@ def test_odd_files_get_one_sentence(tmp_path, whole, name):
     with pytest.warns(UserWarning, match=f'left out {name}'):
         assert len(ClipFiles([(p, []) for p in tmp_path.iterdir()], 9).usable(progress=False)) == 1
 
-@pytest.mark.parametrize('name, kind, frames', [('mkv.mp4', 'mkv', 30), ('mp4.avi', 'mp4', 30), ('gif.webm', 'gif', 30)])
+@pytest.mark.parametrize('name, kind, frames', [('mkv.mp4', 'mkv', 30), ('mp4.avi', 'mp4', 30),
+    ('gif.webm', 'gif', 30)])
 def test_a_wrong_suffix_does_not_matter(tmp_path, whole, name, kind, frames):
     "What a file is shows in its bytes; many phones and sites name them wrongly"
     (tmp_path/name).write_bytes(whole[kind])
-    assert probe(tmp_path/name).num_frames == frames and np.array_equal(read_video(tmp_path/name), by_ffmpeg(tmp_path/name))
+    assert probe(tmp_path/name).num_frames == frames
+    assert np.array_equal(read_video(tmp_path/name), by_ffmpeg(tmp_path/name))
 
-@pytest.mark.parametrize('name, codec', [('a.mp4', 'libx264'), ('a.webm', 'libvpx-vp9'), ('a.avi', 'mpeg4'), ('a.gif', 'gif')])
+@pytest.mark.parametrize('name, codec', [('a.mp4', 'libx264'), ('a.webm', 'libvpx-vp9'), ('a.avi', 'mpeg4'),
+                                         ('a.gif', 'gif')])
 def test_a_film_of_one_frame(tmp_path, name, codec):
     "One frame is a film, too"
     path = record(tmp_path/name, moving(1), codec)
-    assert (probe(path).num_frames, probe(path).steady) == (1, True) and np.array_equal(read_video(path), by_ffmpeg(path))
+    assert (probe(path).num_frames, probe(path).steady) == (1, True)
+    assert np.array_equal(read_video(path), by_ffmpeg(path))

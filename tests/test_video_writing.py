@@ -25,7 +25,8 @@ def test_a_gif_lasts_as_long_as_it_should(tmp_path, fps, seconds):
     got = delays(path)
     assert len(got) == 24 and sum(got) == pytest.approx(1000*seconds, abs=5), got
     begins = np.cumsum([0, *got])
-    assert np.abs(begins - 1000*np.arange(25)/fps).max() <= 5.001 # every frame begins at its moment, to half a hundredth
+    # every frame begins at its moment, to half a hundredth
+    assert np.abs(begins - 1000*np.arange(25)/fps).max() <= 5.001
     assert probe(path).num_frames == 24 and probe(path).fps == pytest.approx(fps, rel=.02)
 
 @pytest.mark.parametrize('fps', [50.1, 60, 120])
@@ -47,10 +48,12 @@ def test_frames_that_stand_still_are_counted(tmp_path, suffix, counts):
 
 @pytest.mark.parametrize('fps', [8, 10, 12.5, 15, 24, 30])
 def test_pictures_that_another_program_merged_count_as_often_as_they_stay(tmp_path, fps):
-    "Pillow merges equal neighbours into one picture with a longer delay; a window of the clip must not run faster for that"
+    """Pillow merges equal neighbours into one picture with a longer delay; a window of the clip must not run faster
+    for that"""
     ends = [round(100*n/fps) for n in (8, 10, 11, 17)] # hundredths of a second
     first, *rest = map(Image.fromarray, moving(4))
-    first.save(tmp_path/'a.gif', save_all=True, append_images=rest, duration=[10*d for d in np.diff(ends, prepend=0).tolist()])
+    first.save(tmp_path/'a.gif', save_all=True, append_images=rest,
+               duration=[10*d for d in np.diff(ends, prepend=0).tolist()])
     assert len(delays(tmp_path/'a.gif')) == 4
     back, info = read_video(tmp_path/'a.gif'), probe(tmp_path/'a.gif')
     assert len(back) == info.num_frames == 17 and info.fps == pytest.approx(fps, rel=.01)
@@ -63,7 +66,8 @@ def test_a_gif_without_a_rhythm_is_read_picture_by_picture(tmp_path):
     first, *rest = map(Image.fromarray, moving(len(stays)))
     first.save(tmp_path/'a.gif', save_all=True, append_images=rest, duration=stays)
     info = probe(tmp_path/'a.gif')
-    assert info.num_frames == len(read_video(tmp_path/'a.gif')) == len(stays) and info.fps == pytest.approx(1000*len(stays)/sum(stays))
+    assert info.num_frames == len(read_video(tmp_path/'a.gif')) == len(stays)
+    assert info.fps == pytest.approx(1000*len(stays)/sum(stays))
 
 @pytest.mark.parametrize('fps', [24, 30000/1001, 8, 60])
 def test_an_animated_png_lasts_as_long_as_it_should(tmp_path, fps):
@@ -75,11 +79,13 @@ def test_an_animated_png_lasts_as_long_as_it_should(tmp_path, fps):
 @pytest.mark.parametrize('suffix', ['.mp4', '.gif', '.png'])
 def test_rates_that_no_file_holds(tmp_path, suffix, fps):
     "0.0001 frames a second silently became 24, and infinity a traceback"
-    with pytest.raises(ValueError, match=r'fps is .*; a file holds 0.01 to 1000 frames a second'): write_video(tmp_path/f'a{suffix}', moving(2), fps)
+    with pytest.raises(ValueError, match=r'fps is .*; a file holds 0.01 to 1000 frames a second'):
+        write_video(tmp_path/f'a{suffix}', moving(2), fps)
 
 # ---- colours
 
-CARD = np.uint8([(0, 255, 0), (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (20, 96, 255), (128, 128, 128), (255, 200, 0)])
+CARD = np.uint8([(0, 255, 0), (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (20, 96, 255), (128, 128, 128),
+                 (255, 200, 0)])
 
 def card(h, w, f=4): # eight patches, two rows of four
     rows, columns = np.arange(h)*2//h, np.arange(w)*4//w
@@ -94,7 +100,8 @@ def tags(path): # matrix, primaries, transfer, range of the first frame, as numb
         frame = next(c.decode(video=0))
         return frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range
 
-@pytest.mark.parametrize('size, matrix', [((64, 64), 6), ((480, 854), 6), ((720, 1280), 1), ((704, 1280), 1), ((721, 1281), 1)])
+@pytest.mark.parametrize('size, matrix', [((64, 64), 6), ((480, 854), 6), ((720, 1280), 1), ((704, 1280), 1),
+                                          ((721, 1281), 1)])
 @pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv', '.webm'])
 def test_every_file_says_how_its_colours_are_stored(tmp_path, suffix, size, matrix):
     "A 720p clip was untagged BT.601, which players take for BT.709: pure green became (0, 216, 2)"
@@ -109,7 +116,8 @@ def test_avi_cannot_say_it_and_keeps_the_matrix_that_readers_assume(tmp_path, si
 
 @pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv'])
 def test_an_exact_file_says_what_it_is(tmp_path, suffix):
-    "`crf=0` stores RGB: exact to the bit, tagged as RGB, with a comment for whoever wonders why a browser does not play it"
+    """`crf=0` stores RGB: exact to the bit, tagged as RGB, with a comment for whoever wonders why a browser does
+    not play it"""
     clip = moving(3)
     path = write_video(tmp_path/f'a{suffix}', clip, crf=0)
     assert (read_video(path) == clip).all() and tags(path) == (0, 1, 1, 2)

@@ -1,4 +1,5 @@
-"Weights that come from anywhere: code in them never runs, odd sizes, NaN and broken settings are each one sentence that names the file"
+"""Weights that come from anywhere: code in them never runs, odd sizes, NaN and broken settings are each one
+sentence that names the file"""
 import ast, json, os, pickle, shutil, time, warnings
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -74,17 +75,20 @@ class Payload:
 def plant(path, marker, how='torch'):
     "A file that makes `marker` when it is unpickled"
     path.unlink(missing_ok=True)
-    if how == 'torch': torch.save({'x_embedder.proj.bias': torch.ones(2), 'param_groups': [], 'state': Payload(marker)}, path)
+    if how == 'torch':
+        torch.save({'x_embedder.proj.bias': torch.ones(2), 'param_groups': [], 'state': Payload(marker)}, path)
     else: path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
 
 def test_the_payload_is_real(tmp_path):
     "Unpickled as torch did by default until 2.5, the planted file runs: the tests below would notice"
-    for how, load in (('torch', lambda p: torch.load(p, weights_only=False)), ('bare', lambda p: pickle.loads(p.read_bytes()))):
+    for how, load in (('torch', lambda p: torch.load(p, weights_only=False)),
+                      ('bare', lambda p: pickle.loads(p.read_bytes()))):
         plant(tmp_path/how, tmp_path/f'{how}.ran', how)
         load(tmp_path/how)
         assert (tmp_path/f'{how}.ran').exists()
 
-PARTS = ['stdit3/model.safetensors', 'stdit3/config.json', 'vae/model.safetensors', 'vae/config.json', 'text/model.safetensors', 'text/config.json', 'text/t5.json', 'pipeline.json']
+PARTS = ['stdit3/model.safetensors', 'stdit3/config.json', 'vae/model.safetensors', 'vae/config.json',
+         'text/model.safetensors', 'text/config.json', 'text/t5.json', 'pipeline.json']
 
 @pytest.mark.parametrize('how', ['torch', 'bare'])
 @pytest.mark.parametrize('part', PARTS)
@@ -96,7 +100,8 @@ def test_no_part_of_a_folder_of_weights_runs(weights, tmp_path, part, how):
 
 @pytest.mark.parametrize('ending', ['.pth', '.bin', '.ckpt'])
 def test_no_pickle_beside_the_weights_runs(weights, tmp_path, ending):
-    "Without the .safetensors file a pickle of the usual names is looked at, by the loaders of released weights and of a 2-D autoencoder"
+    """Without the .safetensors file a pickle of the usual names is looked at, by the loaders of released weights
+    and of a 2-D autoencoder"""
     for part in ('stdit3', 'vae', 'text'):
         (weights/part/'model.safetensors').unlink()
         plant(weights/part/f'pytorch_model{ending}', tmp_path/'ran')
@@ -112,9 +117,12 @@ def t5_says(folder, **options): # a folder text/ whose note asks for these optio
     note.write_text(json.dumps(dict(name=str(folder), max_length=8) | options))
     return note
 
-@pytest.mark.parametrize('options', [dict(weights_only=False), dict(weights_only=False, dtype='auto'), dict(trust_remote_code=True), dict(use_safetensors=False), dict(device_map='auto'), dict(device='cuda')])
+@pytest.mark.parametrize('options', [dict(weights_only=False), dict(weights_only=False, dtype='auto'),
+                                     dict(trust_remote_code=True), dict(use_safetensors=False), dict(device_map='auto'),
+                                     dict(device='cuda')])
 def test_t5_note_passes_no_options_on(t5, tmp_path, options):
-    "text/t5.json with options of transformers: the one that is unknown is named, and the pickle beside it is not opened"
+    """text/t5.json with options of transformers: the one that is unknown is named, and the pickle beside it is not
+    opened"""
     (t5/'model.safetensors').unlink()
     plant(t5/'pytorch_model.bin', tmp_path/'ran')
     note = t5_says(t5, **options)
@@ -123,14 +131,16 @@ def test_t5_note_passes_no_options_on(t5, tmp_path, options):
 
 def test_t5_options_from_python_are_few():
     "T5Text takes where its parts lie and in how many bits, and nothing that opens files in another way"
-    for odd in ('weights_only', 'trust_remote_code', 'use_safetensors', 'state_dict'): refuses(lambda odd=odd: T5Text('nowhere', **{odd: False}), odd)
+    for odd in ('weights_only', 'trust_remote_code', 'use_safetensors', 'state_dict'):
+        refuses(lambda odd=odd: T5Text('nowhere', **{odd: False}), odd)
 
 EVIL = "from pathlib import Path\nPath({marker!r}).touch()\nclass Evil: pass\n"
 def run_code(folder, marker): # a module beside the weights, and every file that could ask for it
     (folder/'evil.py').write_text(EVIL.format(marker=str(marker)))
     for name, key in (('config.json', 'AutoModel'), ('tokenizer_config.json', 'AutoTokenizer')):
         said = json.loads((folder/name).read_text())
-        (folder/name).write_text(json.dumps(said | dict(auto_map={key: 'evil.Evil', 'AutoConfig': 'evil.Evil', 'AutoTokenizer': [None, 'evil.Evil']})))
+        (folder/name).write_text(json.dumps(said | dict(auto_map={key: 'evil.Evil', 'AutoConfig': 'evil.Evil',
+            'AutoTokenizer': [None, 'evil.Evil']})))
 
 T5_FILES = ['model.safetensors', 'config.json', 'tokenizer.json', 'tokenizer_config.json']
 
@@ -142,10 +152,13 @@ def test_no_file_of_a_t5_runs(t5, tmp_path, name):
     assert not (tmp_path/'ran').exists()
 
 def test_no_pickle_of_a_t5_runs(t5, tmp_path):
-    "Only a .bin is there, plain or in shards; or files that transformers looks for by itself lie beside good weights and are left alone"
+    """Only a .bin is there, plain or in shards; or files that transformers looks for by itself lie beside good
+    weights and are left alone"""
     good = T5Text(t5, 8).encode(['a calm sea'])[0]
-    for name in ('.metadata', 'adapter_model.bin', 'training_args.bin', 'optimizer.pt'): plant(t5/name, tmp_path/'ran', 'bare')
-    (t5/'adapter_config.json').write_text(json.dumps(dict(peft_type='LORA', base_model_name_or_path=str(t5), r=1, target_modules=['q'])))
+    for name in ('.metadata', 'adapter_model.bin', 'training_args.bin', 'optimizer.pt'):
+        plant(t5/name, tmp_path/'ran', 'bare')
+    (t5/'adapter_config.json').write_text(json.dumps(dict(peft_type='LORA', base_model_name_or_path=str(t5), r=1,
+        target_modules=['q'])))
     assert torch.equal(T5Text(t5, 8).encode(['a calm sea'])[0], good)
     for name in ('model.safetensors', 'adapter_model.bin', 'training_args.bin', 'optimizer.pt'): (t5/name).unlink()
     plant(t5/'pytorch_model.bin', tmp_path/'ran')
@@ -160,7 +173,8 @@ def test_no_module_of_a_t5_runs(t5, tmp_path):
     run_code(t5, tmp_path/'ran')
     refuses(lambda: T5Text(t5), t5/'tokenizer_config.json', 'auto_map')
     said = json.loads((t5/'tokenizer_config.json').read_text())
-    (t5/'tokenizer_config.json').write_text(json.dumps({k: v for k, v in said.items() if k != 'auto_map'} | dict(tokenizer_class='Evil')))
+    (t5/'tokenizer_config.json').write_text(json.dumps({k: v for k, v in said.items() if k != 'auto_map'} |
+        dict(tokenizer_class='Evil')))
     refuses(lambda: T5Text(t5), 'Evil')
     (t5/'tokenizer_config.json').unlink()
     assert T5Text(t5, 8).dim == 32 and not (tmp_path/'ran').exists()
@@ -169,7 +183,8 @@ def test_a_t5_as_before(t5):
     "Features are those of transformers' own loading, from .safetensors and from .bin"
     from transformers import AutoTokenizer, T5EncoderModel
     words = ['a calm sea', 'two birds']
-    given = AutoTokenizer.from_pretrained(t5)(words, max_length=8, padding='max_length', truncation=True, return_tensors='pt')
+    given = AutoTokenizer.from_pretrained(t5)(words, max_length=8, padding='max_length', truncation=True,
+        return_tensors='pt')
     with torch.no_grad(): want = T5EncoderModel.from_pretrained(t5).eval()(**given).last_hidden_state
     assert torch.allclose(T5Text(t5, 8).encode(words)[0][:, 0], want, atol=1e-6)
     state = read_state(t5)
@@ -223,7 +238,8 @@ def test_no_checkpoint_runs(tmp_path, name):
     assert not (tmp_path/'ran').exists()
 
 def test_no_features_run(tmp_path):
-    "A pickle in place of every file of the store of latents, one after another: named or made anew, and nothing has run"
+    """A pickle in place of every file of the store of latents, one after another: named or made anew, and nothing
+    has run"""
     def build(): return build_features(ToySource(2, image_size=(16, 16)), TinyVAE(), tmp_path/'store', progress=False)
     want = Features(build()).latents
     kept = {file: file.read_bytes() for file in build().rglob('*') if file.is_file()}
@@ -240,18 +256,23 @@ def test_no_features_run(tmp_path):
 
 def calls(tree): # (dotted name, keywords) of every call
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call): yield ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
 
 def test_nothing_in_the_package_unpickles():
-    "Of the whole package one line opens pickles, for arrays only; what processes of one run send each other is their own"
+    """Of the whole package one line opens pickles, for arrays only; what processes of one run send each other is
+    their own"""
     seen = []
     for file in sorted(PACKAGE.rglob('*.py')):
         for name, given in calls(ast.parse(file.read_text(encoding='utf-8'))):
             where = f'{file.relative_to(PACKAGE).as_posix()}: {name}'
-            assert given.get('trust_remote_code', 'False') == 'False' and given.get('weights_only', 'True') == 'True' and given.get('allow_pickle', 'False') == 'False', where
+            assert given.get('trust_remote_code', 'False') == 'False' and given.get('weights_only',
+                'True') == 'True' and given.get('allow_pickle', 'False') == 'False', where
             if name == 'torch.load': seen.append((where, given.get('weights_only')))
             if name in ('np.load', 'numpy.load'): assert given.get('allow_pickle') == 'False', where
-            if name.split('.')[0] in ('pickle', 'yaml', 'dill', 'joblib', 'marshal') and name.split('.')[-1].startswith('load'): assert where.startswith('parallel/comm.py'), where
+            if name.split('.')[0] in ('pickle', 'yaml', 'dill', 'joblib',
+                                      'marshal') and name.split('.')[-1].startswith('load'):
+                assert where.startswith('parallel/comm.py'), where
             if name in ('eval', 'exec', 'AutoModel.from_pretrained'): assert False, where
     assert seen == [('weights.py: torch.load', 'True')]
 
@@ -270,7 +291,8 @@ def test_a_compressed_pth_is_not_unpacked(tmp_path):
     assert bomb.stat().st_size < 300_000
     before = psutil.Process().memory_info().rss
     for load in (read_state, load_stdit3, load_released_vae, read_saved, lambda p: read_state(p, lazy=True)):
-        assert f'{bomb.stat().st_size:,} bytes would become 200,' in refuses(lambda load=load: load(bomb), bomb, seconds=1)
+        assert f'{bomb.stat().st_size:,} bytes would become 200,' in refuses(lambda load=load: load(bomb), bomb,
+            seconds=1)
     assert psutil.Process().memory_info().rss - before < 100e6 and not look(bomb)
     torch.save(dict(a=torch.ones(3)), tmp_path/'fine.pth')
     assert read_state(tmp_path/'fine.pth')['a'].tolist() == [1, 1, 1]
@@ -289,7 +311,8 @@ HOLLOW = dict(meta=lambda: torch.empty(10**12, device='meta'), stretched=lambda:
 
 @pytest.mark.parametrize('what', HOLLOW)
 def test_arrays_that_the_file_does_not_hold(tmp_path, what):
-    "A terabyte named in a kilobyte: shapes without numbers, one number spread out, a sparse array, one array under a hundred names"
+    """A terabyte named in a kilobyte: shapes without numbers, one number spread out, a sparse array, one array
+    under a hundred names"""
     array = HOLLOW[what]()
     torch.save({f'a{i}': array for i in range(100 if what == 'many' else 1)}, tmp_path/'w.pth')
     refuses(lambda: read_state(tmp_path/'w.pth'), tmp_path/'w.pth', seconds=1)
@@ -324,7 +347,8 @@ HUGE = [('stdit3/config.json', {'depth': 10**9}), ('stdit3/config.json', {'depth
 
 @pytest.mark.parametrize('part, new', HUGE, ids=lambda v: v if isinstance(v, str) else ','.join(v))
 def test_sizes_are_compared_with_the_weights(weights, part, new):
-    "osnb sample --weights with a config.json that asks for a billion layers: the file is named, nothing of that size is built"
+    """osnb sample --weights with a config.json that asks for a billion layers: the file is named, nothing of that
+    size is built"""
     change(weights/part, **new)
     said = refuses(lambda: load_pipeline(weights, 'cpu'), (weights/part).parent)
     assert list(new)[0].split('.')[-1] in said, said
@@ -344,7 +368,8 @@ def test_what_is_no_configuration(weights, content):
         (weights/part).unlink() if kept is None else (weights/part).write_bytes(kept)
     load_pipeline(weights, 'cpu')
     (weights/'stdit3'/'config.json').write_bytes(content.encode('latin-1'))
-    if 'no setting' not in CONTENTS[content]: refuses(lambda: load_stdit3(weights), weights/'stdit3'/'config.json', seconds=1)
+    if 'no setting' not in CONTENTS[content]:
+        refuses(lambda: load_stdit3(weights), weights/'stdit3'/'config.json', seconds=1)
 
 @needs_peft
 @pytest.mark.parametrize('content', [*list(CONTENTS)[:6], '{"rank": 2}', '{"rank": 0, "alpha": 1, "layers": []}', '{"rank": 2, "alpha": 1, "layers": ["attn.qkv"], "model": 3}', '{"rank": 1000000000, "alpha": 1, "layers": ["attn.qkv"], "model": {}}',
@@ -361,16 +386,21 @@ def test_sizes_of_a_t5(t5, new):
     "The same for the config.json of a T5; what T5 does not need of it is not read"
     change(t5/'config.json', **new)
     refuses(lambda: T5Text(t5), t5)
-    change(t5/'config.json', **dict(num_layers=2, d_model=32, num_heads=4, feed_forward_proj='gated-gelu', vocab_size=len(T5Words(t5)), d_ff=64, layer_norm_epsilon=1e-6, quantization_config={'quant_method': 'none'}, _attn_implementation='a/b'))
+    change(t5/'config.json', **dict(num_layers=2, d_model=32, num_heads=4, feed_forward_proj='gated-gelu',
+                                    vocab_size=len(T5Words(t5)), d_ff=64, layer_norm_epsilon=1e-6,
+                                    quantization_config={'quant_method': 'none'}, _attn_implementation='a/b'))
     assert T5Text(t5, 8).dim == 32
 
 def T5Words(folder): return read_state(folder)['shared.weight'] # a row for each piece
 
-ODD = st.one_of(st.none(), st.booleans(), st.integers(-2, 2**70), st.floats(), st.text(max_size=6), st.lists(st.integers(-1, 2**40), max_size=5), st.dictionaries(st.text(max_size=4), st.integers(), max_size=2))
+ODD = st.one_of(st.none(), st.booleans(), st.integers(-2, 2**70), st.floats(), st.text(max_size=6),
+                st.lists(st.integers(-1, 2**40), max_size=5),
+                st.dictionaries(st.text(max_size=4), st.integers(), max_size=2))
 FIELDS = [('stdit3/config.json', list(STDiT3Config.__dataclass_fields__)), ('text/config.json', ['words', 'dim', 'max_length', 'layers', 'heads']), ('pipeline.json', list(ModelDefaults.__dataclass_fields__)),
           ('vae/config.json', [*VideoVAEConfig.__dataclass_fields__, *(f'vae_2d.{k}' for k in AutoencoderKLConfig.__dataclass_fields__), *(f'vae_temporal.{k}' for k in TemporalVAEConfig.__dataclass_fields__)])]
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fuzz_settings(whole, data):
     "Any value in any field of any file of settings: the weights load, or one sentence says why not, soon"
@@ -424,7 +454,8 @@ def test_nan_in_other_files(tmp_path, released, t5):
     "Released layouts, PixArt, T5, averages of a run"
     for part, load in (('stdit3', load_stdit3), ('vae', load_released_vae)):
         folder = Path(shutil.copytree(released/part, tmp_path/part))
-        spoil(folder/'model.safetensors', name={'stdit3': 't_block.1.weight', 'vae': 'spatial_vae.module.quant_conv.weight'}[part])
+        spoil(folder/'model.safetensors',
+              name={'stdit3': 't_block.1.weight', 'vae': 'spatial_vae.module.quant_conv.weight'}[part])
         refuses(lambda load=load, folder=folder: load(folder), folder, 'NaN or infinity')
     spoil(t5/'model.safetensors')
     refuses(lambda: T5Text(t5), t5/'model.safetensors', 'NaN or infinity')
@@ -436,22 +467,28 @@ def test_nan_in_other_files(tmp_path, released, t5):
 def test_nan_in_an_adapter(tmp_path):
     save_lora(add_lora(randomise(STDiT3(MODEL)), 2), tmp_path/'lora')
     spoil(tmp_path/'lora'/'lora.safetensors')
-    refuses(lambda: load_lora(randomise(STDiT3(MODEL)), tmp_path/'lora'), tmp_path/'lora'/'lora.safetensors', 'NaN or infinity')
+    refuses(lambda: load_lora(randomise(STDiT3(MODEL)), tmp_path/'lora'), tmp_path/'lora'/'lora.safetensors',
+            'NaN or infinity')
 
 def test_large_numbers_are_no_nan():
-    "The sum of many large numbers overflows, and none of them is infinite: such weights load; so do formats of 8 and 16 bits, whole numbers, empty arrays and shapes"
+    """The sum of many large numbers overflows, and none of them is infinite: such weights load; so do formats of 8
+    and 16 bits, whole numbers, empty arrays and shapes"""
     large = torch.full((1000,), 3e38)
-    check_finite(dict(a=large, b=torch.cat([large, -large]), c=torch.ones(3).to(torch.float8_e4m3fn), d=torch.full((9,), 6e4).half(), e=torch.arange(3), f=torch.zeros(0), g=torch.ones(2, device='meta')))
+    check_finite(dict(a=large, b=torch.cat([large, -large]), c=torch.ones(3).to(torch.float8_e4m3fn),
+                      d=torch.full((9,), 6e4).half(), e=torch.arange(3), f=torch.zeros(0),
+                      g=torch.ones(2, device='meta')))
     model = torch.nn.Linear(1000, 1)
     load_into(model, dict(weight=large[None], bias=torch.zeros(1)))
     assert model.weight[0, 0] == 3e38
-    refuses(lambda: check_finite(dict(a=large, c=torch.tensor([1, float('nan')]).to(torch.float8_e4m3fn)), 'a/file'), 'a/file: c holds NaN or infinity (1 of its 2 numbers)')
+    refuses(lambda: check_finite(dict(a=large, c=torch.tensor([1, float('nan')]).to(torch.float8_e4m3fn)), 'a/file'),
+            'a/file: c holds NaN or infinity (1 of its 2 numbers)')
 
 def test_refused_weights_change_nothing():
     "A model keeps what it had"
     model = torch.nn.Linear(2, 1)
     before = model.weight.detach().clone()
-    refuses(lambda: load_into(model, dict(weight=torch.tensor([[1., float('nan')]]), bias=torch.zeros(1))), 'weight holds NaN')
+    refuses(lambda: load_into(model, dict(weight=torch.tensor([[1., float('nan')]]), bias=torch.zeros(1))),
+            'weight holds NaN')
     assert torch.equal(model.weight, before)
 
 # ---- doctor on odd files
@@ -462,15 +499,20 @@ def odd_files(weights, folder):
     whole = (weights/'stdit3'/'model.safetensors').read_bytes()
     pth = folder/'good.pth'
     torch.save(read_state(weights/'stdit3'), pth)
-    put = dict(empty=b'', text=b'not found', zeros=bytes(5000), half=whole[:len(whole)//2], head=whole[:100], turned=whole[::-1], page=b'<!DOCTYPE html><html></html>', lfs=b'version https://git-lfs.github.com/spec/v1\n')
+    put = dict(empty=b'', text=b'not found', zeros=bytes(5000), half=whole[:len(whole)//2], head=whole[:100],
+               turned=whole[::-1], page=b'<!DOCTYPE html><html></html>',
+               lfs=b'version https://git-lfs.github.com/spec/v1\n')
     for name, raw in put.items():
         for ending in ('.safetensors', '.pth'): (folder/f'{name}{ending}').write_bytes(raw)
     raw = pth.read_bytes()
     for share in (.01, .3, .9, .999): (folder/f'cut{share}.pth').write_bytes(raw[:int(share*len(raw))])
     (folder/'middle.pth').write_bytes(raw[:1000] + bytes(len(raw)-2000) + raw[-1000:])
     (folder/'json.pth').write_text('{"a": 1}')
-    for name, what in dict(list=[1, 2], number=3, none=None, nested=dict(a=dict(b=1)), other=dict(weight=torch.ones(2)), t5={'encoder.block.0.layer.0.SelfAttention.q.weight': torch.ones(2)}).items(): torch.save(what, folder/f'{name}.ckpt')
-    save_state({'spatial_blocks.0.attn.qkv.weight': torch.ones(2, 2), 'temporal_blocks.0.x': torch.ones(1)}, folder/'part.safetensors')
+    for name, what in dict(list=[1, 2], number=3, none=None, nested=dict(a=dict(b=1)), other=dict(weight=torch.ones(2)),
+                           t5={'encoder.block.0.layer.0.SelfAttention.q.weight': torch.ones(2)}).items():
+        torch.save(what, folder/f'{name}.ckpt')
+    save_state({'spatial_blocks.0.attn.qkv.weight': torch.ones(2, 2), 'temporal_blocks.0.x': torch.ones(1)},
+               folder/'part.safetensors')
     pth.unlink()
     return sorted(folder.iterdir())
 
