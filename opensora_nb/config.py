@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 # %% ../nbs/00_start/02_config.ipynb #537f09c0
-def _union(t): return [a for a in typing.get_args(t) if a is not type(None)] if typing.get_origin(t) in (typing.Union, types.UnionType) else None
+def _union(t):
+    if typing.get_origin(t) not in (typing.Union, types.UnionType): return None
+    return [a for a in typing.get_args(t) if a is not type(None)]
 
 def _whole(text):
     if isinstance(text, str) and text.replace('_', '').lstrip('+-').isdigit(): return int(text)
@@ -25,6 +27,37 @@ def _whole(text):
 def _shown(value): # as much of a value as fits a sentence
     said = repr(value)
     return said if len(said) <= 80 else f'{said[:80]}…'
+
+def _read_several(text, typ, name): # a tuple or a list, one value a part
+    if not isinstance(text, (str, tuple, list)):
+        raise ValueError(f"{name} needs several values, such as 64 64, not {_shown(text)}")
+    if isinstance(text, str): parts = [p for p in text.strip('()[] ').replace(' ', ',').split(',') if p]
+    else: parts = list(text)
+
+    types_ = [a for a in typing.get_args(typ) if a is not Ellipsis] or [str]
+    if len(types_) > 1 and len(parts) != len(types_):
+        raise ValueError(f"{name} needs {len(types_)} values, got {len(parts)}: {_shown(text)}")
+    each = types_ if len(types_) > 1 else types_*len(parts)
+    values = [parse_value(p, t, f'{name}[{i}]') for i, (p, t) in enumerate(zip(parts, each))]
+    return (typing.get_origin(typ) or typ)(values)
+
+def _read_bool(text, name):
+    word = str(text).lower()
+    if word in ('true', 'yes', 't', 'y', '1'): return True
+    if word in ('false', 'no', 'f', 'n', '0'): return False
+    raise ValueError(f"{name} is yes or no, not {_shown(text)}")
+
+def _read_number(text, typ, name):
+    try: return _whole(text) if typ is int else float(text)
+    except (ValueError, TypeError, OverflowError):
+        wanted = 'a whole number' if typ is int else 'a number'
+        raise ValueError(f"{name} is {wanted}, not {_shown(text)}") from None
+
+def _read_group(value, cls, name): # settings inside settings
+    if isinstance(value, cls): return value
+    if isinstance(value, dict): return from_dict(cls, value, name)
+    inside = ', '.join(f'{name}.{f.name}' for f in fields(cls))
+    raise ValueError(f"{name} is a group of settings; set one of: {inside}")
 
 def parse_value(
     text,         # text of an override; anything that is not text is only checked
@@ -40,31 +73,16 @@ def parse_value(
             except ValueError:
                 if i == len(options)-1: raise
     origin = typing.get_origin(typ) or typ
-    if origin in (tuple, list):
-        args = [a for a in typing.get_args(typ) if a is not Ellipsis] or [str]
-        if not isinstance(text, (str, tuple, list)): raise ValueError(f"{name} needs several values, such as 64 64, not {_shown(text)}")
-        parts = [p for p in text.strip('()[] ').replace(' ', ',').split(',') if p] if isinstance(text, str) else list(text)
-        if len(args) > 1 and len(parts) != len(args): raise ValueError(f"{name} needs {len(args)} values, got {len(parts)}: {_shown(text)}")
-        return origin(parse_value(p, args[i if len(args) > 1 else 0], f'{name}[{i}]') for i, p in enumerate(parts))
+    if origin in (tuple, list): return _read_several(text, typ, name)
     if origin is typing.Literal:
         if text in typing.get_args(typ): return text
         raise ValueError(f"{name} must be one of {', '.join(map(str, typing.get_args(typ)))}, not {_shown(text)}")
-    if origin is bool:
-        word = str(text).lower()
-        if word in ('true', 'yes', 't', 'y', '1'): return True
-        if word in ('false', 'no', 'f', 'n', '0'): return False
-        raise ValueError(f"{name} is yes or no, not {_shown(text)}")
-    try:
-        if origin is int: return _whole(text)
-        if origin is float: return float(text)
-    except (ValueError, TypeError, OverflowError): raise ValueError(f"{name} is {'a whole number' if origin is int else 'a number'}, not {_shown(text)}") from None
+    if origin is bool: return _read_bool(text, name)
+    if origin in (int, float): return _read_number(text, origin, name)
     if origin is str:
         if isinstance(text, (dict, list, tuple)): raise ValueError(f"{name} is a text, not {_shown(text)}")
         return str(text)
-    if is_dataclass(origin):
-        if isinstance(text, origin): return text
-        if isinstance(text, dict): return from_dict(origin, text, name)
-        raise ValueError(f"{name} is a group of settings; set one of: {', '.join(f'{name}.{f.name}' for f in fields(origin))}")
+    if is_dataclass(origin): return _read_group(text, origin, name)
     return text
 
 # %% ../nbs/00_start/02_config.ipynb #822ba7fc
@@ -83,7 +101,9 @@ def override(
         if isinstance(a, dict):
             pairs += a.items()
             continue
-        if '=' not in a: raise ValueError(f"an override is written name=value, not {a!r}; valid names: {', '.join(f.name for f in fields(cfg))}")
+        if '=' not in a:
+            valid = ', '.join(f.name for f in fields(cfg))
+            raise ValueError(f"an override is written name=value, not {a!r}; valid names: {valid}")
         pairs.append(a.split('=', 1))
     return _set(cfg, [(name.strip().split('.'), value, name) for name, value in pairs])
 
@@ -95,7 +115,8 @@ def _set(cfg, changes):
         if not rest:
             new[head] = parse_value(value, types_[head], full)
             continue
-        if not is_dataclass(getattr(cfg, head)): raise ValueError(f"{full!r}: {head} is a single value and has no {rest[0]!r} in it")
+        if not is_dataclass(getattr(cfg, head)):
+            raise ValueError(f"{full!r}: {head} is a single value and has no {rest[0]!r} in it")
         inner.setdefault(head, []).append((rest, value, full))
     new |= {head: _set(new.get(head, getattr(cfg, head)), more) for head, more in inner.items()}
     return replace(cfg, **new)
@@ -137,7 +158,8 @@ def about(
         raise ValueError(said if str(path) in said else f"{path}: {said}") from e
 
 LARGEST_JSON = 2**26 # bytes; the settings and word lists of this kit are a thousand times smaller
-_IN_JSON = {type(None): 'null', bool: 'true or false', str: 'a text', list: 'a list', int: 'a number', float: 'a number'}
+_IN_JSON = {type(None): 'null', bool: 'true or false', str: 'a text', list: 'a list',
+            int: 'a number', float: 'a number'}
 
 def read_json(
     path:str|Path, # a file of settings
@@ -146,9 +168,11 @@ def read_json(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     size = path.stat().st_size
-    if size > LARGEST_JSON: raise ValueError(f"{path} has {size:,} bytes, settings have at most {LARGEST_JSON:,}; is it another file?")
+    if size > LARGEST_JSON:
+        raise ValueError(f"{path} has {size:,} bytes, settings have at most {LARGEST_JSON:,}; is it another file?")
     try: content = json.loads(path.read_text(encoding='utf-8-sig'))
-    except (ValueError, RecursionError) as e: raise ValueError(f"{path} is not JSON ({e}); copy or download it again") from e
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path} is not JSON ({e}); copy or download it again") from e
     if isinstance(content, dict): return content
     raise ValueError(f"{path} holds {_IN_JSON[type(content)]}, not settings by name")
 
@@ -156,7 +180,7 @@ def load_config(
     cls,           # dataclass to build
     path:str|Path, # JSON file
 ):
-    "Read back what `save_config` wrote; a setting that is unknown or cannot be raises `ValueError` with the file's name"
+    "Read back what `save_config` wrote; an unknown or impossible setting raises `ValueError` with the file's name"
     with about(path): return from_dict(cls, read_json(path))
 
 def check_range(
@@ -223,8 +247,9 @@ def add_options(
         base = (_union(typ) or [typ])[0]
         many = typing.get_origin(base) in (tuple, list)
         names = list(dict.fromkeys(['--' + f.name.replace('_', '-'), '--' + f.name]))
+        default = '' if f.default in (None, '') else f' (default: {f.default})'
         parser.add_argument(*names, dest=f.name, default=argparse.SUPPRESS, nargs='+' if many else None,
-                            metavar=f.name.upper(), help=f.metadata.get('help', '') + ('' if f.default in (None, '') else f' (default: {f.default})'))
+                            metavar=f.name.upper(), help=f.metadata.get('help', '') + default)
 
 def from_options(
     cls,                     # a flat dataclass
@@ -235,16 +260,21 @@ def from_options(
     return cls(**{f.name: parse_value(getattr(ns, f.name), types_[f.name], '--' + f.name.replace('_', '-'))
                   for f in fields(cls) if hasattr(ns, f.name)})
 
+def _within(v, least=None, most=None, above=None, below=None, **_): # does a number keep its limits?
+    if not abs(v) < math.inf: return False
+    if (least is not None and not v >= least) or (most is not None and not v <= most): return False
+    return (above is None or v > above) and (below is None or v < below)
+
 def check_limits(
     cfg,            # a dataclass whose fields were made by `opt`
     group:str='',   # what stands before their names in messages, such as optim.
 ):
-    "`ValueError` for the first number that its field cannot hold, in groups of settings too; one that is not finite, no field can"
+    "`ValueError` for the first number, also in a group inside, that its field cannot hold; none holds NaN or infinity"
     for f in fields(cfg):
-        value, m = getattr(cfg, f.name), f.metadata
+        value = getattr(cfg, f.name)
         if is_dataclass(value): check_limits(value, f'{group}{f.name}.')
         for v in value if isinstance(value, tuple) else (value,):
-            if not isinstance(v, (int, float)) or isinstance(v, bool): continue
-            good = abs(v) < math.inf and (m.get('least') is None or v >= m['least']) and (m.get('most') is None or v <= m['most'])
-            good = good and (m.get('above') is None or v > m['above']) and (m.get('below') is None or v < m['below'])
-            if not good: raise ValueError(f"{group}{f.name} is a number{' ' + words if (words := _limits(**m)) else ''}, not {v}; try {_written(f.default)}")
+            if not isinstance(v, (int, float)) or isinstance(v, bool) or _within(v, **f.metadata): continue
+            limits = _limits(**f.metadata)
+            wanted = f"a number {limits}" if limits else "a number"
+            raise ValueError(f"{group}{f.name} is {wanted}, not {v}; try {_written(f.default)}")

@@ -1,4 +1,4 @@
-"""Seeds, the device and number format to compute with, where files live, and packages that may be absent.
+"""The helpers that every other module uses: reproducible random numbers, the device and number format to compute with, the folders files live in, and packages that may be absent.
 
 Docs: https://opensora-nb.github.io/opensora_nb/00_start/core.html.md"""
 
@@ -30,7 +30,8 @@ def rng_for(
     "A numpy generator that depends on `key` alone: same key, same numbers, on any process and in any order"
     key = [int(k) for k in key]
     if all(0 <= k < 2**32 for k in key): return np.random.default_rng(key)
-    return np.random.default_rng(np.frombuffer(hashlib.sha256(repr(key).encode()).digest(), np.uint32)) # numpy starts from words of 32 bits
+    # numpy's generator is seeded with 32-bit words
+    return np.random.default_rng(np.frombuffer(hashlib.sha256(repr(key).encode()).digest(), np.uint32))
 
 def torch_rng(
     *key:int, # what identifies the draw
@@ -59,7 +60,8 @@ def fast_bf16(
     "Does this device multiply bf16 faster than fp32?"
     device = torch.device(device)
     if device.type == 'cuda': return torch.cuda.is_bf16_supported()
-    return device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() != 'DEFAULT' and torch.cpu._is_avx512_bf16_supported()
+    if device.type != 'cpu' or torch.backends.cpu.get_cpu_capability() == 'DEFAULT': return False
+    return torch.cpu._is_avx512_bf16_supported()
 
 def pick_dtype(
     name:str='auto',                  # auto, fp32, bf16 or fp16

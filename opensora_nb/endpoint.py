@@ -1,4 +1,4 @@
-"""A small client for any server that speaks OpenAI's chat protocol: it retries, counts, and is never called unless you ask for it.
+"""A small client for any server that speaks OpenAI's chat protocol: it retries with exponential backoff, counts tokens, and is never called unless you ask for it.
 
 Docs: https://opensora-nb.github.io/opensora_nb/00_start/endpoint.html.md"""
 
@@ -17,11 +17,25 @@ from http.client import HTTPException
 from urllib.parse import urlsplit
 
 # %% ../nbs/00_start/06_endpoint.ipynb #799ed1ec
+def _chat_answer(text, messages): # the JSON a server sends; words are counted as tokens
+    asked = sum(len(str(m['content']).split()) for m in messages)
+    usage = dict(prompt_tokens=asked, completion_tokens=len(text.split()))
+    return json.dumps(dict(choices=[dict(message=dict(content=text))], usage=usage)).encode()
+
+def _respond(request, status, body, headers={}):
+    request.send_response(status)
+    for k, v in {**headers, 'Content-Length': len(body)}.items(): request.send_header(k, str(v))
+    request.end_headers()
+    request.wfile.write(body)
+
 @contextmanager
 def practice_server(
-    *answers, # for one request each, the last one for all that follow: a text, a status such as 429, (status, bytes) or (status, bytes, headers), seconds of silence as a float, or a function of the request
+    *answers, # one per request, the last one for all that follow; of the kinds below
 ):            # has .url and .requests, the list of what came in
-    "A chat server on this machine that answers, or fails, as told"
+    """A chat server on this machine that answers, or fails, as told
+
+    An answer is a text, a status such as 429, (status, bytes) or (status, bytes, headers), seconds of silence as a
+    float, or a function of the request that returns one of these."""
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     left = list(answers)
@@ -34,16 +48,15 @@ def practice_server(
             if isinstance(answer, float):
                 server.closing.wait(answer)
                 return # silence
-            if isinstance(answer, str): answer = 200, json.dumps(dict(choices=[dict(message=dict(content=answer))], usage=dict(prompt_tokens=sum(len(str(m['content']).split()) for m in sent['messages']), completion_tokens=len(answer.split())))).encode()
-            if isinstance(answer, int): answer = answer, json.dumps(dict(error=dict(message=f'practice error {answer}'))).encode()
-            status, body, headers = (*answer, {})[:3]
-            self.send_response(status)
-            for k, v in {**headers, 'Content-Length': len(body)}.items(): self.send_header(k, str(v))
-            self.end_headers()
-            self.wfile.write(body)
+            if isinstance(answer, str): answer = 200, _chat_answer(answer, sent['messages'])
+            if isinstance(answer, int):
+                answer = answer, json.dumps(dict(error=dict(message=f'practice error {answer}'))).encode()
+            _respond(self, *answer)
         def log_message(self, *args): pass
+
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.daemon_threads, server.requests, server.closing, server.url = True, [], threading.Event(), f'http://127.0.0.1:{server.server_port}/v1'
+    server.daemon_threads, server.requests, server.closing = True, [], threading.Event()
+    server.url = f'http://127.0.0.1:{server.server_port}/v1'
     thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=.02), daemon=True)
     thread.start()
     try: yield server
@@ -68,9 +81,12 @@ def read_answer(
         reply = json.loads(raw)
         text = reply['choices'][0]['message']['content']
     except (ValueError, TypeError, KeyError, IndexError, RecursionError): text = None
-    if not isinstance(text, str) or not text.strip(): raise EndpointError(f"the answer is not a chat answer with a text in it: {_brief(raw)}")
+    if not isinstance(text, str) or not text.strip():
+        raise EndpointError(f"the answer is not a chat answer with a text in it: {_brief(raw)}")
     usage = reply.get('usage')
-    count = lambda name: n if isinstance(usage, dict) and type(n := usage.get(name)) is int and n > 0 else 0
+    def count(name):
+        n = usage.get(name) if isinstance(usage, dict) else None
+        return n if type(n) is int and n > 0 else 0
     return text.strip(), count('prompt_tokens'), count('completion_tokens')
 
 def read_error(
@@ -108,10 +124,14 @@ def checked_url(
     "An http(s) address without secrets in it, or `ValueError`"
     try:
         parts = urlsplit(url)
-        fine = parts.scheme in ('http', 'https') and parts.hostname and url.isascii() and not re.search(r'\s|[\x00-\x1f\x7f]', url) and parts.port != 0
+        printable = url.isascii() and not re.search(r'\s|[\x00-\x1f\x7f]', url)
+        fine = parts.scheme in ('http', 'https') and parts.hostname and printable and parts.port != 0
     except (ValueError, AttributeError): fine = False
-    if not fine: raise ValueError(f"base_url is an address such as {OPENAI_URL} or http://127.0.0.1:8000/v1, not {url!r}")
-    if parts.username or parts.password or parts.query or parts.fragment: raise ValueError("base_url ends with a path such as /v1 and holds no password, ? or #; a key belongs in OPENAI_API_KEY")
+    if not fine:
+        raise ValueError(f"base_url is an address such as {OPENAI_URL} or http://127.0.0.1:8000/v1, not {url!r}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("base_url ends with a path such as /v1 and holds no password, ? or #; "
+                         "a key belongs in OPENAI_API_KEY")
     return url.rstrip('/')
 
 @dataclass
@@ -128,12 +148,15 @@ class Endpoint:
     tokens_out:int = field(default=0, init=False)
 
     def __post_init__(self):
-        if not isinstance(self.model, str) or not self.model.strip(): raise ValueError(f"name a model, such as Endpoint('gpt-4o'); got {self.model!r}")
+        if not isinstance(self.model, str) or not self.model.strip():
+            raise ValueError(f"name a model, such as Endpoint('gpt-4o'); got {self.model!r}")
         if not (self.tries >= 1 and self.timeout > 0 and self.wait >= 0):
-            raise ValueError(f"tries is at least 1, timeout above 0, wait not below 0; got tries={self.tries}, timeout={self.timeout}, wait={self.wait}")
+            raise ValueError("tries is at least 1, timeout above 0, wait not below 0; "
+                             f"got tries={self.tries}, timeout={self.timeout}, wait={self.wait}")
         self.base_url = checked_url(self.base_url or os.environ.get('OPENAI_BASE_URL') or OPENAI_URL)
         self.key = (self.key or os.environ.get('OPENAI_API_KEY') or '').strip()
-        if not (self.key.isascii() and self.key.isprintable()): raise ValueError("the key (OPENAI_API_KEY) holds signs that no key has; copy it again")
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ValueError("the key (OPENAI_API_KEY) holds signs that no key has; copy it again")
 
     @property
     def ready(self): return bool(self.key) or urlsplit(self.base_url).hostname in ('localhost', '127.0.0.1', '::1')
@@ -153,16 +176,22 @@ MOST_BYTES = 10*2**20 # of an answer
 def _send(self:Endpoint, body): # one request: the bytes of a good answer, or _Passing, or EndpointError
     headers = {'Content-Type': 'application/json', **({'Authorization': f'Bearer {self.key}'} if self.key else {})}
     request = urllib.request.Request(f'{self.base_url}/chat/completions', body, headers)
+    opener = urllib.request.build_opener(_NoRedirect)
     self.calls += 1
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout) as answer: return answer.read(MOST_BYTES)
+        with opener.open(request, timeout=self.timeout) as answer: return answer.read(MOST_BYTES)
     except urllib.error.HTTPError as e: status, retry_after, raw = e.code, e.headers.get('Retry-After'), _rest(e)
-    except (OSError, HTTPException) as e: raise _Passing(f"no answer ({getattr(e, 'reason', None) or type(e).__name__})") from None
+    except (OSError, HTTPException) as e:
+        raise _Passing(f"no answer ({getattr(e, 'reason', None) or type(e).__name__})") from None
     said = read_error(raw).replace(self.key or '\0', '…')
     if passes(status): raise _Passing(f"status {status}: {said}", retry_after)
-    todo = {401: "check OPENAI_API_KEY", 403: "this key may not use it", 404: f"check the model {self.model!r} and the address", 413: "the request is too long"}
-    advice = 'the server sends requests elsewhere; set base_url to the final address' if 300 <= status < 400 else todo.get(status, 'it will not help to try again')
-    raise EndpointError(f"{self.base_url} answers with status {status}: {said}; {advice}")
+    raise EndpointError(f"{self.base_url} answers with status {status}: {said}; {_advice(status, self.model)}")
+
+def _advice(status, model): # what to do about an error that stays
+    if 300 <= status < 400: return 'the server sends requests elsewhere; set base_url to the final address'
+    todo = {401: "check OPENAI_API_KEY", 403: "this key may not use it",
+            404: f"check the model {model!r} and the address", 413: "the request is too long"}
+    return todo.get(status, 'it will not help to try again')
 
 def _rest(e): # body of an error, as far as it comes
     try: return e.read(MOST_BYTES)
@@ -174,12 +203,16 @@ def chat(self:Endpoint,
     **options,            # of the protocol: temperature, max_tokens, …
 ) -> str:                 # the answer's text
     "One answer; failures that pass are tried again, then `EndpointError` says what happened"
-    if not self.ready: raise EndpointError(f"there is no key for {self.base_url}; set OPENAI_API_KEY, or OPENAI_BASE_URL to a server of your own")
+    if not self.ready:
+        raise EndpointError(f"there is no key for {self.base_url}; "
+                            "set OPENAI_API_KEY, or OPENAI_BASE_URL to a server of your own")
     body = json.dumps(dict(model=self.model, messages=messages, **options)).encode()
     for failures in range(1, int(self.tries) + 1):
         try: text, tokens_in, tokens_out = read_answer(self._send(body))
         except _Passing as e:
-            if failures >= self.tries: raise EndpointError(f"{self.base_url} failed {failures} times, the last time with {e}; try again later, or raise timeout ({self.timeout:g} s)") from None
+            if failures >= self.tries:
+                raise EndpointError(f"{self.base_url} failed {failures} times, the last time with {e}; "
+                                    f"try again later, or raise timeout ({self.timeout:g} s)") from None
             time.sleep(pause(failures, self.wait, e.retry_after))
             continue
         self.tokens_in += tokens_in
@@ -193,4 +226,5 @@ def ask(self:Endpoint,
     **options,        # as in `chat`
 ) -> str:             # the answer's text
     "Answer one question"
-    return self.chat([*([dict(role='system', content=system)] if system else []), dict(role='user', content=text)], **options)
+    first = [dict(role='system', content=system)] if system else []
+    return self.chat([*first, dict(role='user', content=text)], **options)

@@ -20,13 +20,17 @@ def to_uint8(
     x, # uint8 (f, h, w, c) or one image (h, w, c); or a float tensor (c, f, h, w) in [-1, 1]
 ) -> np.ndarray: # uint8 (f, h, w, 3)
     "Any clip as pixels; values outside [-1, 1] are clipped; `ValueError` for other shapes"
-    if isinstance(x, torch.Tensor): x = x.detach().cpu().float().numpy() if x.is_floating_point() else x.cpu().numpy()
+    if isinstance(x, torch.Tensor):
+        x = x.detach().cpu()
+        x = (x.float() if x.is_floating_point() else x).numpy()
     x = np.asarray(x)
     if x.dtype != np.uint8:
-        if x.ndim != 4 or x.shape[0] not in (1, 3): raise ValueError(f"a float clip is (c, f, h, w) with c 1 or 3, not {tuple(x.shape)}")
+        if x.ndim != 4 or x.shape[0] not in (1, 3):
+            raise ValueError(f"a float clip is (c, f, h, w) with c 1 or 3, not {tuple(x.shape)}")
         x = np.clip(np.nan_to_num(x)*127.5 + 128, 0, 255).astype(np.uint8).transpose(1, 2, 3, 0)
     if x.ndim == 3: x = x[None]
-    if x.ndim != 4 or x.shape[-1] not in (1, 3): raise ValueError(f"a uint8 clip is (f, h, w, c) with c 1 or 3, not {tuple(x.shape)}")
+    if x.ndim != 4 or x.shape[-1] not in (1, 3):
+        raise ValueError(f"a uint8 clip is (f, h, w, c) with c 1 or 3, not {tuple(x.shape)}")
     return np.repeat(x, 3, -1) if x.shape[-1] == 1 else x
 
 def _clips(x): # one clip, a batch (b, c, f, h, w), or a list -> list of uint8 clips
@@ -45,7 +49,8 @@ def _row(clip, scale): # (f, h, w, 3) -> one strip of frames with 2 px between t
     strip = np.full((h, f*w + 2*(f-1), 3), 255, np.uint8)
     for i, img in enumerate(clip): strip[:, i*(w+2):i*(w+2)+w] = img
     im = Image.fromarray(strip)
-    return im.resize((max(1, round(im.width*scale)), max(1, round(h*scale))), Image.NEAREST if scale >= 1 else Image.BOX)
+    size = max(1, round(im.width*scale)), max(1, round(h*scale))
+    return im.resize(size, Image.NEAREST if scale >= 1 else Image.BOX)
 
 def _stack(rows, titles): # images under their titles, one below the other
     font, width = ImageFont.load_default(FONT_SIZE), max(r.width for r in rows)
@@ -89,7 +94,8 @@ RARE = 0.7 # a colour of n pixels counts as n**RARE in the choice of a palette, 
 
 def _palette(frames, colors):
     "A picture whose palette covers the colours of all frames; a median cut would spend it on the background"
-    pixels = np.concatenate([np.asarray(f.convert('RGBX')).view('<u4').ravel() for f in frames]) # one number a pixel
+    one_number = [np.asarray(f.convert('RGBX')).view('<u4').ravel() for f in frames] # for each pixel
+    pixels = np.concatenate(one_number)
     every, counts = np.unique(pixels, return_counts=True)
     weighted = np.repeat(every, np.ceil(counts**RARE).astype(int))
     picture = Image.fromarray(weighted.view(np.uint8).reshape(1, -1, 4)[..., :3])
@@ -100,7 +106,8 @@ def _apng(frames, fps, colors=None):
         palette = _palette(frames, colors)
         frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
     buf = io.BytesIO()
-    frames[0].save(buf, 'PNG', save_all=True, append_images=frames[1:], duration=round(1000/fps), loop=0, optimize=False)
+    frames[0].save(buf, 'PNG', save_all=True, append_images=frames[1:], loop=0, optimize=False,
+                   duration=round(1000/fps))
     return buf.getvalue()
 
 def animate(
@@ -117,13 +124,15 @@ def animate(
     def frame(i): # the i-th picture of all clips
         cols = [_stack([_row(c[min(i, len(c)-1)][None], scale)], [t]) for c, t in zip(clips, titles)]
         out = Image.new('RGB', (sum(c.width + 4 for c in cols) - 4, max(c.height for c in cols)), 'white')
-        for c, x in zip(cols, np.cumsum([0] + [c.width + 4 for c in cols])): out.paste(c, (int(x), out.height - c.height))
+        left = np.cumsum([0] + [c.width + 4 for c in cols])
+        for c, x in zip(cols, left): out.paste(c, (int(x), out.height - c.height))
         return out
     frames = [frame(i) for i in range(max(map(len, clips)))]
     for colors, step in ((None, 1), (64, 1), (32, 1), (32, 2), (32, 4), (32, 8)):
         data = _apng(frames[::step], fps/step, colors)
         if len(data) <= limit: break
-    return Picture(data, f"{len(frames)} frames at {fps:g} a second: {'; '.join(filter(None, titles)) or 'untitled clips'}")
+    names = '; '.join(filter(None, titles)) or 'untitled clips'
+    return Picture(data, f"{len(frames)} frames at {fps:g} a second: {names}")
 
 # %% ../nbs/00_start/04_viz.ipynb #30b9c89b
 def play(
@@ -148,7 +157,8 @@ def read_jsonl(
         if not line.strip(): continue
         try: rows.append(json.loads(line))
         except json.JSONDecodeError:
-            if i < len(lines): raise ValueError(f"{Path(path).name} line {i} is not JSON: {line[:40]!r}") from None
+            if i < len(lines):
+                raise ValueError(f"{Path(path).name} line {i} is not JSON: {line[:40]!r}") from None
     return rows
 
 def moving_average(
@@ -166,7 +176,8 @@ def picture(
     alt:str='',  # one sentence for those who cannot see it
 ) -> Picture:
     "A figure as a small PNG of its own, stored once, with a description; put it last in the cell"
-    if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close(fig) # or Jupyter shows it a second time
+    if 'matplotlib.pyplot' in sys.modules:
+        sys.modules['matplotlib.pyplot'].close(fig) # or Jupyter shows it a second time
     buf = io.BytesIO()
     fig.savefig(buf, format='png', dpi=80, bbox_inches='tight', metadata={'Software': None})
     return Picture(buf.getvalue(), alt)
@@ -188,7 +199,9 @@ def curve(
         data = read_jsonl(data) if isinstance(data, (str, Path)) else data
         for y in ys:
             pts = [(r[x], r[y]) for r in data if r.get(x) is not None and r.get(y) is not None]
-            if not pts: raise ValueError(f"no row has both {x!r} and {y!r}; columns: {', '.join(sorted({k for r in data for k in r}))}")
+            if not pts:
+                columns = ', '.join(sorted(set().union(*data)))
+                raise ValueError(f"no row has both {x!r} and {y!r}; columns: {columns}")
             px, py = zip(*pts)
             line, = ax.plot(px, moving_average(py, smooth), label=f'{run} {y}'.strip())
             if smooth > 1: ax.plot(px, py, color=line.get_color(), alpha=.25, lw=.8, zorder=0)
@@ -223,12 +236,14 @@ class Walk:
             times = f" ×{r['times']}" if r['times'] > 1 else ''
             lines.append(f"| `{r['name']}`{times} | {r['module']} | {r['shape']} | {r['params']:,} |")
         return '\n'.join(lines)
-    def __repr__(self): return '\n'.join(f"{r['name']:30} {r['module']:20} {r['shape']:24} {r['params']:>12,}" for r in self.rows)
+    def __repr__(self):
+        return '\n'.join(f"{r['name']:30} {r['module']:20} {r['shape']:24} {r['params']:>12,}" for r in self.rows)
     def boxes(self,
         *names:str, # rows to draw; default: all of the first level
     ):
         "The walk as a row of boxes"
-        keep = [r for r in self.rows if (r['name'] in names if names else '.' not in re.sub(r'\.(\*|\d+)', '', r['name']))]
+        def top(name): return '.' not in re.sub(r'\.(\*|\d+)', '', name) # an index is not a level of its own
+        keep = [r for r in self.rows if (r['name'] in names if names else top(r['name']))]
         return boxes([(r['name'] + (f" ×{r['times']}" if r['times'] > 1 else ''), r['shape']) for r in keep])
 
 def _level(model, name): # dots in a name, where the index into a ModuleList is not a level of its own
@@ -256,9 +271,12 @@ def tensor_walk(
         with torch.no_grad(): out = (call or model)(*args, **kwargs)
     finally:
         for h in hooks: h.remove()
-    rows = [dict(name=names[0] if len(names) == 1 else key[0], module=key[1], shape=key[2], params=key[3], times=len(names))
-            for key, names in seen.items()]
-    return Walk(rows + [dict(name='(out)', module=type(model).__name__, shape=_shape(out), params=count_params(model), times=1)])
+    rows = []
+    for (name, module, shape, params), names in seen.items():
+        name = names[0] if len(names) == 1 else name
+        rows.append(dict(name=name, module=module, shape=shape, params=params, times=len(names)))
+    rows.append(dict(name='(out)', module=type(model).__name__, shape=_shape(out), params=count_params(model), times=1))
+    return Walk(rows)
 
 # %% ../nbs/00_start/04_viz.ipynb #e45c5196
 class Svg:
@@ -287,8 +305,9 @@ def boxes(
             out.append(f'<path d="M{x+bw+3} {y+bh//2}h{gap-8}m-5 -4l5 4l-5 4" fill="none" stroke="#5b7fb0"/>')
     width, height = min(len(items), per_row)*(bw + gap) + 2, math.ceil(len(items)/per_row)*(bh + 14)
     alt = html.escape(title or ' → '.join(a for a, _ in items))
-    return Svg(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
-               f'aria-label="{alt}" font-family="sans-serif" font-size="12"><title>{alt}</title>{"".join(out)}</svg>')
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return Svg(f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{alt}" '
+               f'font-family="sans-serif" font-size="12"><title>{alt}</title>{"".join(out)}</svg>')
 
 # %% ../nbs/00_start/04_viz.ipynb #045358b4
 def heat(
@@ -305,7 +324,8 @@ def heat(
             for m in ([matrices] if hasattr(matrices, 'ndim') and matrices.ndim == 2 else matrices)]
     titles = titles or ['']*len(mats)
     lo, hi = min(m.min() for m in mats), max(m.max() for m in mats)
-    fig = Figure(figsize=(sum(min(4, height*max(.6, m.shape[1]/m.shape[0])) + .4 for m in mats) + .6, height))
+    widths = [min(4, height*max(.6, m.shape[1]/m.shape[0])) + .4 for m in mats]
+    fig = Figure(figsize=(sum(widths) + .6, height))
     axes = np.atleast_1d(fig.subplots(1, len(mats)))
     for ax, m, t in zip(axes, mats, titles):
         im = ax.imshow(m, cmap=cmap, vmin=lo, vmax=hi, aspect='auto', interpolation='nearest')
@@ -314,4 +334,5 @@ def heat(
         ax.tick_params(labelsize=7)
     axes[0].set_ylabel(ylabel)
     fig.colorbar(im, ax=list(axes), fraction=.05)
-    return picture(fig, '; '.join(filter(None, titles)) or f"a matrix, {ylabel or 'rows'} by {xlabel or 'columns'}")
+    alt = '; '.join(filter(None, titles)) or f"a matrix, {ylabel or 'rows'} by {xlabel or 'columns'}"
+    return picture(fig, alt)
