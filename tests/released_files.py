@@ -15,8 +15,14 @@ from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig, v
 from opensora_nb.weights import save_pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = ("a calm sea at dawn, with small waves and a boat", "two birds fly over the snow of a mountain", "a red car drives along a road by the sea",
-         "the camera pans right over a city in the rain", "a cat sleeps in the sun", "aesthetic score: 6.5. motion score: 5. camera motion: pan right.")
+TEXTS = (
+    "a calm sea at dawn, with small waves and a boat",
+    "two birds fly over the snow of a mountain",
+    "a red car drives along a road by the sea",
+    "the camera pans right over a city in the rain",
+    "a cat sleeps in the sun",
+    "aesthetic score: 6.5. motion score: 5. camera motion: pan right.",
+)
 XXL = dict(d_model=4096, d_kv=64, d_ff=10240, num_heads=64, feed_forward_proj='gated-gelu')
 
 def small_numbers(model, dtype=torch.bfloat16, std=.02, seed=0):

@@ -97,9 +97,19 @@ def test_bf16_and_the_released_layout(tmp_path):
     assert {p.dtype for p in merge_lora(half).parameters()} == {torch.bfloat16}
 
 @needs_peft
-@pytest.mark.parametrize('kw, said', [(dict(rank=25), 'rank 25 does not fit; the smallest of the chosen layers has 24'), (dict(rank=0), 'rank 0 does not fit'), (dict(rank=2.5), 'rank 2.5 does not fit'), (dict(rank=True), 'rank True does not fit'),
-                                      (dict(alpha=0), 'alpha must be a number above 0, not 0'), (dict(alpha=float('nan')), 'above 0, not nan'), (dict(layers='qvk'), "no linear layer is called 'qvk'; use attention, all, or a list of"),
-                                      (dict(layers=[]), 'no layers were named'), (dict(layers=['qkv', 'x']), "called 'x'"), (dict(layers=['kv']), "called 'kv'"), (dict(words=['moon']), "has no 'moon'")])
+@pytest.mark.parametrize('kw, said', [
+    (dict(rank=25),             'rank 25 does not fit; the smallest of the chosen layers has 24'),
+    (dict(rank=0),              'rank 0 does not fit'),
+    (dict(rank=2.5),            'rank 2.5 does not fit'),
+    (dict(rank=True),           'rank True does not fit'),
+    (dict(alpha=0),             'alpha must be a number above 0, not 0'),
+    (dict(alpha=float('nan')),  'above 0, not nan'),
+    (dict(layers='qvk'),        "no linear layer is called 'qvk'; use attention, all, or a list of"),
+    (dict(layers=[]),           'no layers were named'),
+    (dict(layers=['qkv', 'x']), "called 'x'"),
+    (dict(layers=['kv']),       "called 'kv'"),
+    (dict(words=['moon']),      "has no 'moon'"),
+])
 def test_refusals_leave_the_model_alone(kw, said):
     m = both()
     want, keys, grads = ask(m), list(m.state_dict()), [p.requires_grad for p in m.parameters()]
@@ -255,8 +265,13 @@ def test_a_run_that_stops_goes_on_bit_equal_and_can_be_sampled(tmp_path, how, le
 def test_settings_that_cannot_be():
     from opensora_nb.train.diffusion import T2VTask, T2VTrain
     from opensora_nb.data.dataset import DataConfig
-    for kw, said in ((dict(lora=8), 'such as init=tiny'), (dict(train_only='time'), 'such as init=tiny'), (dict(lora=-1, init='tiny'), 'not -1'), (dict(lora=4, train_only='time', init='tiny'), 'give one of them'),
-                     (dict(train_only='tempral', init='tiny'), "no part 'tempral'; there are spatial, temporal")):
+    for kw, said in (
+        (dict(lora=8),                                 'such as init=tiny'),
+        (dict(train_only='time'),                      'such as init=tiny'),
+        (dict(lora=-1, init='tiny'),                   'not -1'),
+        (dict(lora=4, train_only='time', init='tiny'), 'give one of them'),
+        (dict(train_only='tempral', init='tiny'),      "no part 'tempral'; there are spatial, temporal"),
+    ):
         with pytest.raises(ValueError, match=said): T2VTrain(**kw)
 
 def test_new_words_need_to_learn(tmp_path):

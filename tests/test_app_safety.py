@@ -137,10 +137,18 @@ def test_a_public_address_and_a_proxy_are_let_in_by_name(monkeypatch):
 
 # ---- settings
 
-WRONG = [({'frames a second': 2147483648}, 'Frames a second is 2147483648; a clip has 1 to 1000'), ({'guidance': -3}, 'Guidance is -3.0; guidance goes from 0'),
-         ({'guidance': 1e9}, 'Guidance is 1000000000.0; guidance goes from 0'), ({'seed': -1}, 'Seed is -1; use a whole number from 0'),
-         ({'seed': 2**32}, 'Seed is 4294967296; use'), ({'guidance': 'nan'}, 'Guidance is nan; guidance goes from 0'), ({'steps': 1001}, 'Steps is 1001; use 1 to 1000'),
-         ({'frames': 10**9}, '1000000000 frames of 64 x 64 are'), ({'size': '30000'}, '17 frames of 30000 x 30000 are'), ({'seed': 'inf'}, 'Seed is a whole number')]
+WRONG = [
+    ({'frames a second': 2147483648}, 'Frames a second is 2147483648; a clip has 1 to 1000'),
+    ({'guidance': -3},                'Guidance is -3.0; guidance goes from 0'),
+    ({'guidance': 1e9},               'Guidance is 1000000000.0; guidance goes from 0'),
+    ({'seed': -1},                    'Seed is -1; use a whole number from 0'),
+    ({'seed': 2**32},                 'Seed is 4294967296; use'),
+    ({'guidance': 'nan'},             'Guidance is nan; guidance goes from 0'),
+    ({'steps': 1001},                 'Steps is 1001; use 1 to 1000'),
+    ({'frames': 10**9},               '1000000000 frames of 64 x 64 are'),
+    ({'size': '30000'},               '17 frames of 30000 x 30000 are'),
+    ({'seed': 'inf'},                 'Seed is a whole number'),
+]
 
 @pytest.mark.parametrize('settings, sentence', WRONG)
 def test_settings_are_refused_before_the_work(site, settings, sentence):
@@ -157,8 +165,13 @@ def test_the_notebook_refuses_the_same():
     pipe.model.register_forward_pre_hook(lambda *_: steps.append(1))
     box = Sampler(pipe)
     box.prompt.value = 'a red circle moves left'
-    for name, value, sentence in (('fps', 2147483648, 'Frames a second is'), ('cfg_scale', -3, 'Guidance is -3.0;'), ('cfg_scale', 1e9, 'Guidance is'),
-                                  ('seed', -1, 'Seed is -1;'), ('cfg_scale', float('nan'), 'Guidance is nan;')):
+    for name, value, sentence in (
+        ('fps',       2147483648,   'Frames a second is'),
+        ('cfg_scale', -3,           'Guidance is -3.0;'),
+        ('cfg_scale', 1e9,          'Guidance is'),
+        ('seed',      -1,           'Seed is -1;'),
+        ('cfg_scale', float('nan'), 'Guidance is nan;'),
+    ):
         usual, box.fields[name].value = box.fields[name].value, value
         box.generate()
         assert sentence in box.message.value and not steps, box.message.value

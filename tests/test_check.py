@@ -39,9 +39,13 @@ class Hostile:
 class HostileCall(Hostile):
     def __call__(self, x): return self
 
-@pytest.mark.parametrize('answer', [boom, sour, exits, interrupts, recurses, closes, floods, lambda: 0, lambda x: Hostile(), HostileCall(), Hostile(), None, 5, '', int,
-    lambda x: x.numpy(force=True), lambda x: x.tolist(), lambda x: x.to_sparse(), lambda x: x.to('meta'), lambda x: [x, [x]], lambda x: {1: x}, lambda x: x.double(),
-    lambda x: x[None], lambda x: torch.full_like(x, torch.nan), lambda x: torch.tensor(0), lambda x: x.add_(x), lambda x: x.resize_(0), torch.nn.Linear(3, 3)])
+@pytest.mark.parametrize('answer', [
+    boom, sour, exits, interrupts, recurses, closes, floods, lambda: 0, lambda x: Hostile(), HostileCall(), Hostile(),
+    None, 5, '', int, lambda x: x.numpy(force=True), lambda x: x.tolist(), lambda x: x.to_sparse(),
+    lambda x: x.to('meta'), lambda x: [x, [x]], lambda x: {1: x}, lambda x: x.double(), lambda x: x[None],
+    lambda x: torch.full_like(x, torch.nan), lambda x: torch.tensor(0), lambda x: x.add_(x), lambda x: x.resize_(0),
+    torch.nn.Linear(3, 3),
+])
 def test_never_raises(answer, capsys):
     out, state = sys.stdout, torch.get_rng_state()
     report = check(answer, double, seconds=.3)

@@ -24,21 +24,32 @@ def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     assert (info.num_frames, info.height, info.width) == (17, 64, 64)
 
 @pytest.mark.parametrize('args,said', [
-    (['sample'], 'give a prompt'), (['sample', '--prompt', ' '], 'prompt is empty'),
+    (['sample'],                                       'give a prompt'),
+    (['sample', '--prompt', ' '],                      'prompt is empty'),
     (['sample', '--prompt', 'a red circle', '--weights', 'tyni'], "weights 'tyni'"),
     (['sample', '--prompt', 'a red circle', '--num-frames', '0'], "'0' is not a length; use a number of frames from 1 on"),
     (['sample', '--prompt', 'a red circle', '--image-size', '60', '64'], 'height 60 is not a multiple of 8; try 56 or 64'),
     (['sample', '--prompt', 'a red circle', '--num-sampling-steps', '0'], 'num_sampling_steps is 0; use 1 to 1000 steps'),
     (['sample', '--prompt', 'a red circle', '--device', 'gpu'], "unknown device 'gpu'"),
-    (['sample', '--prompt-path', 'none.txt'], "prompt file 'none.txt' does not exist"),
-    (['sample', '--prompt-path', 'empty.txt'], 'holds no prompt'),
-    (['train', 'shape_t2v'], 'unknown recipe'), (['train', 'shapes_t2v', 'stepz=3'], "did you mean 'steps'"),
+    (['sample', '--prompt-path', 'none.txt'],          "prompt file 'none.txt' does not exist"),
+    (['sample', '--prompt-path', 'empty.txt'],         'holds no prompt'),
+    (['train', 'shape_t2v'],                           'unknown recipe'),
+    (['train', 'shapes_t2v', 'stepz=3'],               "did you mean 'steps'"),
     (['train', 'shapes_t2v', 'model.hidden_size=190'], 'not divisible'),
-    (['train', 'shapes_t2v', 'vae_weights=nowhere'], "weights 'nowhere'"),
-    (['train', 'shapes_t2v', 'data.path=none.csv'], 'there is no table'), (['train', 'shapes_t2v', 'data.path=empty.csv'], 'is empty'),
-    (['train', 'shapes_t2v', 'data.path=bad.csv'], 'no column text'), (['train', 'shapes_t2v', 'data.path=corrupt.csv'], 'broken.mp4'),
-    (['data', 'plan', 'none.csv'], 'no table or folder none.csv'), (['data', 'plan', 'empty.csv'], 'empty.csv is empty; its first line must name the columns'), (['data', 'plan', 'bad.csv', '--buckets', 'v13'], "unknown buckets 'v13'"),
-    (['data', 'plan', 'bad.csv', '--world', '0'], '--world is 0'), (['demo', '--weights', 'nowhere'], "weights 'nowhere'"), (['demo', '--port', '99999'], 'ports go from 1 to 65535'), (['eval', 'nowhere'], "weights 'nowhere'"), (['eval', '--num', '0'], '--num must be at least 1')], ids=lambda a: ' '.join(a) if isinstance(a, list) else '')
+    (['train', 'shapes_t2v', 'vae_weights=nowhere'],   "weights 'nowhere'"),
+    (['train', 'shapes_t2v', 'data.path=none.csv'],    'there is no table'),
+    (['train', 'shapes_t2v', 'data.path=empty.csv'],   'is empty'),
+    (['train', 'shapes_t2v', 'data.path=bad.csv'],     'no column text'),
+    (['train', 'shapes_t2v', 'data.path=corrupt.csv'], 'broken.mp4'),
+    (['data', 'plan', 'none.csv'],                     'no table or folder none.csv'),
+    (['data', 'plan', 'empty.csv'],                    'empty.csv is empty; its first line must name the columns'),
+    (['data', 'plan', 'bad.csv', '--buckets', 'v13'],  "unknown buckets 'v13'"),
+    (['data', 'plan', 'bad.csv', '--world', '0'],      '--world is 0'),
+    (['demo', '--weights', 'nowhere'],                 "weights 'nowhere'"),
+    (['demo', '--port', '99999'],                      'ports go from 1 to 65535'),
+    (['eval', 'nowhere'],                              "weights 'nowhere'"),
+    (['eval', '--num', '0'],                           '--num must be at least 1'),
+], ids=lambda a: ' '.join(a) if isinstance(a, list) else '')
 def test_mistakes_are_one_clear_sentence(tmp_path, args, said):
     (tmp_path/'empty.txt').write_text('\n')
     (tmp_path/'empty.csv').write_text('')
@@ -67,8 +78,13 @@ def test_unknown_words_are_named(tmp_path):
     out = osnb('sample', '--prompt', 'a red zebra moves left', '--num-sampling-steps', '2', cwd=tmp_path)
     assert out.returncode == 0 and 'zebra' in out.stderr
 
-@pytest.mark.parametrize('prompt,said', [('a red blue circle moves left', "two values of colour, 'blue' and 'red'"), ('a red circle spins', 'a spinning circle looks like one that stays still'),
-    ('a red star moves down above a blue star that moves up', 'no room'), ('a red circle hits a blue square', 'level physics'), ('hello', "'hello'")])
+@pytest.mark.parametrize('prompt,said', [
+    ('a red blue circle moves left',                          "two values of colour, 'blue' and 'red'"),
+    ('a red circle spins',                                    'a spinning circle looks like one that stays still'),
+    ('a red star moves down above a blue star that moves up', 'no room'),
+    ('a red circle hits a blue square',                       'level physics'),
+    ('hello',                                                 "'hello'"),
+])
 def test_a_prompt_that_cannot_work_gets_a_warning(tmp_path, prompt, said):
     out = osnb('sample', '--prompt', prompt, '--num-sampling-steps', '1', cwd=tmp_path)
     assert out.returncode == 0
@@ -190,9 +206,16 @@ def test_plan_makes_nothing(tmp_path):
     assert not (tmp_path/'samples').exists()
 
 @pytest.mark.parametrize('args,said', [
-    (['opensora-1.2', '--weights', 'tiny'], 'transformer of opensora-1.2 is --ckpt-path'), (['--reference-path', 'gone.png', '--mask-strategy', '0'], 'gone.png'),
-    (['--reference-path', 'https://example.org/a.png', '--mask-strategy', '0'], 'only files on this disk'), (['--loop', '2', '--num-frames', '1'], 'has one latent frame'),
-    (['--aes', '11'], 'aes'), (['--flow', 'nan'], 'flow'), (['--vae-tile', '60'], 'not a multiple of 8'), (['--resolution', '145p'], "'145p'"), (['--llm-refine', 'maybe'], 'neither yes nor no')])
+    (['opensora-1.2', '--weights', 'tiny'],                    'transformer of opensora-1.2 is --ckpt-path'),
+    (['--reference-path', 'gone.png', '--mask-strategy', '0'], 'gone.png'),
+    (['--reference-path', 'https://example.org/a.png', '--mask-strategy', '0'], 'only files on this disk'),
+    (['--loop', '2', '--num-frames', '1'],                     'has one latent frame'),
+    (['--aes', '11'],                                          'aes'),
+    (['--flow', 'nan'],                                        'flow'),
+    (['--vae-tile', '60'],                                     'not a multiple of 8'),
+    (['--resolution', '145p'],                                 "'145p'"),
+    (['--llm-refine', 'maybe'],                                'neither yes nor no'),
+])
 def test_bad_conditions_are_one_sentence(tmp_path, args, said):
     out = osnb('sample', *args, '--prompt', 'a red circle moves left', cwd=tmp_path)
     assert out.returncode in (1, 2) and said in out.stderr and 'Traceback' not in out.stderr, out.stderr

@@ -270,8 +270,12 @@ def test_two_processes_learn_what_one_does(folder, ranks, one, how):
                v in b[f].items())
     assert abs(rows(folder, name)[-1]['val_err'] - rows(folder, 'one')[-1]['val_err']) < 1e-4
 
-@pytest.mark.parametrize('how,message', [(('shard=fsdp2',), 'shard=fsdp2 spreads the weights over several processes, and 1 runs'), (('shard=fsdp3',), "unknown shard 'fsdp3'; use one of no, fsdp2"),
-                                         (('shard=fsdp2', 'optim.name=muon'), 'muon turns whole matrices'), (('shard=fsdp2', 'precision=fp16'), 'does not go with precision=fp16')])
+@pytest.mark.parametrize('how,message', [
+    (('shard=fsdp2',),                   'shard=fsdp2 spreads the weights over several processes, and 1 runs'),
+    (('shard=fsdp3',),                   "unknown shard 'fsdp3'; use one of no, fsdp2"),
+    (('shard=fsdp2', 'optim.name=muon'), 'muon turns whole matrices'),
+    (('shard=fsdp2', 'precision=fp16'),  'does not go with precision=fp16'),
+])
 def test_shards_that_cannot_be(folder, ranks, how, message):
     codes, (said,), _ = ranks.run(folder, WHAT, 'name=no', *how)
     assert codes == [1] and said.startswith('error: ') and message in said and 'Traceback' not in said

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ['03_flow/01_rectified_flow', '03_flow/02_timesteps', '03_flow/03_guidance', '04_blocks/01_layers', '04_blocks/02_attention',
-        '04_blocks/03_position', '05_models/01_stdit3', '06_vae/01_image_vae', '06_vae/02_causal', '07_text/01_encoders',
-        '01_toy/03_following']
+CORE = [
+    '03_flow/01_rectified_flow', '03_flow/02_timesteps', '03_flow/03_guidance', '04_blocks/01_layers',
+    '04_blocks/02_attention', '04_blocks/03_position', '05_models/01_stdit3', '06_vae/01_image_vae',
+    '06_vae/02_causal', '07_text/01_encoders', '01_toy/03_following',
+]
 
 def cells_of(page): return json.loads((ROOT/'nbs'/f'{page}.ipynb').read_text())['cells']
 def source(cell): return ''.join(cell['source'])

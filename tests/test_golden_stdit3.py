@@ -106,7 +106,9 @@ def test_key_order():
     with torch.device('meta'): keys = list(STDiT3(stdit3_xl2()).state_dict())
     assert keys[0] == 'rope.freqs' and keys[17] == 'y_embedder.y_proj.fc2.bias'
     assert [k.removeprefix('spatial_blocks.0.') for k in keys[18:35]] == [
-        'scale_shift_table', 'attn.qkv.weight', 'attn.qkv.bias', 'attn.q_norm.weight', 'attn.k_norm.weight', 'attn.proj.weight', 'attn.proj.bias',
-        'cross_attn.q_linear.weight', 'cross_attn.q_linear.bias', 'cross_attn.kv_linear.weight', 'cross_attn.kv_linear.bias',
-        'cross_attn.proj.weight', 'cross_attn.proj.bias', 'mlp.fc1.weight', 'mlp.fc1.bias', 'mlp.fc2.weight', 'mlp.fc2.bias']
+        'scale_shift_table', 'attn.qkv.weight', 'attn.qkv.bias', 'attn.q_norm.weight', 'attn.k_norm.weight',
+        'attn.proj.weight', 'attn.proj.bias', 'cross_attn.q_linear.weight', 'cross_attn.q_linear.bias',
+        'cross_attn.kv_linear.weight', 'cross_attn.kv_linear.bias', 'cross_attn.proj.weight', 'cross_attn.proj.bias',
+        'mlp.fc1.weight', 'mlp.fc1.bias', 'mlp.fc2.weight', 'mlp.fc2.bias',
+    ]
     assert keys[-3:] == ['final_layer.scale_shift_table', 'final_layer.linear.weight', 'final_layer.linear.bias']

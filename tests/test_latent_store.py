@@ -365,8 +365,12 @@ def test_what_an_earlier_version_left_is_named_once(tmp_path, capsys):
     assert sorted(p.name for p in store.rglob('*') if p.is_file() and not p.name.startswith('.')) == ['mine.txt']
     assert not list((tmp_path/'features_held').iterdir())
 
-@pytest.mark.parametrize('words, message', [(['features', '/no/such/place'], 'there is no folder /no/such/place'), (['features', 'a', 'b'], 'takes one folder, not 2'),
-                                            (['probe'], 'osnb data probe needs a path'), (['probe', 'a.mp4', '--clear', 'all'], 'use it as osnb data features --clear all')])
+@pytest.mark.parametrize('words, message', [
+    (['features', '/no/such/place'],       'there is no folder /no/such/place'),
+    (['features', 'a', 'b'],               'takes one folder, not 2'),
+    (['probe'],                            'osnb data probe needs a path'),
+    (['probe', 'a.mp4', '--clear', 'all'], 'use it as osnb data features --clear all'),
+])
 def test_mistakes_are_one_sentence(words, message, capsys):
     "Nothing is deleted by a word in the wrong place"
     assert main(['data', *words]) == 1 and message in capsys.readouterr().err

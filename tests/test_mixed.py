@@ -77,8 +77,13 @@ def test_processes_that_share_clips_take_the_same_steps_as_one(folder, world):
     assert (folder/'runs'/f'share{world}_{world}'/'previews').is_dir()
 
 @pytest.mark.parametrize('change, processes, message', [
-    ('sequence=3', 2, '2 ranks cannot form groups of 3; groups of 1, 2 fit'), ('batches=3', 2, '3 batches a step do not divide over 2 processes; try batches=2'), ('buckets=v12_stage1', 1, 'no step in an epoch of 48 clips'),
-    ('buckets=no', 1, "unknown buckets 'no'; use one of v12_stage1"), ('data.native=64x64', 1, 'write FRAMESxHEIGHTxWIDTH'), ('data.native=', 1, 'data.native')])
+    ('sequence=3',         2, '2 ranks cannot form groups of 3; groups of 1, 2 fit'),
+    ('batches=3',          2, '3 batches a step do not divide over 2 processes; try batches=2'),
+    ('buckets=v12_stage1', 1, 'no step in an epoch of 48 clips'),
+    ('buckets=no',         1, "unknown buckets 'no'; use one of v12_stage1"),
+    ('data.native=64x64',  1, 'write FRAMESxHEIGHTxWIDTH'),
+    ('data.native=',       1, 'data.native'),
+])
 def test_what_does_not_fit_is_one_line(folder, change, processes, message):
     rc, said = launch(folder, 'name=bad', change, processes=processes)
     assert rc != 0 and message in said and (processes > 1 or 'Traceback' not in said), said[:3000]

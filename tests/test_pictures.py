@@ -155,8 +155,12 @@ def test_a_still_stays_a_still(tmp_path):
     assert (src.clip(0) == read_image(tmp_path/'views.jpg')).all() and src.repeatable
 
 @pytest.mark.parametrize('suffix, seconds, counts, fps', [
-    ('.png', [.1, .3, .1], [1, 3, 1], 10), ('.webp', [.1, .3, .1], [1, 3, 1], 10),
-    ('.png', [.033, .034, .033], [1, 1, 1], 30), ('.png', [0, 0, 0], [1, 1, 1], 10), ('.webp', [.04, .04, 1], [1, 1, 25], 25)])
+    ('.png',  [.1, .3, .1],       [1, 3, 1],  10),
+    ('.webp', [.1, .3, .1],       [1, 3, 1],  10),
+    ('.png',  [.033, .034, .033], [1, 1, 1],  30),
+    ('.png',  [0, 0, 0],          [1, 1, 1],  10),
+    ('.webp', [.04, .04, 1],      [1, 1, 25], 25),
+])
 def test_frames_come_as_often_as_they_are_shown(tmp_path, suffix, seconds, counts, fps):
     "A frame that lasts three times as long comes three times; durations of 0 are 0.1 s, as in browsers"
     clip = noise(3)
@@ -206,11 +210,24 @@ def odd_pictures():
     film = io.BytesIO()
     first, *rest = map(Image.fromarray, noise(3))
     first.save(film, 'PNG', save_all=True, append_images=rest)
-    return {'empty.png': b'', 'cut.png': good[:200], 'cut.jpg': jpg[:len(jpg)//2], 'head.png': good[:30], 'text.jpg': b'no picture\n'*9,
-            'page.png': b'<html>404 not found</html>', 'zeros.bmp': bytes(5000), 'svg.png': b'<svg xmlns="http://www.w3.org/2000/svg"/>',
-            'pdf.jpg': b'%PDF-1.7\n', 'eps.png': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n', 'crc.png': good[:40] + b'\xff' + good[41:],
-            'film_cut.png': film.getvalue()[:-900], 'riff.webp': b'RIFF\x10\0\0\0WEBPVP8 \0\0\0\0', 'none.png': png(0, 5, 8, 2, []),
-            'huge.png': png(30000, 30000, 8, 2, [b'']), 'huge.bmp': b'BM' + struct.pack('<IHHIIiiHHIIiiII', 54, 0, 0, 54, 40, 30000, 30000, 1, 24, 0, 0, 0, 0, 0, 0)}
+    return {
+        'empty.png': b'',
+        'cut.png':   good[:200],
+        'cut.jpg':   jpg[:len(jpg)//2],
+        'head.png':  good[:30],
+        'text.jpg':  b'no picture\n'*9,
+        'page.png':  b'<html>404 not found</html>',
+        'zeros.bmp': bytes(5000),
+        'svg.png':   b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        'pdf.jpg':   b'%PDF-1.7\n',
+        'eps.png':   b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n',
+        'crc.png':   good[:40] + b'\xff' + good[41:],
+        'film_cut.png': film.getvalue()[:-900],
+        'riff.webp': b'RIFF\x10\0\0\0WEBPVP8 \0\0\0\0',
+        'none.png':  png(0, 5, 8, 2, []),
+        'huge.png':  png(30000, 30000, 8, 2, [b'']),
+        'huge.bmp':  b'BM' + struct.pack('<IHHIIiiHHIIiiII', 54, 0, 0, 54, 40, 30000, 30000, 1, 24, 0, 0, 0, 0, 0, 0),
+    }
 
 @pytest.mark.parametrize('name', odd_pictures())
 def test_an_odd_picture_is_one_sentence_within_two_seconds(tmp_path, name):

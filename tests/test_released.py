@@ -89,8 +89,11 @@ def test_layouts_hold_what_they_say(tmp_path):
     "Each is another format: indices, prefixes and nests are really there"
     paths = write_layouts(toy().state_dict(), tmp_path)
     names = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*') if p.is_file()}
-    assert {'one.safetensors', 'one.pth', 'shards/model.safetensors.index.json', 'bins/pytorch_model.bin.index.json', 'step100/model/pytorch_model.bin.index.json',
-            'step200/ema.pt', 'clone/model.safetensors', 'cache/models--toy--toy/refs/main'} <= names
+    assert {
+        'one.safetensors', 'one.pth', 'shards/model.safetensors.index.json', 'bins/pytorch_model.bin.index.json',
+        'step100/model/pytorch_model.bin.index.json', 'step200/ema.pt', 'clone/model.safetensors',
+        'cache/models--toy--toy/refs/main',
+    } <= names
     assert set(torch.load(tmp_path/'ddp.ckpt')) == {'state_dict', 'epoch'}
     assert all(k.startswith('module.') for k in torch.load(tmp_path/'ddp.ckpt')['state_dict'])
     assert find_weights(paths['training checkpoint with ema.pt']).name == 'ema.pt'
@@ -149,8 +152,11 @@ def test_incomplete_cache_asks_the_network(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match='was not asked for'): fetch('a/b', cache_dir=tmp_path, download=False)
     assert fetch('a/b', cache_dir=tmp_path) == snap and asked == [True, True, False]
 
-@pytest.mark.parametrize('load, name, size', [(load_stdit3, 'hpcai-tech/OpenSora-STDiT-v3', '4.8 GB'),
-    (load_stdit3, 'STDiT3-XL/2', '4.8 GB'), (load_released_vae, 'hpcai-tech/OpenSora-VAE-v1.2', '1.57 GB')])
+@pytest.mark.parametrize('load, name, size', [
+    (load_stdit3,       'hpcai-tech/OpenSora-STDiT-v3', '4.8 GB'),
+    (load_stdit3,       'STDiT3-XL/2',                  '4.8 GB'),
+    (load_released_vae, 'hpcai-tech/OpenSora-VAE-v1.2', '1.57 GB'),
+])
 def test_offline_message(load, name, size, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
     with pytest.raises(FileNotFoundError) as e: load(name)
@@ -314,9 +320,16 @@ def test_pixart_that_lacks_a_part():
 
 # the report
 
-@pytest.mark.parametrize('name, kind', [('blocks.3.attn_temp.qkv.weight', 'STDiT weights of Open-Sora 1.0'), ('fl_embedder.mlp.0.bias', 'STDiT2 weights of Open-Sora 1.1'),
-    ('blocks.0.cross_attn.proj.bias', 'PixArt'), ('blocks.0.adaLN_modulation.1.bias', 'DiT or Latte'), ('spatial_vae.module.quant_conv.bias', 'VideoVAE'),
-    ('encoder.down_blocks.0.resnets.0.conv1.bias', 'AutoencoderKL'), ('encoder.block.0.layer.0.SelfAttention.q.weight', 'T5'), ('double_blocks.0.img_attn.qkv.weight', 'later model')])
+@pytest.mark.parametrize('name, kind', [
+    ('blocks.3.attn_temp.qkv.weight',                  'STDiT weights of Open-Sora 1.0'),
+    ('fl_embedder.mlp.0.bias',                         'STDiT2 weights of Open-Sora 1.1'),
+    ('blocks.0.cross_attn.proj.bias',                  'PixArt'),
+    ('blocks.0.adaLN_modulation.1.bias',               'DiT or Latte'),
+    ('spatial_vae.module.quant_conv.bias',             'VideoVAE'),
+    ('encoder.down_blocks.0.resnets.0.conv1.bias',     'AutoencoderKL'),
+    ('encoder.block.0.layer.0.SelfAttention.q.weight', 'T5'),
+    ('double_blocks.0.img_attn.qkv.weight',            'later model'),
+])
 def test_report_names_the_model(name, kind):
     state = {name: torch.ones(1)}
     report = compare_keys(toy(), state)
@@ -411,7 +424,10 @@ def test_fuzz_config(tmp_path, config):
     survives(lambda p: load_released_vae(p, **GROUPS), vae)
 
 @FEW
-@given(state=st.dictionaries(st.sampled_from([*toy().state_dict(), 'spatial_blocks.99999999999.x', 'spatial_blocks.5.x', 'temporal_vae.encoder.conv_in.conv.weight', 'spatial_vae.module.encoder.conv_in.weight', 'blocks.0.cross_attn.x']),
+@given(state=st.dictionaries(st.sampled_from([
+    *toy().state_dict(), 'spatial_blocks.99999999999.x', 'spatial_blocks.5.x',
+    'temporal_vae.encoder.conv_in.conv.weight', 'spatial_vae.module.encoder.conv_in.weight', 'blocks.0.cross_attn.x',
+]),
                              st.lists(st.integers(0, 5), max_size=5), max_size=12), whole=st.booleans())
 def test_fuzz_shapes(state, whole):
     odd = {k: torch.zeros(s) for k, s in state.items()}

@@ -61,10 +61,17 @@ def test_ends_of_every_range_are_taken(name):
         assert getattr(SampleConfig(**{name: value}), name) == value
 
 @pytest.mark.parametrize('words,said', [
-    (['--cfg-scale', '-3'], 'cfg_scale is -3.0; guidance goes from 0'), (['--cfg-scale', 'nan'], 'cfg_scale is nan'), (['--fps', '2147483648'], 'a clip has 1 to 1000 frames a second'),
-    (['--seed', '-1'], 'seed is -1; use a whole number from 0 to 4294967295'), (['--seed', '4294967295', '--num-sample', '2'], 'seed is 4294967296'),
-    (['--num-sampling-steps', '100000'], 'use 1 to 1000 steps'), (['--save-fps', '0.0001'], '--save-fps is 0.0001; a file has 0.01 to 1000'),
-    (['--save-fps', 'nan'], '--save-fps is nan'), (['--frame-interval', '1000'], '--fps over --frame-interval is 0.008'), (['--format', 'gif', '--fps', '60'], 'a GIF has 0.01 to 50')])
+    (['--cfg-scale', '-3'],                         'cfg_scale is -3.0; guidance goes from 0'),
+    (['--cfg-scale', 'nan'],                        'cfg_scale is nan'),
+    (['--fps', '2147483648'],                       'a clip has 1 to 1000 frames a second'),
+    (['--seed', '-1'],                              'seed is -1; use a whole number from 0 to 4294967295'),
+    (['--seed', '4294967295', '--num-sample', '2'], 'seed is 4294967296'),
+    (['--num-sampling-steps', '100000'],            'use 1 to 1000 steps'),
+    (['--save-fps', '0.0001'],                      '--save-fps is 0.0001; a file has 0.01 to 1000'),
+    (['--save-fps', 'nan'],                         '--save-fps is nan'),
+    (['--frame-interval', '1000'],                  '--fps over --frame-interval is 0.008'),
+    (['--format', 'gif', '--fps', '60'],            'a GIF has 0.01 to 50'),
+])
 def test_the_command_refuses_the_same_before_any_work(tmp_path, monkeypatch, capsys, words, said):
     "`--save-fps 0.0001` wrote a file of 24 frames a second; a GIF of more than 50 cannot be written at all"
     assert sample_command('--prompt', RED, *words, cwd=tmp_path, monkeypatch=monkeypatch) == 1
@@ -219,9 +226,13 @@ def test_numbers_that_run_away_stop_at_their_step(tiny):
 # ---------------------------------------------------------------- sizes
 
 @pytest.mark.parametrize('words,said', [
-    (['--num-frames', '1000000000'], 'a clip of 1,000,000,000 frames of 64 x 64 pixels needs more than'), (['--num-frames', '100000000'], 'a clip of 100,000,000 frames'),
-    (['--num-frames', '9'*400], 'GB'), (['--loop', '1000000000'], 'a film of 1,000,000,000 rounds of 17 frames'),
-    (['--image-size', '4000000', '4000000'], '17 frames of 4000000 x 4000000 pixels needs more than'), (['--num-sample', '1000000000'], '--num-sample 1000000000 of 1 prompt makes 1,000,000,000 files')])
+    (['--num-frames', '1000000000'],         'a clip of 1,000,000,000 frames of 64 x 64 pixels needs more than'),
+    (['--num-frames', '100000000'],          'a clip of 100,000,000 frames'),
+    (['--num-frames', '9'*400],              'GB'),
+    (['--loop', '1000000000'],               'a film of 1,000,000,000 rounds of 17 frames'),
+    (['--image-size', '4000000', '4000000'], '17 frames of 4000000 x 4000000 pixels needs more than'),
+    (['--num-sample', '1000000000'],         '--num-sample 1000000000 of 1 prompt makes 1,000,000,000 files'),
+])
 def test_what_cannot_fit_is_said_before_memory_is_taken(tmp_path, monkeypatch, capsys, words, said):
     "`--num-frames 1000000000` ended in a `MemoryError`, a tenth of it took 4 GB first"
     start, before = time.process_time(), psutil.Process().memory_info().rss
@@ -371,15 +382,25 @@ def plan_of(*words):
         return plan_sample(parser.parse_args([*words, '--prompt', RED]))
 
 @pytest.mark.parametrize('words,frames', [
-    (['--num-frames', '2s'], 16), (['--num-frames', '0.5s'], 4), (['--num-frames', '2s', '--fps', '12'], 24), (['--num-frames', '17'], 17),
-    (['opensora-1.2', '--num-frames', '2s'], 51), (['opensora-1.2', '--num-frames', '16s', '--fps', '12'], 408)])
+    (['--num-frames', '2s'],                                 16),
+    (['--num-frames', '0.5s'],                               4),
+    (['--num-frames', '2s', '--fps', '12'],                  24),
+    (['--num-frames', '17'],                                 17),
+    (['opensora-1.2', '--num-frames', '2s'],                 51),
+    (['opensora-1.2', '--num-frames', '16s', '--fps', '12'], 408),
+])
 def test_seconds_are_seconds_at_the_model_s_rate(words, frames):
     """`--num-frames 2s` with `tiny` gave 51 frames at 8 a second, so 6.4 seconds; the names of Open-Sora's weights
     mean what they mean there"""
     assert plan_of(*words).cfg.num_frames == frames
 
-@pytest.mark.parametrize('length,said', [('0s', '0s is less than a frame at 8 frames a second; use at least 0.125s'), ('0.01s', 'less than a frame'),
-                                         ('-2s', 'is not a length'), ('s', 'is not a length'), ('9'*30 + 's', 'GB of memory')])
+@pytest.mark.parametrize('length,said', [
+    ('0s',         '0s is less than a frame at 8 frames a second; use at least 0.125s'),
+    ('0.01s',      'less than a frame'),
+    ('-2s',        'is not a length'),
+    ('s',          'is not a length'),
+    ('9'*30 + 's', 'GB of memory'),
+])
 def test_seconds_that_are_no_length(length, said):
     "One sentence for each"
     with pytest.raises(ValueError, match=said) as e: plan_of(f'--num-frames={length}')
@@ -440,8 +461,16 @@ def test_a_prompt_that_names_nothing_is_told_what_is_missing(prompt):
         "this prompt names no shape, no colour and no motion; write a sentence such as 'a red circle moves left'"]
 
 @pytest.mark.parametrize('prompt,level', [
-    ('a big red dog and two cats', 'core'), ('two cats', 'core'), ('a circle and two dogs', 'core'), ('three dogs, a red circle', 'core'), ('一个红色圆形和两个狗', 'core'),
-    ('two red circles move left', 'many'), ('two big red circles', 'many'), ('there are three blue stars that move up', 'many'), ('两个红色圆形向左移动', 'many')])
+    ('a big red dog and two cats',              'core'),
+    ('two cats',                                'core'),
+    ('a circle and two dogs',                   'core'),
+    ('three dogs, a red circle',                'core'),
+    ('一个红色圆形和两个狗',                    'core'),
+    ('two red circles move left',               'many'),
+    ('two big red circles',                     'many'),
+    ('there are three blue stars that move up', 'many'),
+    ('两个红色圆形向左移动',                    'many'),
+])
 def test_a_number_counts_only_with_a_thing_of_this_world(prompt, level):
     "\"a big red dog and two cats\" was said to be of level many"
     got, named, _ = read_prompt(prompt)

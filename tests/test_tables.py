@@ -119,9 +119,13 @@ def test_an_odd_table_is_one_sentence_for_the_plan_and_for_training(tmp_path, ca
     assert capsys.readouterr().err == f'osnb: error: {e.value}\n'
 
 @pytest.mark.parametrize('data, says', [
-    ('ein süßer Hund'.encode('latin-1'), 'a.txt, line 1, is not UTF-8 text'), ('a\nb\nsüß'.encode('cp1252'), 'a.txt, line 3, is not UTF-8 text'),
-    ('cat'.encode('utf-16-be'), 'a.txt is not UTF-8 text but holds zero bytes'), (b'\x89PNG\r\n', 'a.txt, line 1, is not UTF-8 text'),
-    (b'x'*200_000, 'a.txt: a caption has more than 131,072 characters'), (None, 'a.txt is a folder')])
+    ('ein süßer Hund'.encode('latin-1'), 'a.txt, line 1, is not UTF-8 text'),
+    ('a\nb\nsüß'.encode('cp1252'),       'a.txt, line 3, is not UTF-8 text'),
+    ('cat'.encode('utf-16-be'),          'a.txt is not UTF-8 text but holds zero bytes'),
+    (b'\x89PNG\r\n',                     'a.txt, line 1, is not UTF-8 text'),
+    (b'x'*200_000,                       'a.txt: a caption has more than 131,072 characters'),
+    (None,                               'a.txt is a folder'),
+])
 def test_an_odd_caption_is_one_sentence_with_its_file(tmp_path, data, says):
     "A caption that is not UTF-8 stopped training with `'utf-8' codec can't decode byte 0xfc`, and no file was named"
     write_image(tmp_path/'a.png', np.zeros((8, 8, 3), np.uint8))
@@ -142,9 +146,16 @@ def test_captions_of_editors(tmp_path):
 
 WORDS = ['a red cat', 'sitting', ',', ', ', ';', '\t', '"', '""', "'", '\n', ' ', 'dog', '红色', 'on a mat', '(blue)',
          '5"', '.', '-', '|', '#']
-DIALECTS = {'excel': dict(), 'tabs': dict(delimiter='\t'), 'semicolons': dict(delimiter=';', lineterminator='\r\n'), 'unix': dict(quoting=csv.QUOTE_ALL, lineterminator='\n'),
-            'mac': dict(lineterminator='\r', quoting=csv.QUOTE_ALL), 'words quoted': dict(quoting=csv.QUOTE_NONNUMERIC), 'backslash': dict(doublequote=False, escapechar='\\'),
-            'no quotes': dict(quoting=csv.QUOTE_NONE, escapechar='\\')}
+DIALECTS = {
+    'excel':        dict(),
+    'tabs':         dict(delimiter='\t'),
+    'semicolons':   dict(delimiter=';', lineterminator='\r\n'),
+    'unix':         dict(quoting=csv.QUOTE_ALL, lineterminator='\n'),
+    'mac':          dict(lineterminator='\r', quoting=csv.QUOTE_ALL),
+    'words quoted': dict(quoting=csv.QUOTE_NONNUMERIC),
+    'backslash':    dict(doublequote=False, escapechar='\\'),
+    'no quotes':    dict(quoting=csv.QUOTE_NONE, escapechar='\\'),
+}
 
 def caption(rng): # with a letter in it: of quotes alone, one more or less makes another good value
     text = ''.join(rng.choices(WORDS, k=rng.randrange(1, 8))).strip()
@@ -235,8 +246,11 @@ def osnb(capsys, *args):
         rc = main([str(a) for a in args])
     return rc, *capsys.readouterr()
 
-@pytest.mark.parametrize('args', [('data', 'plan', 'TABLE', '--buckets', 'toy_mix'), ('plan', 'many_sizes', 'buckets=toy_mix', '--data', 'TABLE'),
-                                  ('train', 'many_sizes', 'data.native=', 'data.path=TABLE', 'buckets=toy_mix', 'device=cpu', 'out=OUT', '--quick')])
+@pytest.mark.parametrize('args', [
+    ('data', 'plan', 'TABLE', '--buckets', 'toy_mix'),
+    ('plan', 'many_sizes', 'buckets=toy_mix', '--data', 'TABLE'),
+    ('train', 'many_sizes', 'data.native=', 'data.path=TABLE', 'buckets=toy_mix', 'device=cpu', 'out=OUT', '--quick'),
+])
 def test_a_plan_that_cannot_be_shows_its_table_and_the_way_out(few, tmp_path, capsys, args):
     """Twelve clips ended with 'make batches smaller', without a table and without a setting that does so; the one
     named works"""
@@ -310,9 +324,11 @@ def test_sizes_of_the_table_are_believed_and_named_so(tmp_path, capsys):
 # ---- settings that cannot be
 
 @pytest.mark.parametrize('settings', [
-    'data.num_frames=0', 'data.num_frames=-1', 'data.num_frames=nan', 'data.num_frames=1e12', 'data.image_size=0,64', 'data.image_size=64,-8',
-    'data.image_size=nan,64', 'data.image_size=64', 'data.image_size=1000000,64', 'data.frame_interval=0', 'data.n=0', 'data.n=1e30', 'data.fps=0', 'data.fps=nan',
-    'data.fps=inf', 'data.fps=-8', 'max_batch=-1', 'max_batch=2'])
+    'data.num_frames=0', 'data.num_frames=-1', 'data.num_frames=nan', 'data.num_frames=1e12', 'data.image_size=0,64',
+    'data.image_size=64,-8', 'data.image_size=nan,64', 'data.image_size=64', 'data.image_size=1000000,64',
+    'data.frame_interval=0', 'data.n=0', 'data.n=1e30', 'data.fps=0', 'data.fps=nan', 'data.fps=inf', 'data.fps=-8',
+    'max_batch=-1', 'max_batch=2',
+])
 def test_an_impossible_data_set_is_refused_where_it_is_made(settings, capsys):
     """`osnb plan … data.num_frames=0` ended with a ZeroDivisionError; whatever cannot be is one sentence, before
     anything is made"""

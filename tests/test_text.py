@@ -80,6 +80,12 @@ def test_null_text_carries_gradient_and_shape():
     n = null_text(m, 3)
     assert n.shape == (3, 1, 7, 5) and torch.equal(n[2, 0], m.y_embedder.y_embedding)
 
-@pytest.mark.parametrize('text, pieces', [('ＲＥＤ　１２', ['red', '1', '2']), ('naïve_ü', ['naïve', '_', 'ü']), ('3D红圆x2', ['3', 'd', '红', '圆', 'x', '2']),
-                                          ('score: 6.5.', ['score', ':', '6', '.', '5']), ('。', []), ('\t\n', [])])
+@pytest.mark.parametrize('text, pieces', [
+    ('ＲＥＤ　１２', ['red', '1', '2']),
+    ('naïve_ü',      ['naïve', '_', 'ü']),
+    ('3D红圆x2',     ['3', 'd', '红', '圆', 'x', '2']),
+    ('score: 6.5.',  ['score', ':', '6', '.', '5']),
+    ('。',           []),
+    ('\t\n',         []),
+])
 def test_split(text, pieces): assert split_text(text) == pieces

@@ -270,19 +270,31 @@ def test_any_tiling_works_or_is_refused(kw):
     with torch.no_grad(): assert decode(SMALL, encode(SMALL, x, how), 19, how).shape == x.shape
 
 @pytest.mark.parametrize('kw, words', [
-    (dict(tile=4), 'tile of 4 pixels is smaller than one latent position, 8'), (dict(tile=64, tile_overlap=64), 'tiles of 64 pixels cannot overlap by 64'),
-    (dict(tile=32, tile_overlap=40), 'tiles of 32 pixels cannot overlap by 40'), (dict(overlap=17), 'windows of 17 frames cannot overlap by 17'),
-    (dict(tile=60), 'tile is 60 pixels, not a multiple of 8; try 64'), (dict(tile=64, tile_overlap=12), 'tile_overlap is 12 pixels, not a multiple of 8'),
-    (dict(tile_overlap=16), 'there are no tiles'), (dict(spread=9), 'half a chunk of 17 frames is 8'), (dict(spread=1, overlap=1), 'two cures'),
-    (dict(frames=0), 'frames is 0; give a whole number, 1 or more'), (dict(passes=-1), 'passes is -1'), (dict(tile=64.), 'tile is 64.0')])
+    (dict(tile=4),                   'tile of 4 pixels is smaller than one latent position, 8'),
+    (dict(tile=64, tile_overlap=64), 'tiles of 64 pixels cannot overlap by 64'),
+    (dict(tile=32, tile_overlap=40), 'tiles of 32 pixels cannot overlap by 40'),
+    (dict(overlap=17),               'windows of 17 frames cannot overlap by 17'),
+    (dict(tile=60),                  'tile is 60 pixels, not a multiple of 8; try 64'),
+    (dict(tile=64, tile_overlap=12), 'tile_overlap is 12 pixels, not a multiple of 8'),
+    (dict(tile_overlap=16),          'there are no tiles'),
+    (dict(spread=9),                 'half a chunk of 17 frames is 8'),
+    (dict(spread=1, overlap=1),      'two cures'),
+    (dict(frames=0),                 'frames is 0; give a whole number, 1 or more'),
+    (dict(passes=-1),                'passes is -1'),
+    (dict(tile=64.),                 'tile is 64.0'),
+])
 def test_refusals(kw, words):
     with pytest.raises(ValueError, match=words):
         decode(TINY, torch.zeros(1, 4, 10, 2, 2), 34, Tiling(**kw))
 
 def test_refused_latents():
     for how in (Tiling(), Tiling(overlap=4)):
-        for z, f, words in ((torch.zeros(1, 4, 9, 2, 2), 34, 'this latent has 9'), (torch.zeros(4, 5, 2, 2), 17, '5 axes'), (torch.zeros(1, 3, 10, 2, 2), 34, '3 channels'),
-                            (torch.zeros(1, 4, 10, 2, 2), 0, 'num_frames is 0')):
+        for z, f, words in (
+            (torch.zeros(1, 4, 9, 2, 2),  34, 'this latent has 9'),
+            (torch.zeros(4, 5, 2, 2),     17, '5 axes'),
+            (torch.zeros(1, 3, 10, 2, 2), 34, '3 channels'),
+            (torch.zeros(1, 4, 10, 2, 2), 0,  'num_frames is 0'),
+        ):
             # at the call, before the first piece
             with pytest.raises(ValueError, match=words): iter_decode(TINY, z, f, how)
     with pytest.raises(ValueError, match='uint8'): encode(TINY, torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8))

@@ -134,8 +134,11 @@ def test_kill_loses_only_the_steps_since_the_last_save(folder):
     done(launch(folder))
     assert losses(folder) == losses(folder, 'whole')
 
-@pytest.mark.parametrize('override,message', [('stepz=3', "has no setting 'stepz'; did you mean 'steps'"), ('optim.lr=-1', 'must be positive'),
-                                              ('steps=many', "steps is a whole number, not 'many'")])
+@pytest.mark.parametrize('override,message', [
+    ('stepz=3',     "has no setting 'stepz'; did you mean 'steps'"),
+    ('optim.lr=-1', 'must be positive'),
+    ('steps=many',  "steps is a whole number, not 'many'"),
+])
 def test_bad_override_is_one_line(folder, override, message):
     p = launch(folder, override)
     out, err = p.communicate(timeout=120)

@@ -76,19 +76,41 @@ def test_the_working_directory_is_searched_last_and_only_for_a_name_with_a_colon
 
 # recipes that are none
 
-ODD_RECIPES = {'..:x': 'is not written as package.module:function', 'os:getcwd': f"'os:getcwd' is no recipe: it returned {os.getcwd()!r:.60}", ':x': 'is not written as', 'x:': "unknown recipe 'x:'",
-    '': "unknown recipe ''", '.': "unknown recipe '.'", '/tmp:x': 'is not written as', 'a b:c': 'is not written as', 'os.:x': 'is not written as', 'os:path': "is not a function but <module 'posixpath'",
-    'a:b:c': 'is not written as', 'mine.py:small': 'mine:small may be meant', 'sys:exit': "'sys:exit' ended with SystemExit", 'json:dumps': "'json:dumps' ended with TypeError", 'os:nothing': "has no function 'nothing'",
-    'nowhere_at_all:x': "cannot import 'nowhere_at_all'", 'os.nowhere:x': "cannot import 'os.nowhere'", 'builtins:list': "is no recipe: it returned []", 'builtins:dict': 'is no recipe: it returned {}',
-    'opensora_nb.train.loop:TrainConfig ': 'is not written as', 'opensora_nb.train.loop:Task': "is no recipe: it returned <opensora_nb.train.loop.Task"}
+ODD_RECIPES = {
+    '..:x':                                'is not written as package.module:function',
+    'os:getcwd':                           f"'os:getcwd' is no recipe: it returned {os.getcwd()!r:.60}",
+    ':x':                                  'is not written as',
+    'x:':                                  "unknown recipe 'x:'",
+    '':                                    "unknown recipe ''",
+    '.':                                   "unknown recipe '.'",
+    '/tmp:x':                              'is not written as',
+    'a b:c':                               'is not written as',
+    'os.:x':                               'is not written as',
+    'os:path':                             "is not a function but <module 'posixpath'",
+    'a:b:c':                               'is not written as',
+    'mine.py:small':                       'mine:small may be meant',
+    'sys:exit':                            "'sys:exit' ended with SystemExit",
+    'json:dumps':                          "'json:dumps' ended with TypeError",
+    'os:nothing':                          "has no function 'nothing'",
+    'nowhere_at_all:x':                    "cannot import 'nowhere_at_all'",
+    'os.nowhere:x':                        "cannot import 'os.nowhere'",
+    'builtins:list':                       "is no recipe: it returned []",
+    'builtins:dict':                       'is no recipe: it returned {}',
+    'opensora_nb.train.loop:TrainConfig ': 'is not written as',
+    'opensora_nb.train.loop:Task':         "is no recipe: it returned <opensora_nb.train.loop.Task",
+}
 
 @pytest.mark.parametrize('name', ODD_RECIPES)
 def test_a_name_that_is_no_recipe_gets_one_sentence(name):
     with pytest.raises(ValueError) as e: resolve(name)
     assert ODD_RECIPES[name] in str(e.value) and '\n' not in str(e.value)
 
-@pytest.mark.parametrize('text,said', [('def f(:\n', 'SyntaxError'), ('a = b\n', "NameError: name 'b' is not defined"),
-                                       ('import sys; sys.exit(3)\n', 'SystemExit: 3'), ('1/0\n', 'ZeroDivisionError')])
+@pytest.mark.parametrize('text,said', [
+    ('def f(:\n',                 'SyntaxError'),
+    ('a = b\n',                   "NameError: name 'b' is not defined"),
+    ('import sys; sys.exit(3)\n', 'SystemExit: 3'),
+    ('1/0\n',                     'ZeroDivisionError'),
+])
 def test_a_recipe_file_that_does_not_run_says_where(tmp_path, monkeypatch, text, said):
     "The line in the user's own file, in place of a traceback"
     monkeypatch.chdir(tmp_path)
@@ -100,8 +122,15 @@ def test_a_recipe_file_that_does_not_run_says_where(tmp_path, monkeypatch, text,
 
 # overrides
 
-PAIRS = [(T2VTrain(), 'lora=4', 'init=tiny'), (VAETrain(), 'stage=joint', 'init_2d=tiny'), (VAETrain(), 'batch_size=9', 'frames_per_clip=3'), (VAETrain(), 'crop=72', 'data.image_size=96,96'),
-         (T2VTrain(optim=OptimConfig(name='muon')), 'shard=fsdp2', 'optim.name=adamw'), (T2VTrain(), 'model.hidden_size=180', 'model.num_heads=9'), (T2VTrain(), 'masks_of=17=v11', 'buckets=toy_mix')]
+PAIRS = [
+    (T2VTrain(),                               'lora=4',                'init=tiny'),
+    (VAETrain(),                               'stage=joint',           'init_2d=tiny'),
+    (VAETrain(),                               'batch_size=9',          'frames_per_clip=3'),
+    (VAETrain(),                               'crop=72',               'data.image_size=96,96'),
+    (T2VTrain(optim=OptimConfig(name='muon')), 'shard=fsdp2',           'optim.name=adamw'),
+    (T2VTrain(),                               'model.hidden_size=180', 'model.num_heads=9'),
+    (T2VTrain(),                               'masks_of=17=v11',       'buckets=toy_mix'),
+]
 
 @pytest.mark.parametrize('cfg,one,other', PAIRS, ids=lambda x: x if isinstance(x, str) else '')
 def test_overrides_may_come_in_any_order(cfg, one, other):
@@ -190,9 +219,12 @@ def test_a_stop_between_validation_and_its_note_validates_once_more_and_logs_onc
     longer = run(replace(small, steps=14))
     assert list(losses(longer)) == list(range(1, 15)) and 'unfinished' not in longer.info
 
-@pytest.mark.parametrize('trouble,how,at', [('batch', {}, 4), ('batch', dict(sized=True), 5),
-                                            ('validate', dict(validate_every=5), 5),
-                                            ('preview', dict(preview_every=7), 7)])
+@pytest.mark.parametrize('trouble,how,at', [
+    ('batch',    {},                     4),
+    ('batch',    dict(sized=True),       5),
+    ('validate', dict(validate_every=5), 5),
+    ('preview',  dict(preview_every=7),  7),
+])
 def test_an_error_on_the_way_saves_first_and_the_run_goes_on_to_the_same_weights(small, capsys, trouble, how, at):
     "Also the place in the data: the batch that could not be read is the next one"
     small = replace(small, **how)
@@ -351,17 +383,44 @@ def test_a_file_is_not_read_twice(two, monkeypatch):
 
 # odd settings
 
-ODD = {('shapes_t2v', 'sampling_steps=0'): 'sampling_steps is a number from 1 to 1,000, not 0; try 30', ('shapes_t2v', 'validate_steps=-1'): 'validate_steps is a number from 0 to 1,000, not -1',
-    ('shapes_t2v', 'data.image_size=20,20'): 'height 20 is not a multiple of 8; try 16 or 24', ('shapes_t2v', 'preview_every=-1'): 'preview_every is a number of at least 0, not -1; try 500',
-    ('shapes_t2v', 'cfg_scale=nan'): 'cfg_scale is a number from 0 to 100, not nan', ('shapes_t2v', 'optim.final=-1'): 'optim.final is a number from 0 to 1, not -1.0; try 0.05',
-    ('shapes_t2v', 'timeout=1e300'): 'timeout is a number of at most 10,000,000, not 1e+300', ('shapes_t2v', 'ema=1'): 'ema is a number of at least 0 and below 1, not 1.0', ('shapes_t2v', 'optim.betas=0.9,1'): 'optim.betas is a number of at least 0 and below 1',
-    ('shapes_t2v', 'optim.lr=inf'): 'optim.lr is a number of at most 1,000, not inf', ('shapes_t2v', 'spike=nan'): 'spike is a number, not nan', ('shapes_t2v', 'data.n=0'): 'data.n is 0; use 1 to', ('shapes_t2v', 'data.num_frames=0'): 'data.num_frames is 0; use 1 to',
-    ('shapes_t2v', 'data.fps=0'): 'data.fps is 0.0; frames a second are above 0', ('shapes_t2v', 'data.level=cor'): "unknown level 'cor'", ('shapes_t2v', 'data.split=no'): "unknown data.split 'no'", ('shapes_t2v', 'name=..'): 'name=.. is no name of a run',
-    ('shapes_t2v', 'vae_weights='): 'vae_weights is empty', ('shapes_t2v', 'validate_sizes=17x20x20'): 'height 20 is not a multiple of 8', ('shapes_t2v', 'base_pix=0'): 'base_pix is a number of at least 1', ('shapes_t2v', 'optim.clip=-1'): 'optim.clip is a number of at least 0',
-    ('shapes_t2v', 'seed=1e30'): 'seed is a number from', ('shapes_t2v', 'stop_at=0.5 validate_on=0'): 'stop_at=0.5 needs a score, and there is none with validate_on=0', ('shapes_t2v', 'stop_at=0.5 data.path=a.csv'): 'there is none for clips of your own',
-    ('shapes_t2v', 'caption_drop=nan'): 'caption_drop is a number, not nan', ('shapes_t2v', 'model.mlp_ratio=nan'): 'mlp_ratio', ('shapes_t2v', 'masks_of=7=v11 buckets=toy_mix masks_of=7'): "masks_of '7' is not readable", ('shapes_t2v', 'batch_size=1e9'): 'batch_size is a number of at most 1,000,000',
-    ('shapes_vae', 'kl=nan'): 'kl is a number of at least 0, not nan', ('shapes_vae', 'jitter=-1'): 'jitter is a number of at least 0', ('shapes_vae', '1_image.frames_per_clip=0'): 'frames_per_clip is a number of at least 1', ('shapes_vae', 'crop=-8'): 'crop is a number of at least 0',
-    ('shapes_vae', 'data.image_size=20,20'): 'data.image_size 20,20 does not divide into blocks of 8 pixels', ('shapes_vae', 'loss.logvar_init=nan'): 'loss.logvar_init is a number, not nan', ('shapes_vae', 'stop_at=0.5'): 'the validation of an autoencoder has none', ('shapes_vae', 'image_share=nan'): 'image_share is a number, not nan'}
+ODD = {
+    ('shapes_t2v', 'sampling_steps=0'):            'sampling_steps is a number from 1 to 1,000, not 0; try 30',
+    ('shapes_t2v', 'validate_steps=-1'):           'validate_steps is a number from 0 to 1,000, not -1',
+    ('shapes_t2v', 'data.image_size=20,20'):       'height 20 is not a multiple of 8; try 16 or 24',
+    ('shapes_t2v', 'preview_every=-1'):            'preview_every is a number of at least 0, not -1; try 500',
+    ('shapes_t2v', 'cfg_scale=nan'):               'cfg_scale is a number from 0 to 100, not nan',
+    ('shapes_t2v', 'optim.final=-1'):              'optim.final is a number from 0 to 1, not -1.0; try 0.05',
+    ('shapes_t2v', 'timeout=1e300'):               'timeout is a number of at most 10,000,000, not 1e+300',
+    ('shapes_t2v', 'ema=1'):                       'ema is a number of at least 0 and below 1, not 1.0',
+    ('shapes_t2v', 'optim.betas=0.9,1'):           'optim.betas is a number of at least 0 and below 1',
+    ('shapes_t2v', 'optim.lr=inf'):                'optim.lr is a number of at most 1,000, not inf',
+    ('shapes_t2v', 'spike=nan'):                   'spike is a number, not nan',
+    ('shapes_t2v', 'data.n=0'):                    'data.n is 0; use 1 to',
+    ('shapes_t2v', 'data.num_frames=0'):           'data.num_frames is 0; use 1 to',
+    ('shapes_t2v', 'data.fps=0'):                  'data.fps is 0.0; frames a second are above 0',
+    ('shapes_t2v', 'data.level=cor'):              "unknown level 'cor'",
+    ('shapes_t2v', 'data.split=no'):               "unknown data.split 'no'",
+    ('shapes_t2v', 'name=..'):                     'name=.. is no name of a run',
+    ('shapes_t2v', 'vae_weights='):                'vae_weights is empty',
+    ('shapes_t2v', 'validate_sizes=17x20x20'):     'height 20 is not a multiple of 8',
+    ('shapes_t2v', 'base_pix=0'):                  'base_pix is a number of at least 1',
+    ('shapes_t2v', 'optim.clip=-1'):               'optim.clip is a number of at least 0',
+    ('shapes_t2v', 'seed=1e30'):                   'seed is a number from',
+    ('shapes_t2v', 'stop_at=0.5 validate_on=0'):   'stop_at=0.5 needs a score, and there is none with validate_on=0',
+    ('shapes_t2v', 'stop_at=0.5 data.path=a.csv'): 'there is none for clips of your own',
+    ('shapes_t2v', 'caption_drop=nan'):            'caption_drop is a number, not nan',
+    ('shapes_t2v', 'model.mlp_ratio=nan'):         'mlp_ratio',
+    ('shapes_t2v', 'masks_of=7=v11 buckets=toy_mix masks_of=7'): "masks_of '7' is not readable",
+    ('shapes_t2v', 'batch_size=1e9'):              'batch_size is a number of at most 1,000,000',
+    ('shapes_vae', 'kl=nan'):                      'kl is a number of at least 0, not nan',
+    ('shapes_vae', 'jitter=-1'):                   'jitter is a number of at least 0',
+    ('shapes_vae', '1_image.frames_per_clip=0'):   'frames_per_clip is a number of at least 1',
+    ('shapes_vae', 'crop=-8'):                     'crop is a number of at least 0',
+    ('shapes_vae', 'data.image_size=20,20'):       'data.image_size 20,20 does not divide into blocks of 8 pixels',
+    ('shapes_vae', 'loss.logvar_init=nan'):        'loss.logvar_init is a number, not nan',
+    ('shapes_vae', 'stop_at=0.5'):                 'the validation of an autoencoder has none',
+    ('shapes_vae', 'image_share=nan'):             'image_share is a number, not nan',
+}
 
 @pytest.mark.parametrize('recipe,overrides', ODD)
 def test_a_setting_that_cannot_work_is_one_sentence_at_once(recipe, overrides, capsys, tmp_path, monkeypatch):
@@ -429,11 +488,29 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr('opensora_nb.train.diffusion.open_features', never)
     return tmp_path
 
-LACKING = {'init=/no/such/place': "weights '/no/such/place': this folder does not exist", 'init=nowhere': "weights 'nowhere': this folder does not exist", 'init=file.pt': "weights 'file.pt': this is a file", 'init=empty': "weights 'empty': this folder holds no weights",
-    'init=half': 'has not saved a checkpoint yet', 'vae_weights=nowhere': "weights 'nowhere'", 'vae_weights=/no/such/place': 'no weights at /no/such/place', 'vae_weights=empty': 'no weights in the folder empty', 'vae_weights=file.pt': 'file.pt (7 bytes) cannot be read as weights',
-    'text_weights=half': "text_weights=half, which lacks", 'text_weights=/no/such/place': 'neither a folder here nor an address', 'text_weights=nowhere': 'neither a folder here nor an address', 'validate_path=none.csv': 'there is no table none.csv', 'validate_path=empty': 'empty holds no video and no picture',
-    'data.path=none.csv': 'there is no table none.csv', 'buckets=v13': "unknown buckets 'v13'", 'buckets=none.json data.native=17x64x64': 'none.json', 'buckets=file.pt': "unknown buckets 'file.pt'",
-    'masks_of=34=v11 buckets=b.json data.native=17x64x64': 'masks_of names the bucket 34, and buckets=b.json has none of that name; it has 17, 64/17', 'masks=v13': "masks 'v13' is not readable", 'init=tiny text_weights=empty': 'text_weights=empty, which lacks config.json'}
+LACKING = {
+    'init=/no/such/place':                                 "weights '/no/such/place': this folder does not exist",
+    'init=nowhere':                                        "weights 'nowhere': this folder does not exist",
+    'init=file.pt':                                        "weights 'file.pt': this is a file",
+    'init=empty':                                          "weights 'empty': this folder holds no weights",
+    'init=half':                                           'has not saved a checkpoint yet',
+    'vae_weights=nowhere':                                 "weights 'nowhere'",
+    'vae_weights=/no/such/place':                          'no weights at /no/such/place',
+    'vae_weights=empty':                                   'no weights in the folder empty',
+    'vae_weights=file.pt':                                 'file.pt (7 bytes) cannot be read as weights',
+    'text_weights=half':                                   "text_weights=half, which lacks",
+    'text_weights=/no/such/place':                         'neither a folder here nor an address',
+    'text_weights=nowhere':                                'neither a folder here nor an address',
+    'validate_path=none.csv':                              'there is no table none.csv',
+    'validate_path=empty':                                 'empty holds no video and no picture',
+    'data.path=none.csv':                                  'there is no table none.csv',
+    'buckets=v13':                                         "unknown buckets 'v13'",
+    'buckets=none.json data.native=17x64x64':              'none.json',
+    'buckets=file.pt':                                     "unknown buckets 'file.pt'",
+    'masks_of=34=v11 buckets=b.json data.native=17x64x64': 'masks_of names the bucket 34, and buckets=b.json has none of that name; it has 17, 64/17',
+    'masks=v13':                                           "masks 'v13' is not readable",
+    'init=tiny text_weights=empty':                        'text_weights=empty, which lacks config.json',
+}
 
 @pytest.mark.parametrize('overrides', LACKING)
 def test_what_is_not_there_is_said_before_any_clip_is_encoded(place, overrides, capsys):
@@ -444,8 +521,12 @@ def test_what_is_not_there_is_said_before_any_clip_is_encoded(place, overrides, 
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith('osnb: error: ')]
     assert code == 1 and len(err) == 1 and LACKING[overrides] in err[0]
 
-@pytest.mark.parametrize('overrides,said', [('init=file.pt', "weights 'file.pt': this is a file"), ('1_image.init_2d=/no/such/place', 'no weights at /no/such/place'), ('validate_path=none.csv data.path=clips', 'there is no table none.csv'),
-                                            ('1_image.loss.perceptual=lpips lpips=/no/such/place', '/no/such/place')])
+@pytest.mark.parametrize('overrides,said', [
+    ('init=file.pt',                                       "weights 'file.pt': this is a file"),
+    ('1_image.init_2d=/no/such/place',                     'no weights at /no/such/place'),
+    ('validate_path=none.csv data.path=clips',             'there is no table none.csv'),
+    ('1_image.loss.perceptual=lpips lpips=/no/such/place', '/no/such/place'),
+])
 def test_an_autoencoder_looks_first_too(place, monkeypatch, overrides, said, capsys):
     "Before the first clip is read"
     def never(*args, **how): raise AssertionError('clips were read')

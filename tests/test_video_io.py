@@ -117,8 +117,12 @@ def test_a_cover_picture_is_not_the_film(tmp_path):
     assert probe(p) == VideoInfo(9, 32, 48, 10., 'h264', False, 1) and read_video(p).shape == (9, 32, 48, 3)
     with pytest.raises(ValueError, match='has 1 video streams, so stream 1 does not exist'): read_video(p, stream=1)
 
-@pytest.mark.parametrize('name, content', [('page.mp4', b'<html>'*50), ('empty.webm', b''),
-                                           ('noise.avi', bytes(range(256))*40), ('text.mkv', b'hello\n'*99)])
+@pytest.mark.parametrize('name, content', [
+    ('page.mp4',   b'<html>'*50),
+    ('empty.webm', b''),
+    ('noise.avi',  bytes(range(256))*40),
+    ('text.mkv',   b'hello\n'*99),
+])
 def test_what_is_not_a_video_is_one_sentence(tmp_path, name, content):
     (tmp_path/name).write_bytes(content)
     for f in (probe, read_video, read_frames):

@@ -111,8 +111,12 @@ class Pipe(io.RawIOBase):
         self.data += bytes(data)
         return len(data)
 
-@pytest.mark.parametrize('name, codec', [('a.avi', 'mpeg4'), ('a.mkv', 'libx264'), ('a.webm', 'libvpx-vp9'),
-                                         ('a.gif', 'gif')])
+@pytest.mark.parametrize('name, codec', [
+    ('a.avi',  'mpeg4'),
+    ('a.mkv',  'libx264'),
+    ('a.webm', 'libvpx-vp9'),
+    ('a.gif',  'gif'),
+])
 def test_a_film_written_to_a_pipe(tmp_path, name, codec):
     "Its header knows no length, or claims 1,073,741,824 frames: 60 are there"
     pipe = record(Pipe(), moving(), codec, 10, format={'mkv': 'matroska'}.get(name[2:], name[2:]))
@@ -167,8 +171,13 @@ def test_a_film_that_begins_between_key_frames(tmp_path):
 # milliseconds; 10 frames a second on average
 UNEVEN = np.cumsum(np.random.default_rng(0).integers(20, 180, 60)).tolist()
 
-@pytest.mark.parametrize('name, codec', [('a.mkv', 'libx264'), ('a.webm', 'libvpx-vp9'), ('b.webm', 'libvpx'),
-                                         ('a.mp4', 'libx264'), ('a.mov', 'libx264')])
+@pytest.mark.parametrize('name, codec', [
+    ('a.mkv',  'libx264'),
+    ('a.webm', 'libvpx-vp9'),
+    ('b.webm', 'libvpx'),
+    ('a.mp4',  'libx264'),
+    ('a.mov',  'libx264'),
+])
 def test_a_screen_recording_with_an_uneven_rate(tmp_path, name, codec):
     """30 frames a second in the header, 10 by the clock; clips and references go by the clock, as ffmpeg's fps
     filter does"""
@@ -247,8 +256,12 @@ def shown_as_wide_as(path, width):
     data = data.replace(language, void).replace(video, b'\xe0\x8a' + video[2:] + b'\x54\xb0\x81' + bytes([width]))
     path.write_bytes(data)
 
-@pytest.mark.parametrize('name, codec', [('a.mp4', 'libx264'), ('a.mkv', 'libx264'), ('a.avi', 'mpeg4'),
-                                         ('a.webm', 'libvpx-vp9')])
+@pytest.mark.parametrize('name, codec', [
+    ('a.mp4',  'libx264'),
+    ('a.mkv',  'libx264'),
+    ('a.avi',  'mpeg4'),
+    ('a.webm', 'libvpx-vp9'),
+])
 @pytest.mark.parametrize('aspect', [Fraction(2), Fraction(4, 3), Fraction(1, 2)])
 def test_pixels_that_are_not_square(tmp_path, name, codec, aspect):
     """A circle stays a circle: frames are as wide as they are shown, for the probe, the buckets, the reader and a
@@ -290,8 +303,12 @@ def joined(path, codec, sizes, n=10):
             at += n
     return path
 
-@pytest.mark.parametrize('name, codec', [('a.webm', 'libvpx-vp9'), ('b.webm', 'libvpx'), ('a.avi', 'mjpeg'),
-                                         ('a.mkv', 'mjpeg')])
+@pytest.mark.parametrize('name, codec', [
+    ('a.webm', 'libvpx-vp9'),
+    ('b.webm', 'libvpx'),
+    ('a.avi',  'mjpeg'),
+    ('a.mkv',  'mjpeg'),
+])
 @pytest.mark.parametrize('sizes', [((64, 96), (48, 64)), ((48, 64), (64, 96), (32, 32))])
 def test_a_size_that_changes_in_mid_stream(tmp_path, name, codec, sizes):
     "All frames have the first size, whichever part of the film is read; what came before the change is untouched"
@@ -433,8 +450,12 @@ def test_a_wrong_suffix_does_not_matter(tmp_path, whole, name, kind, frames):
     assert probe(tmp_path/name).num_frames == frames
     assert np.array_equal(read_video(tmp_path/name), by_ffmpeg(tmp_path/name))
 
-@pytest.mark.parametrize('name, codec', [('a.mp4', 'libx264'), ('a.webm', 'libvpx-vp9'), ('a.avi', 'mpeg4'),
-                                         ('a.gif', 'gif')])
+@pytest.mark.parametrize('name, codec', [
+    ('a.mp4',  'libx264'),
+    ('a.webm', 'libvpx-vp9'),
+    ('a.avi',  'mpeg4'),
+    ('a.gif',  'gif'),
+])
 def test_a_film_of_one_frame(tmp_path, name, codec):
     "One frame is a film, too"
     path = record(tmp_path/name, moving(1), codec)

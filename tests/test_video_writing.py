@@ -100,8 +100,13 @@ def tags(path): # matrix, primaries, transfer, range of the first frame, as numb
         frame = next(c.decode(video=0))
         return frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range
 
-@pytest.mark.parametrize('size, matrix', [((64, 64), 6), ((480, 854), 6), ((720, 1280), 1), ((704, 1280), 1),
-                                          ((721, 1281), 1)])
+@pytest.mark.parametrize('size, matrix', [
+    ((64, 64),    6),
+    ((480, 854),  6),
+    ((720, 1280), 1),
+    ((704, 1280), 1),
+    ((721, 1281), 1),
+])
 @pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv', '.webm'])
 def test_every_file_says_how_its_colours_are_stored(tmp_path, suffix, size, matrix):
     "A 720p clip was untagged BT.601, which players take for BT.709: pure green became (0, 216, 2)"
@@ -146,7 +151,9 @@ def browser_page():
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=[
-            '--no-sandbox', '--disable-dev-shm-usage', '--use-gl=angle', '--use-angle=swiftshader', '--enable-unsafe-swiftshader'])
+            '--no-sandbox', '--disable-dev-shm-usage', '--use-gl=angle', '--use-angle=swiftshader',
+            '--enable-unsafe-swiftshader',
+        ])
         yield browser.new_page()
         browser.close()
 

@@ -317,8 +317,14 @@ def test_arrays_that_the_file_does_not_hold(tmp_path, what):
     torch.save({f'a{i}': array for i in range(100 if what == 'many' else 1)}, tmp_path/'w.pth')
     refuses(lambda: read_state(tmp_path/'w.pth'), tmp_path/'w.pth', seconds=1)
 
-@pytest.mark.parametrize('header', [dict(w=dict(dtype='F32', shape=[10**12], data_offsets=[0, 4*10**12])), dict(w=dict(dtype='F32', shape=[2**62, 2**62], data_offsets=[0, 4])),
-                                    dict(w=dict(dtype='F32', shape=[10**9], data_offsets=[0, 4])), dict(w=dict(dtype='X', shape=[1], data_offsets=[0, 4])), [], None])
+@pytest.mark.parametrize('header', [
+    dict(w=dict(dtype='F32', shape=[10**12], data_offsets=[0, 4*10**12])),
+    dict(w=dict(dtype='F32', shape=[2**62, 2**62], data_offsets=[0, 4])),
+    dict(w=dict(dtype='F32', shape=[10**9], data_offsets=[0, 4])),
+    dict(w=dict(dtype='X', shape=[1], data_offsets=[0, 4])),
+    [],
+    None,
+])
 def test_absurd_safetensors(tmp_path, header):
     "A header that claims terabytes, or more than numbers can say"
     raw = json.dumps(header).encode()
@@ -337,13 +343,33 @@ def change(path, **new): # fields of a JSON file; a dotted name reaches inside
         inner[last] = v
     path.write_text(json.dumps(said))
 
-HUGE = [('stdit3/config.json', {'depth': 10**9}), ('stdit3/config.json', {'depth': 900}), ('stdit3/config.json', {'hidden_size': 2**19}), ('stdit3/config.json', {'mlp_ratio': 1e5}),
-        ('stdit3/config.json', {'mlp_ratio': float('nan')}), ('stdit3/config.json', {'caption_channels': 10**15}), ('stdit3/config.json', {'model_max_length': 2**20}), ('stdit3/config.json', {'num_heads': 0}),
-        ('stdit3/config.json', {'patch_size': [1, 10**6, 10**6]}), ('text/config.json', {'layers': 10**9}), ('text/config.json', {'layers': 900}), ('text/config.json', {'dim': 2**20}),
-        ('text/config.json', {'max_length': 2**20}), ('text/config.json', {'heads': 0}), ('text/config.json', {'words': [str(i) for i in range(10**5)]}), ('vae/config.json', {'vae_2d.layers_per_block': 10**9}),
-        ('vae/config.json', {'vae_2d.block_out_channels': [2**20]*4}), ('vae/config.json', {'vae_2d.norm_num_groups': 0}), ('vae/config.json', {'vae_temporal.filters': 2**20}),
-        ('vae/config.json', {'vae_temporal.num_res_blocks': 900}), ('vae/config.json', {'scaling_factor': 0}), ('vae/config.json', {'vae_2d.block_out_channels': []}), ('pipeline.json', {'num_sampling_steps': 10**12}),
-        ('pipeline.json', {'image_size': [10**9, 64]}), ('pipeline.json', {'cfg_scale': float('nan')})]
+HUGE = [
+    ('stdit3/config.json', {'depth': 10**9}),
+    ('stdit3/config.json', {'depth': 900}),
+    ('stdit3/config.json', {'hidden_size': 2**19}),
+    ('stdit3/config.json', {'mlp_ratio': 1e5}),
+    ('stdit3/config.json', {'mlp_ratio': float('nan')}),
+    ('stdit3/config.json', {'caption_channels': 10**15}),
+    ('stdit3/config.json', {'model_max_length': 2**20}),
+    ('stdit3/config.json', {'num_heads': 0}),
+    ('stdit3/config.json', {'patch_size': [1, 10**6, 10**6]}),
+    ('text/config.json',   {'layers': 10**9}),
+    ('text/config.json',   {'layers': 900}),
+    ('text/config.json',   {'dim': 2**20}),
+    ('text/config.json',   {'max_length': 2**20}),
+    ('text/config.json',   {'heads': 0}),
+    ('text/config.json',   {'words': [str(i) for i in range(10**5)]}),
+    ('vae/config.json',    {'vae_2d.layers_per_block': 10**9}),
+    ('vae/config.json',    {'vae_2d.block_out_channels': [2**20]*4}),
+    ('vae/config.json',    {'vae_2d.norm_num_groups': 0}),
+    ('vae/config.json',    {'vae_temporal.filters': 2**20}),
+    ('vae/config.json',    {'vae_temporal.num_res_blocks': 900}),
+    ('vae/config.json',    {'scaling_factor': 0}),
+    ('vae/config.json',    {'vae_2d.block_out_channels': []}),
+    ('pipeline.json',      {'num_sampling_steps': 10**12}),
+    ('pipeline.json',      {'image_size': [10**9, 64]}),
+    ('pipeline.json',      {'cfg_scale': float('nan')}),
+]
 
 @pytest.mark.parametrize('part, new', HUGE, ids=lambda v: v if isinstance(v, str) else ','.join(v))
 def test_sizes_are_compared_with_the_weights(weights, part, new):
@@ -354,8 +380,20 @@ def test_sizes_are_compared_with_the_weights(weights, part, new):
     assert list(new)[0].split('.')[-1] in said, said
     assert '\n' not in said
 
-CONTENTS = {'null': 'holds null', '': 'not JSON', '{': 'not JSON', '[]': 'holds a list', '"x"': 'holds a text', '3': 'holds a number', 'true': 'holds true or false', '\xff\xfe': 'not JSON',
-            '{"depth": 2, }': 'not JSON', '['*100_000: 'not JSON', '{"a": '*100_000: 'not JSON', '{"hidden_sise": 4}': 'no setting'}
+CONTENTS = {
+    'null':               'holds null',
+    '':                   'not JSON',
+    '{':                  'not JSON',
+    '[]':                 'holds a list',
+    '"x"':                'holds a text',
+    '3':                  'holds a number',
+    'true':               'holds true or false',
+    '\xff\xfe':           'not JSON',
+    '{"depth": 2, }':     'not JSON',
+    '['*100_000:          'not JSON',
+    '{"a": '*100_000:     'not JSON',
+    '{"hidden_sise": 4}': 'no setting',
+}
 
 @pytest.mark.parametrize('content', CONTENTS, ids=lambda c: c[:12])
 def test_what_is_no_configuration(weights, content):
@@ -372,15 +410,31 @@ def test_what_is_no_configuration(weights, content):
         refuses(lambda: load_stdit3(weights), weights/'stdit3'/'config.json', seconds=1)
 
 @needs_peft
-@pytest.mark.parametrize('content', [*list(CONTENTS)[:6], '{"rank": 2}', '{"rank": 0, "alpha": 1, "layers": []}', '{"rank": 2, "alpha": 1, "layers": ["attn.qkv"], "model": 3}', '{"rank": 1000000000, "alpha": 1, "layers": ["attn.qkv"], "model": {}}',
-                                     '{"rank": 2, "alpha": 1, "layers": ["nothing"], "model": {}}', '{"rank": "x", "alpha": 1, "layers": ["attn.qkv"], "model": {}}'])
+@pytest.mark.parametrize('content', [
+    *list(CONTENTS)[:6],
+    '{"rank": 2}',
+    '{"rank": 0, "alpha": 1, "layers": []}',
+    '{"rank": 2, "alpha": 1, "layers": ["attn.qkv"], "model": 3}',
+    '{"rank": 1000000000, "alpha": 1, "layers": ["attn.qkv"], "model": {}}',
+    '{"rank": 2, "alpha": 1, "layers": ["nothing"], "model": {}}',
+    '{"rank": "x", "alpha": 1, "layers": ["attn.qkv"], "model": {}}',
+])
 def test_what_is_no_adapter(tmp_path, content):
     "The same for lora.json"
     save_lora(add_lora(randomise(STDiT3(MODEL)), 2), tmp_path/'lora')
     (tmp_path/'lora'/'lora.json').write_text(content)
     refuses(lambda: load_lora(randomise(STDiT3(MODEL)), tmp_path/'lora'), tmp_path/'lora')
 
-@pytest.mark.parametrize('new', [dict(num_layers=10**9), dict(num_layers=900), dict(d_model=2**20), dict(num_heads=0), dict(feed_forward_proj='evil'), dict(vocab_size='many'), dict(d_ff=None), dict(layer_norm_epsilon=float('nan'))],
+@pytest.mark.parametrize('new', [
+    dict(num_layers=10**9),
+    dict(num_layers=900),
+    dict(d_model=2**20),
+    dict(num_heads=0),
+    dict(feed_forward_proj='evil'),
+    dict(vocab_size='many'),
+    dict(d_ff=None),
+    dict(layer_norm_epsilon=float('nan')),
+],
                          ids=lambda d: f'{list(d)[0]}={list(d.values())[0]}')
 def test_sizes_of_a_t5(t5, new):
     "The same for the config.json of a T5; what T5 does not need of it is not read"
@@ -396,8 +450,12 @@ def T5Words(folder): return read_state(folder)['shared.weight'] # a row for each
 ODD = st.one_of(st.none(), st.booleans(), st.integers(-2, 2**70), st.floats(), st.text(max_size=6),
                 st.lists(st.integers(-1, 2**40), max_size=5),
                 st.dictionaries(st.text(max_size=4), st.integers(), max_size=2))
-FIELDS = [('stdit3/config.json', list(STDiT3Config.__dataclass_fields__)), ('text/config.json', ['words', 'dim', 'max_length', 'layers', 'heads']), ('pipeline.json', list(ModelDefaults.__dataclass_fields__)),
-          ('vae/config.json', [*VideoVAEConfig.__dataclass_fields__, *(f'vae_2d.{k}' for k in AutoencoderKLConfig.__dataclass_fields__), *(f'vae_temporal.{k}' for k in TemporalVAEConfig.__dataclass_fields__)])]
+FIELDS = [
+    ('stdit3/config.json', list(STDiT3Config.__dataclass_fields__)),
+    ('text/config.json',   ['words', 'dim', 'max_length', 'layers', 'heads']),
+    ('pipeline.json',      list(ModelDefaults.__dataclass_fields__)),
+    ('vae/config.json',    [*VideoVAEConfig.__dataclass_fields__, *(f'vae_2d.{k}' for k in AutoencoderKLConfig.__dataclass_fields__), *(f'vae_temporal.{k}' for k in TemporalVAEConfig.__dataclass_fields__)]),
+]
 
 @settings(max_examples=100, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
