@@ -62,7 +62,8 @@ def decoded_size(
     return f, h//SPACE*SPACE, w//SPACE*SPACE
 
 # %% ../../nbs/02_data/03_sizes.ipynb #5ac6529c
-FRAMES = {name: 51*k for k in (1, 2, 4, 8, 16) for name in (f'{k}x', f'{2*k}s')} # Open-Sora 1.2
+FRAMES = { # Open-Sora 1.2
+    '1x': 51, '2s': 51, '2x': 102, '4s': 102, '4x': 204, '8s': 204, '8x': 408, '16s': 408, '16x': 816, '32s': 816}
 
 def num_frames(
     length:int|str, # 2s, 4s, 8s, 16s, 32s (or 1x … 16x), or a number of frames
@@ -70,22 +71,37 @@ def num_frames(
     "Frames of a named length; `ValueError` with the names for anything else"
     if length in FRAMES: return FRAMES[length]
     text = str(length).strip()
-    if not text.isdecimal() or int(text) < 1: raise ValueError(
-        f"{length!r} is not a length; use a number of frames from 1 on, or one of {', '.join(n for n in FRAMES if n.endswith('s'))}")
+    if not text.isdecimal() or int(text) < 1:
+        named = ', '.join(n for n in FRAMES if n.endswith('s'))
+        raise ValueError(f"{length!r} is not a length; use a number of frames from 1 on, or one of {named}")
     return int(text)
 
 # %% ../../nbs/02_data/03_sizes.ipynb #4e5a2534
 _VIDEO = { # Open-Sora 1.2, height x width in the order of RATIOS
-    '144p':  '117x312 125x291 133x277 135x270 139x262 141x260 144x256 151x241 156x234 166x221 192x192 221x165 235x156 256x144 263x139 271x135 277x132',
-    '240p':  '196x522 210x490 222x462 226x452 232x438 236x436 240x426 252x404 262x393 276x368 320x320 370x278 392x262 426x240 440x232 452x226 462x222',
-    '360p':  '294x784 314x732 332x692 340x680 350x662 352x652 360x640 380x608 392x588 416x554 480x480 554x416 588x392 640x360 660x350 678x340 692x332',
-    '480p':  '392x1046 420x980 444x925 452x904 466x880 470x870 480x854 506x810 522x784 554x738 640x640 740x555 784x522 854x480 880x466 906x454 924x444',
-    '720p':  '588x1568 628x1466 666x1388 678x1356 698x1318 706x1306 720x1280 758x1212 784x1176 832x1110 960x960 1108x832 1176x784 1280x720 1320x698 1358x680 1386x666',
-    '1080p': '882x2352 942x2198 998x2080 1018x2036 1048x1980 1058x1958 1080x1920 1138x1820 1176x1764 1248x1664 1440x1440 1662x1246 1764x1176 1920x1080 1980x1048 2036x1018 2078x998',
-    '2k':    '1176x3136 1256x2930 1330x2770 1358x2716 1398x2640 1412x2612 1440x2560 1518x2428 1568x2352 1662x2216 1920x1920 2218x1664 2352x1568 2560x1440 2638x1396 2716x1358 2772x1330',
-    '4k':    '1764x4704 1886x4400 1996x4158 2036x4072 2096x3960 2118x3918 2160x3840 2276x3642 2352x3528 2494x3326 2880x2880 3326x2494 3528x2352 3840x2160 3958x2096 4072x2036 4156x1994'}
-_SQUARE = '8x32 8x31 8x30 8x29 9x28 9x27 9x26 10x25 10x24 11x23 11x22 11x21 12x21 12x20 13x19 13x18 14x18 14x17 15x17 15x16 16x16 16x15 17x15 17x14 18x14 18x13 19x13 20x12 21x12 22x11 23x11 24x10 25x10 26x9 27x9 28x9 29x8 30x8 31x8 32x8' # times a sixteenth of the name
-_2880 = '22x90 22x87 22x84 22x81 25x78 25x75 25x73 28x70 28x67 30x64 30x61 30x59 33x60 33x56 36x53 36x50 39x50 39x47 42x47 42x45 45x45 45x42 47x42 47x39 50x39 50x36 53x36 56x33 60x33 61x30 64x30 67x28 70x28 73x25 75x25 78x25 81x22 84x22 87x22 90x22' # times 64
+    '144p':  '117x312 125x291 133x277 135x270 139x262 141x260 144x256 151x241 156x234 166x221 192x192 221x165 '
+             '235x156 256x144 263x139 271x135 277x132',
+    '240p':  '196x522 210x490 222x462 226x452 232x438 236x436 240x426 252x404 262x393 276x368 320x320 370x278 '
+             '392x262 426x240 440x232 452x226 462x222',
+    '360p':  '294x784 314x732 332x692 340x680 350x662 352x652 360x640 380x608 392x588 416x554 480x480 554x416 '
+             '588x392 640x360 660x350 678x340 692x332',
+    '480p':  '392x1046 420x980 444x925 452x904 466x880 470x870 480x854 506x810 522x784 554x738 640x640 740x555 '
+             '784x522 854x480 880x466 906x454 924x444',
+    '720p':  '588x1568 628x1466 666x1388 678x1356 698x1318 706x1306 720x1280 758x1212 784x1176 832x1110 960x960 '
+             '1108x832 1176x784 1280x720 1320x698 1358x680 1386x666',
+    '1080p': '882x2352 942x2198 998x2080 1018x2036 1048x1980 1058x1958 1080x1920 1138x1820 1176x1764 1248x1664 '
+             '1440x1440 1662x1246 1764x1176 1920x1080 1980x1048 2036x1018 2078x998',
+    '2k':    '1176x3136 1256x2930 1330x2770 1358x2716 1398x2640 1412x2612 1440x2560 1518x2428 1568x2352 '
+             '1662x2216 1920x1920 2218x1664 2352x1568 2560x1440 2638x1396 2716x1358 2772x1330',
+    '4k':    '1764x4704 1886x4400 1996x4158 2036x4072 2096x3960 2118x3918 2160x3840 2276x3642 2352x3528 '
+             '2494x3326 2880x2880 3326x2494 3528x2352 3840x2160 3958x2096 4072x2036 4156x1994'}
+# times a sixteenth of the name
+_SQUARE = ('8x32 8x31 8x30 8x29 9x28 9x27 9x26 10x25 10x24 11x23 11x22 11x21 12x21 12x20 13x19 13x18 14x18 14x17 '
+           '15x17 15x16 16x16 16x15 17x15 17x14 18x14 18x13 19x13 20x12 21x12 22x11 23x11 24x10 25x10 26x9 27x9 '
+           '28x9 29x8 30x8 31x8 32x8')
+# times 64
+_2880 = ('22x90 22x87 22x84 22x81 25x78 25x75 25x73 28x70 28x67 30x64 30x61 30x59 33x60 33x56 36x53 36x50 39x50 '
+         '39x47 42x47 42x45 45x45 45x42 47x42 47x39 50x39 50x36 53x36 56x33 60x33 61x30 64x30 67x28 70x28 73x25 '
+         '75x25 78x25 81x22 84x22 87x22 90x22')
 
 # %% ../../nbs/02_data/03_sizes.ipynb #e48a815b
 def _ratio(name):
@@ -94,18 +110,21 @@ def _ratio(name):
 def _sizes(text, unit=1): return [tuple(unit*int(n) for n in s.split('x')) for s in text.split()]
 def _keyed(sizes): return {str(round(h/w, 2)): (h, w) for h, w in sizes}
 
-RATIOS = {n: f'{_ratio(n):.2f}' for n in '3:8 9:21 12:25 1:2 9:17 27:50 9:16 5:8 2:3 3:4 1:1 4:3 3:2 16:9 17:9 2:1'.split()} | {'50:27': '2.08'} # height:width -> key
+_NAMES = '3:8 9:21 12:25 1:2 9:17 27:50 9:16 5:8 2:3 3:4 1:1 4:3 3:2 16:9 17:9 2:1'.split()
+RATIOS = {n: f'{_ratio(n):.2f}' for n in _NAMES} | {'50:27': '2.08'} # height:width -> key
 _OFF = {'0.24': '0.25', '0.25': '0.26', '0.26': '0.27', '0.27': '0.28', '4.09': '4.0'} # ratio -> key, table 2880
 
-def _base(table): return table['1.0'] if '1.0' in table else table['0.56'] # the size whose area gives the table its name
+def _base(table): # the size whose area gives the table its name
+    return table['1.0'] if '1.0' in table else table['0.56']
 
-SIZES = {name: dict(zip(RATIOS.values(), _sizes(text))) for name, text in _VIDEO.items()}  # resolution -> key -> (height, width) in pixels
+# resolution -> key -> (height, width) in pixels
+SIZES = {name: dict(zip(RATIOS.values(), _sizes(text))) for name, text in _VIDEO.items()}
 SIZES |= {str(16*unit): _keyed(_sizes(_SQUARE, unit)) for unit in (16, 32, 64, 128)}
 SIZES |= {'2880': {_OFF.get(k, k): size for k, size in _keyed(_sizes(_2880, 64)).items()}}
 SIZES = dict(sorted(SIZES.items(), key=lambda kv: (prod(_base(kv[1])), kv[0] == '4k')))
 
-TOY_SIZES = {name: _keyed(_sizes(text)) for name, text in { # not of Open-Sora: for models that train on a laptop; whole tokens only
-    '48': '32x64 48x48 64x32', '64': '48x80 64x64 80x48', '96': '64x128 80x112 96x96 112x80 128x64'}.items()}
+_TOY = {'48': '32x64 48x48 64x32', '64': '48x80 64x64 80x48', '96': '64x128 80x112 96x96 112x80 128x64'}
+TOY_SIZES = {name: _keyed(_sizes(text)) for name, text in _TOY.items()} # ours, for laptops; whole tokens only
 
 # %% ../../nbs/02_data/03_sizes.ipynb #efcd999a
 _ALL = TOY_SIZES | SIZES
@@ -143,15 +162,15 @@ def closest_ratio(
 # %% ../../nbs/02_data/03_sizes.ipynb #8e8010a2
 def _wanted(text): # '9:16' or '0.56' as a number, None for anything else
     n = '[0-9]{1,6}(?:[.][0-9]{1,6})?'
-    value = _ratio(text) if re.fullmatch(f'{n}:0*[1-9][0-9]{{0,5}}', text) else float(text) if re.fullmatch(n, text) else 0
-    return value or None
+    if re.fullmatch(f'{n}:0*[1-9][0-9]{{0,5}}', text): return _ratio(text) or None
+    return float(text) or None if re.fullmatch(n, text) else None
 
 def image_size(
     resolution:str,          # 144p to 4k, 256 to 2880, or 48 to 96 for toys
     aspect_ratio:str='9:16', # height:width, one of `RATIOS`, or a key of the table such as 0.56
     multiple:int=1,          # round both sides down to it; 8 gives the size of the video that comes out
 ) -> tuple[int, int]:        # (height, width) in pixels
-    "Open-Sora's size for a resolution and a shape; not all of them divide by 8, and the autoencoder drops the rest (`decoded_size`)"
+    "Open-Sora's size for a resolution and a shape; the autoencoder drops what does not divide by 8 (`decoded_size`)"
     name, table = _table(resolution)
     text = str(aspect_ratio).replace(' ', '')
     ratio = float(RATIOS[text]) if text in RATIOS else _wanted(text)
@@ -159,8 +178,10 @@ def image_size(
     if text not in RATIOS and (':' in text or not ratio or float(key) != ratio):
         names = {k: n for n, k in RATIOS.items()}
         near = f"the nearest is {names.get(key, key)} ({'x'.join(map(str, table[key]))}); " if key else ''
-        raise ValueError(f"unknown aspect ratio {aspect_ratio!r} for {name}; {near}valid (height:width): {', '.join(RATIOS)}, or a key of its table, {' '.join(table)}")
-    if not 1 <= multiple <= min(table[key]): raise ValueError(f"multiple is {multiple}; use 1 to {min(table[key])}, e.g. {SPACE}")
+        raise ValueError(f"unknown aspect ratio {aspect_ratio!r} for {name}; {near}valid (height:width): "
+                         f"{', '.join(RATIOS)}, or a key of its table, {' '.join(table)}")
+    if not 1 <= multiple <= min(table[key]):
+        raise ValueError(f"multiple is {multiple}; use 1 to {min(table[key])}, e.g. {SPACE}")
     return tuple(n//multiple*multiple for n in table[key])
 
 # %% ../../nbs/02_data/03_sizes.ipynb #99a9b2de
@@ -170,7 +191,9 @@ def even_size(
 ) -> tuple[int, int]: # (height, width), both even
     "A frame of about this area and shape; raises `ValueError` where there is none of at least 2 x 2"
     def even(x): return floor(x) if floor(x) % 2 == 0 else ceil(x)
-    if not (0 < ratio < 1e6 and 0 < pixels < 1e12): raise ValueError(f"ratio {ratio} and area {pixels} make no frame; use a ratio such as 0.5625 and pixels such as {512*512}")
+    if not (0 < ratio < 1e6 and 0 < pixels < 1e12):
+        raise ValueError(f"ratio {ratio} and area {pixels} make no frame; "
+                         f"use a ratio such as 0.5625 and pixels such as {512*512}")
     h = even(sqrt(pixels*ratio) + 1e-4) # upstream's guard against 0.99999
     w = even(h/ratio + 1e-4)
     if min(h, w) < 2: raise ValueError(f"{pixels} pixels at height/width {ratio} make {h} x {w}; use more pixels")
@@ -187,9 +210,10 @@ def check_size(
     w:int,                # width, pixels
     multiple:int=SPACE,   # what both sides must be a multiple of
 ):
-    "Raise `ValueError` with the nearest sizes that work, if this one does not; the sizes of Open-Sora's tables always do"
+    "Raise `ValueError` with the nearest sizes that work, if this one does not; those of Open-Sora's tables always do"
     if f < 1: raise ValueError(f"num_frames is {f}; it must be 1 (an image) or more, e.g. {CHUNK}")
-    known = {s for table in SIZES.values() for s in table.values()} if multiple == SPACE else ()
+    known = set().union(*(table.values() for table in SIZES.values())) if multiple == SPACE else ()
     for name, n in (('height', h), ('width', w)):
         if n < SPACE: raise ValueError(f"{name} {n} is below {SPACE}, the autoencoder's block; the smallest is {SPACE}")
-        if n % multiple and (h, w) not in known: raise ValueError(f"{name} {n} is not a multiple of {multiple}; try {_near(n, multiple)}")
+        if n % multiple and (h, w) not in known:
+            raise ValueError(f"{name} {n} is not a multiple of {multiple}; try {_near(n, multiple)}")

@@ -30,7 +30,8 @@ def resize_crop_to_fill(
     antialias:bool=True, # False: like Open-Sora, whose video resize skips pixels when it shrinks
 ) -> np.ndarray:         # (f, height, width, c) uint8
     "Scale until the frame is covered (bilinear), then cut out the middle; nothing is stretched"
-    if video.dtype != np.uint8 or video.ndim != 4: raise ValueError(f"expected uint8 (f, h, w, c), got {video.dtype} {video.shape}")
+    if video.dtype != np.uint8 or video.ndim != 4:
+        raise ValueError(f"expected uint8 (f, h, w, c), got {video.dtype} {video.shape}")
     (h, w), (H, W) = video.shape[1:3], size
     if min(H, W) < 1 or min(h, w) < 1: raise ValueError(f"cannot resize {h}x{w} to {H}x{W}; sides are at least 1")
     if (h, w) == (H, W): return video
@@ -48,9 +49,11 @@ def temporal_crop(
     rng:np.random.Generator=None, # draws the start; without it the window is centred
 ) -> np.ndarray:      # (num_frames,) indices, `interval` apart
     "Frame numbers of one clip; `ValueError` when the file is too short"
-    if num_frames < 1 or interval < 1: raise ValueError(f"num_frames {num_frames} and interval {interval} are at least 1")
+    if num_frames < 1 or interval < 1:
+        raise ValueError(f"num_frames {num_frames} and interval {interval} are at least 1")
     span = (num_frames - 1)*interval + 1
-    if total < span: raise ValueError(f"{total} frames are too few: {num_frames} frames in steps of {interval} need {span}")
+    if total < span:
+        raise ValueError(f"{total} frames are too few: {num_frames} frames in steps of {interval} need {span}")
     start = (total - span)//2 if rng is None else int(rng.integers(total - span + 1))
     return start + interval*np.arange(num_frames)
 
@@ -72,7 +75,8 @@ def to_float(
 ) -> Tensor:     # (..., c, f, h, w) float32 in [-1, 1]
     "Pixels to the numbers a network sees"
     x = torch.as_tensor(np.ascontiguousarray(video) if isinstance(video, np.ndarray) else video)
-    if x.dtype != torch.uint8 or x.ndim < 4: raise ValueError(f"expected uint8 (f, h, w, c), got {str(x.dtype)[6:]} {tuple(x.shape)}")
+    if x.dtype != torch.uint8 or x.ndim < 4:
+        raise ValueError(f"expected uint8 (f, h, w, c), got {str(x.dtype)[6:]} {tuple(x.shape)}")
     return rearrange(x, '... f h w c -> ... c f h w').float()/127.5 - 1
 
 def from_float(
@@ -80,6 +84,8 @@ def from_float(
 ) -> np.ndarray:   # (..., f, h, w, c) uint8
     "A network's output to pixels, clipped and rounded; `ValueError` when there are NaNs"
     bad = int(x.isnan().sum())
-    if bad: raise ValueError(f"{bad} of {x.numel()} values are NaN, so this is no picture; lower the learning rate or use bf16 instead of fp16")
+    if bad:
+        raise ValueError(f"{bad} of {x.numel()} values are NaN, so this is no picture; "
+                         "lower the learning rate or use bf16 instead of fp16")
     x = (x.detach().float().cpu().clamp(-1, 1)*127.5 + 127.5).round().to(torch.uint8)
     return rearrange(x, '... c f h w -> ... f h w c').numpy()

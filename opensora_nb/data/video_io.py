@@ -42,7 +42,8 @@ def is_image(
 
 def _file(path, known): # the path, checked; one sentence for what is wrong with it
     p = Path(path)
-    if p.suffix.lower() not in known: raise ValueError(f"{p.name!r}: cannot use the suffix {p.suffix!r}; known: {' '.join(known)}")
+    if p.suffix.lower() not in known:
+        raise ValueError(f"{p.name!r}: cannot use the suffix {p.suffix!r}; known: {' '.join(known)}")
     if not p.exists(): raise FileNotFoundError(f"no such file: {path}")
     if not p.is_file(): raise ValueError(f"{path} is a folder, not a file")
     return p
@@ -50,7 +51,8 @@ def _file(path, known): # the path, checked; one sentence for what is wrong with
 # %% ../../nbs/02_data/01_video_io.ipynb #f70d394e
 DEFAULT_FPS = 24. # where a file does not say (Open-Sora)
 
-def _videos(c): return [s for s in c.streams.video if not s.disposition & s.disposition.attached_pic] # without cover pictures
+def _videos(c): # without cover pictures
+    return [s for s in c.streams.video if not s.disposition & s.disposition.attached_pic]
 
 def _container(path): # opened; a title that is no UTF-8 is read as well as it can be
     try: return av.open(path)
@@ -60,15 +62,19 @@ def _container(path): # opened; a title that is no UTF-8 is read as well as it c
 def _open(path, stream=0): # -> container and video stream, single-threaded; `ValueError` in one sentence
     p = _file(path, VIDEO)
     try: c = _container(str(p.absolute()))
-    except av.error.FFmpegError as e: raise ValueError(f"{p.name} ({p.stat().st_size} bytes) is not a readable video: {e.strerror}") from None
+    except av.error.FFmpegError as e:
+        raise ValueError(f"{p.name} ({p.stat().st_size} bytes) is not a readable video: {e.strerror}") from None
     with c:
         videos = _videos(c)
         kinds = ', '.join(s.type for s in c.streams) or 'none at all'
         if not videos: raise ValueError(f"{p.name} has no video stream; its streams: {kinds}")
-        if stream >= len(videos): raise ValueError(f"{p.name} has {len(videos)} video streams, so stream {stream} does not exist")
+        if stream >= len(videos):
+            raise ValueError(f"{p.name} has {len(videos)} video streams, so stream {stream} does not exist")
         s = videos[stream]
-        if c.format.name == 'concat': raise ValueError(f"{p.name} is a list of other files, not a video; give these files")
-        if s.codec_context is None: raise ValueError(f"{p.name} is packed with a codec that is not known here; convert it to H.264")
+        if c.format.name == 'concat':
+            raise ValueError(f"{p.name} is a list of other files, not a video; give these files")
+        if s.codec_context is None:
+            raise ValueError(f"{p.name} is packed with a codec that is not known here; convert it to H.264")
         if s.codec_context.width*s.codec_context.height > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{p.name} has frames of {s.codec_context.height}x{s.codec_context.width}; "
                              f"at most {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels are read")
@@ -81,8 +87,10 @@ def _packets(c, s): # packets of stream s; a `ValueError` where data are lacking
     indexed = sum(not e.is_discard for e in getattr(s, 'index_entries', ())) if 'mp4' in c.format.name else 0
     lasts = (c.duration or 0)/av.time_base if 'matroska' in c.format.name else 0.
     for packet in c.demux(*([] if lasts else [s])): # the duration is that of the longest stream, so all are looked at
-        if packet.is_corrupt: raise ValueError(f"{name} is damaged: it breaks off within a packet, after {n} whole ones")
-        if lasts and packet.pts is not None: end = max(end, float((packet.pts + (packet.duration or 0))*packet.time_base))
+        if packet.is_corrupt:
+            raise ValueError(f"{name} is damaged: it breaks off within a packet, after {n} whole ones")
+        if lasts and packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0))*packet.time_base))
         if packet.stream.index != s.index: continue
         n += packet.size > 0 and not packet.is_discard
         yield packet
@@ -120,7 +128,8 @@ class _Screen:
         ratio = float(stream.sample_aspect_ratio or 1)
         if abs(ratio - 1) < .01 or not 1/8 <= ratio <= 8: ratio = 1. # rounding, or nonsense
         self.width, self.height = max(1, round(first.width*ratio)), first.height
-        self.size = (self.width, self.height) if _layout(first)[0] else (self.height, self.width) # height and width as shown
+        # height and width as shown
+        self.size = (self.width, self.height) if _layout(first)[0] else (self.height, self.width)
     def show(self, frame): # -> uint8 (h, w, 3)
         swap, up, left = _layout(frame)
         image = frame.to_ndarray(format='rgb24', width=self.width, height=self.height)
@@ -191,7 +200,8 @@ def _scan(path, stream): # -> `VideoInfo` and (f,) seconds at which frames are s
             counts, fps = _gif_rhythm(c.name)
             if max(counts) > 1: times = np.arange(sum(counts))/fps
         steady = bool((even_order(times) == np.arange(len(times))).all())
-        return VideoInfo(len(times), h, w, fps, s.codec_context.name, bool(c.streams.audio), len(_videos(c)), steady), times
+        codec, videos = s.codec_context.name, len(_videos(c))
+        return VideoInfo(len(times), h, w, fps, codec, bool(c.streams.audio), videos, steady), times
 
 def _decoded_stamps(path, stream): # (pts, dts) of all frames
     with _open(path, stream) as (c, s): return [(f.pts, f.dts) for f in _decode(c, s)]
@@ -199,8 +209,10 @@ def _decoded_stamps(path, stream): # (pts, dts) of all frames
 def _seconds(stamps, first, s): # (f,) seconds from the first frame shown, ascending
     shown, order = [p for p, _ in stamps], [d for _, d in stamps if d is not None]
     if None in shown: shown, first = order, None # an old AVI knows only the order in which packets come
-    if not shown or order != sorted(order): return np.arange(len(stamps))/float(s.average_rate or DEFAULT_FPS) # clock unknown or set back
-    ticks = np.sort(np.array([t for t in shown if first is None or t >= first])) # frames before the first complete picture are lost
+    if not shown or order != sorted(order): # clock unknown or set back
+        return np.arange(len(stamps))/float(s.average_rate or DEFAULT_FPS)
+    # frames before the first complete picture are lost
+    ticks = np.sort(np.array([t for t in shown if first is None or t >= first]))
     return (ticks - ticks[0])*float(s.time_base)
 
 def _rate(times, claimed): # frames a second; the claimed one where it fits
@@ -281,11 +293,13 @@ def read_at(
 ) -> np.ndarray:    # uint8 (f, h, w, 3)
     "Decode these frames of a video; `ValueError` in one sentence when it is damaged or has fewer"
     wanted, found, n = {int(i) for i in at}, {}, -1
-    if not wanted or min(wanted) < 0: raise ValueError(f"frame numbers are 0 or more, and at least one is needed, not {list(at)}")
+    if not wanted or min(wanted) < 0:
+        raise ValueError(f"frame numbers are 0 or more, and at least one is needed, not {list(at)}")
     for n, picture in enumerate(_frames(path, stream)):
         if n in wanted: found[n] = picture()
         if len(found) == len(wanted): break
-    else: raise ValueError(f"{Path(path).name} has {n+1} frames, so there is no frame {max(wanted)} (they count from 0)")
+    else:
+        raise ValueError(f"{Path(path).name} has {n+1} frames, so there is no frame {max(wanted)} (they count from 0)")
     return np.stack([found[int(i)] for i in at])
 
 # %% ../../nbs/02_data/01_video_io.ipynb #f7eb5016
@@ -301,7 +315,8 @@ def write_atomic(
         part.write_bytes(data)
         os.replace(part, p)
     except OSError as e:
-        raise OSError(e.errno, f"cannot write {p} ({len(data)/1024:.0f} KB): {e.strerror}; free some space or choose another folder") from None
+        raise OSError(e.errno, f"cannot write {p} ({len(data)/1024:.0f} KB): {e.strerror}; "
+                               "free some space or choose another folder") from None
     finally:
         if part.exists(): part.unlink()
 
@@ -316,7 +331,7 @@ _EXACT = 'exact RGB in H.264 4:4:4, made for data sets; few browsers play it'
 def _stream(c, suffix, size, fps, crf): # a video stream in container c that knows its size, rate, quality and colours
     codec, (height, width) = CODECS[suffix][1], size
     exact = codec == 'libx264' and crf == 0 # no colour transform, so no rounding
-    opts = {'libx264': {'crf': str(crf), 'x264-params': 'mbtree=0:threads=1'}, # mbtree: same clip, two files (1 run in 10, measured)
+    opts = {'libx264': {'crf': str(crf), 'x264-params': 'mbtree=0:threads=1'}, # mbtree on: 1 run in 10 differed
             'libvpx-vp9': {'crf': str(crf), 'b:v': '0', 'threads': '1'},
             'mpeg4': {'qscale': str(max(1, crf//6))}}[codec]
     s = c.add_stream('libx264rgb' if exact else codec, rate=Fraction(fps).limit_denominator(1001), options=opts)
@@ -339,7 +354,8 @@ def _encode(clip, suffix, fps, crf): # -> bytes of a video file
         for img in clip:
             frame = av.VideoFrame.from_ndarray(img, format='rgb24')
             if matrix != _RGB:
-                frame = frame.reformat(format=s.pix_fmt, dst_colorspace=_SCALER[matrix], dst_color_range=ColorRange.MPEG)
+                matrix_and_range = dict(dst_colorspace=_SCALER[matrix], dst_color_range=ColorRange.MPEG)
+                frame = frame.reformat(format=s.pix_fmt, **matrix_and_range)
             c.mux(s.encode(frame))
         c.mux(s.encode())
     return buf.getvalue()
@@ -392,8 +408,9 @@ def _check_fps(suffix, fps): # a rate that a file of this kind can hold, or a se
     low, high = FPS_RANGE
     if not low <= fps <= high:
         raise ValueError(f"fps is {fps:g}; a file holds {low:g} to {high:g} frames a second, and 8 or 24 are usual")
-    if suffix == '.gif' and fps > GIF_FPS: raise ValueError(
-        f"fps is {fps:g}, but a GIF shows at most {GIF_FPS} frames a second; write an mp4, or take fewer frames a second")
+    if suffix == '.gif' and fps > GIF_FPS:
+        raise ValueError(f"fps is {fps:g}, but a GIF shows at most {GIF_FPS} frames a second; "
+                         "write an mp4, or take fewer frames a second")
 
 def write_video(
     path:str|Path,   # file to write; the suffix says how: mp4 mov mkv webm avi gif png
@@ -401,10 +418,11 @@ def write_video(
     fps:float=8,     # frames a second
     crf:int=18,      # quality of mp4, webm and avi: smaller is better, larger on disk; 0 is exact in mp4, mov, mkv
 ) -> Path:           # the path, for chaining
-    "Encode and write at once or not at all; `ValueError` for the wrong array, suffix or rate, `OSError` for a full disk"
+    "Encode and write at once or not at all; `ValueError` for a wrong array, suffix or rate, `OSError` for a full disk"
     p, clip = Path(path), _pixels(clip, 4)
     suffix, known = p.suffix.lower(), (*CODECS, '.gif', '.png')
-    if suffix not in known: raise ValueError(f"{p.name!r}: cannot write the suffix {p.suffix!r}; known: {' '.join(known)}")
+    if suffix not in known:
+        raise ValueError(f"{p.name!r}: cannot write the suffix {p.suffix!r}; known: {' '.join(known)}")
     _check_fps(suffix, fps)
     if suffix == '.gif': data = _gif(clip, fps)
     elif suffix == '.png': data = _png(clip, fps)
@@ -418,7 +436,8 @@ PICTURES = 'BMP', 'GIF', 'JPEG', 'PNG', 'WEBP' # what a picture may hold, whatev
 MOVING = 'GIF', 'PNG', 'WEBP' # can be animated; where a photo holds several pictures, they are other views
 
 MOST_MOVING = 7680*4320 # pixels of an animated picture: 8K, since a small file can ask for thousands of frames
-DAMAGED = OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, EOFError, struct.error # what Pillow raises
+# what Pillow raises
+DAMAGED = OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, EOFError, struct.error
 
 def _opened(p): # the picture, of which nothing but the header is read yet
     try:
@@ -426,9 +445,11 @@ def _opened(p): # the picture, of which nothing but the header is read yet
             warnings.simplefilter('ignore', Image.DecompressionBombWarning) # comes from half of the limit on
             im = Image.open(p, formats=PICTURES)
         pixels, most = im.width*im.height, MOST_MOVING if len(_numbers(im)) > 1 else float('inf')
-    except Image.DecompressionBombError as e: pixels, most = int(re.search('[0-9]+', str(e))[0]), 2*Image.MAX_IMAGE_PIXELS
+    except Image.DecompressionBombError as e:
+        pixels, most = int(re.search('[0-9]+', str(e))[0]), 2*Image.MAX_IMAGE_PIXELS
     if pixels <= most: return im
-    raise Image.DecompressionBombError(f"{pixels/1e6:,.0f} megapixels, and at most {most/1e6:.0f} are read; make it smaller")
+    limit = f"at most {most/1e6:.0f} are read"
+    raise Image.DecompressionBombError(f"{pixels/1e6:,.0f} megapixels, and {limit}; make it smaller")
 
 @contextmanager
 def _picture(path): # an opened picture; whatever Pillow cannot do with it becomes one sentence
@@ -519,8 +540,9 @@ def read_frames(
     _check_range(start, num_frames, step)
     if not is_image(path): return read_video(_file(path, VIDEO + IMAGE), start, num_frames, step)
     out = list(islice(iter_frames(path), start, num_frames and start + (num_frames - 1)*step + 1, step))
-    if not out or len(out) < (num_frames or 0): raise ValueError(
-        f"{Path(path).name} has {probe_frames(path).num_frames} frames, but {num_frames or 'any'} from frame {start} in steps of {step} were asked for")
+    if not out or len(out) < (num_frames or 0):
+        asked = f"{num_frames or 'any'} from frame {start} in steps of {step}"
+        raise ValueError(f"{Path(path).name} has {probe_frames(path).num_frames} frames, but {asked} were asked for")
     return np.stack(out)
 
 # %% ../../nbs/02_data/01_video_io.ipynb #35afed89
@@ -539,7 +561,9 @@ class ReadReport:
         warnings.warn(f"left out {name}: {reason.removeprefix(name).strip()}", stacklevel=3)
     def close(self):
         "One warning with the counts if files were left out; `ValueError` if none is left"
-        if not self.good: raise ValueError(f"no usable file among {len(self.skipped)}" + (f"; the first: {self.skipped[0][1]}" if self.skipped else ''))
+        if not self.good:
+            first = f"; the first: {self.skipped[0][1]}" if self.skipped else ''
+            raise ValueError(f"no usable file among {len(self.skipped)}{first}")
         if self.skipped: warnings.warn(str(self), stacklevel=3)
     def __str__(self): return f"{self.good} of {self.good+len(self.skipped)} files used, {len(self.skipped)} left out"
 
