@@ -8,7 +8,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/02_data/bucket.html.md"""
 __all__ = ['V12_STAGE1', 'V12_STAGE2', 'V12_STAGE3', 'V12_ADAPT', 'V11_STAGE1', 'V11_STAGE2', 'V11_STAGE3', 'TOY_MIX',
            'TOY_LARGE', 'BUCKETS', 'TOO_SMALL', 'TOO_SHORT', 'NO_PICTURES', 'UNLUCKY', 'BLOCKED', 'AREA',
            'SIZE_COLUMNS', 'Pair', 'Buckets', 'Place', 'assign', 'clip_seed', 'BucketPlan', 'NoStep', 'way_out',
-           'place_clips', 'plan_buckets', 'file_size', 'told_sizes', 'Measured', 'measure', 'clip_sizes']
+           'place_clips', 'plan_buckets', 'file_size', 'told_sizes', 'Measured', 'measure_clips', 'clip_sizes']
 
 # %% ../../nbs/02_data/07_bucket.ipynb #a8405da1
 import copy, json, re
@@ -345,7 +345,7 @@ class Measured:
         if not known: return ''
         return f"sizes: {', '.join(known)}; training decodes every file and leaves out damaged ones, as --decode does here"
 
-def measure(
+def measure_clips(
     files:list,        # (path, captions)
     decode:bool=False, # read every frame, as training does
     told:dict=None,    # sizes that are known
@@ -373,7 +373,7 @@ def clip_sizes(
     progress=iter,     # wraps the files, e.g. tqdm
     decode:bool=False, # read every frame of every file, as training does
 ) -> Measured:
-    "Sizes for `plan_buckets`; the errors of `find_data` and `measure`"
+    "Sizes for `plan_buckets`; the errors of `find_data` and `measure_clips`"
     if not Path(path).exists(): raise FileNotFoundError(f"there is no table or folder {path}")
     source = find_data(DataConfig(path=str(path)))
-    return measure(source.files, decode, told_sizes(source.table) if source.table else {}, progress)
+    return measure_clips(source.files, decode, told_sizes(source.table) if source.table else {}, progress)

@@ -50,7 +50,7 @@ def augment_scene(
     rng,             # numpy generator
     fps:float=8.,    # frames a second at which its own words are true
     drop:float=0.2,  # chance that a score is left out (Open-Sora 1.2)
-    num_frames:int=17, image_size:tuple=(64, 64), # of the clip: the same scene moves less from frame to frame in a longer one
+    num_frames:int=17, image_size:tuple=(64, 64), # of the clip; in a longer one a scene moves less a frame
 ) -> tuple:          # a caption, frames a second
     "One of the true descriptions: by frame rate (a third of those that move before a camera at rest), else by scores"
     if scene.camera == 'still' and scene.motion != 'stays still' and rng.random() < 1/3:
@@ -60,7 +60,9 @@ def augment_scene(
     flow, camera = (rng.random(2) >= drop)
     told = _other(scene, speed='medium' if flow else scene.speed, camera='still' if camera else scene.camera) or scene
     text = str(rng.choice(captions(told)[:BRIEF]))
-    return score_text(text, flow=said_flow(_flow(scene, num_frames, tuple(image_size)), rng) if flow else None, camera_motion=CMOTION[scene.camera].replace('_', ' ') if camera else None), fps
+    flow = said_flow(_flow(scene, num_frames, tuple(image_size)), rng) if flow else None
+    camera = CMOTION[scene.camera].replace('_', ' ') if camera else None
+    return score_text(text, flow=flow, camera_motion=camera), fps
 
 # %% ../../nbs/02_data/05_caption_augment.ipynb #f89ca0fb
 def augment_caption(
@@ -69,10 +71,11 @@ def augment_caption(
     rng,         # numpy generator
     drop:float=0.2, # chance that a score is left out
 ) -> tuple:      # a caption, frames a second
-    "Another true description of a clip of any source; a picture of a toy scene keeps a caption of its own, since nothing moves in it"
+    "Another true description of a clip of any source; a toy picture keeps a caption of its own: nothing moves in it"
     texts, fps = source.texts(i), source.fps_of(i)
     scene = source.scene(i) if hasattr(source, 'scene') else None
-    if isinstance(scene, Scene) and source.num_frames > 1: return augment_scene(scene, rng, fps, drop, source.num_frames, source.image_size)
+    if isinstance(scene, Scene) and source.num_frames > 1:
+        return augment_scene(scene, rng, fps, drop, source.num_frames, source.image_size)
     text = str(rng.choice(texts)) if texts else ''
     scores = {k: v for k, v in (source.scores(i) if hasattr(source, 'scores') else {}).items() if rng.random() >= drop}
     return score_text(text, **scores), fps
@@ -82,4 +85,5 @@ def augmented_words(
 ) -> list[str]: # texts with the words that `augment_caption` adds: those of all cameras, and of up to 64 clips
     "For a vocabulary that is made before training"
     rng = np.random.default_rng(0)
-    return [score_text('', 5., 5., c.replace('_', ' ')) for c in CMOTION.values()] + [augment_caption(source, i, rng, 0.)[0] for i in range(min(64, len(source)))]
+    cameras = [score_text('', 5., 5., c.replace('_', ' ')) for c in CMOTION.values()]
+    return cameras + [augment_caption(source, i, rng, 0.)[0] for i in range(min(64, len(source)))]

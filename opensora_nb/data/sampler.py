@@ -29,7 +29,8 @@ class BucketSampler:
         interval:int=1,  # take every n-th frame
         seed:int=0,      # of the run
     ):
-        self.sizes, self.buckets, self.interval, self.seed, self._kept = list(sizes), buckets, interval, seed, (None, ())
+        self.sizes, self.buckets, self.interval, self.seed = list(sizes), buckets, interval, seed
+        self._kept = None, () # the latest epoch and its batches
 
     def epoch(self,
         epoch:int, # which pass over the data; each draws its buckets anew
@@ -50,12 +51,14 @@ class BucketSampler:
         rank:int=0, world:int=1, # which of how many processes
         epoch:int=0, used:int=0, # where to begin: the epoch, and entries of it that all processes together have used
     ): # yields (Batch, dict(epoch, used)): what this process does, and where all are after it
-        "Step after step, epoch after epoch, without end; batches that do not go round at the end of an epoch are left out"
+        "Step after step, epoch after epoch, without end; what does not fill a step at the end of an epoch is left out"
         if not 0 <= rank < world: raise ValueError(f"process {rank} of {world}: processes count from 0 to {world-1}")
         empty = 0
         while True:
             batches = self.epoch(epoch)
-            if used < 0 or used > len(batches): raise ValueError(f"{used} entries of epoch {epoch} are said to be used, but it has {len(batches)}; the state belongs to other data, another seed or other buckets")
+            if used < 0 or used > len(batches):
+                has = f"{used} entries of epoch {epoch} are said to be used, but it has {len(batches)}"
+                raise ValueError(f"{has}; the state belongs to other data, another seed or other buckets")
             for k in range(used, len(batches) - world + 1, world):
                 empty = 0
                 yield batches[k + rank], dict(epoch=epoch, used=k + world)

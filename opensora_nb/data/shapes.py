@@ -14,15 +14,18 @@ from .video_io import write_video
 from ..toy.world import CMOTION, ToyClips, flow_score
 
 # %% ../../nbs/02_data/10_shapes.ipynb #43a06940
-COLUMNS = ('path', 'text', 'num_frames', 'height', 'width', 'aspect_ratio', 'resolution', 'fps', 'aes', 'flow', 'cmotion')
+COLUMNS = ('path', 'text', 'num_frames', 'height', 'width', 'aspect_ratio', 'resolution', 'fps',
+           'aes', 'flow', 'cmotion')
 
 # %% ../../nbs/02_data/10_shapes.ipynb #d5538f39
 CARD = """# Shapes
 
-{n} clips of {f} frames, {h} x {w} pixels, {fps:g} frames a second, drawn by `opensora_nb.toy.world` (level `{level}`, split
+{n} clips of {f} frames, {h} x {w} pixels, {fps:g} frames a second, drawn by `opensora_nb.toy.world` (level \
+`{level}`, split
 `{split}`, seed {seed}). One object a clip; the captions (English and Chinese) are true by construction.
 
-`metadata.csv` has Open-Sora's columns: `flow` is the true mean optical flow in pixels per 10 frames at 320 x 576, `aes` is
+`metadata.csv` has Open-Sora's columns: `flow` is the true mean optical flow in pixels per 10 frames at 320 x 576, \
+`aes` is
 empty, paths are relative to the table. {which}
 
 Licence: Apache-2.0, like the program. To write it again:
@@ -53,8 +56,9 @@ def write_dataset(
         for i, clip in enumerate(clips):
             path = f"clips/{i:05d}.mp4"
             write_video(folder/path, clip.video, fps)
-            flow = round(flow_score(clip.scene, num_frames, size), 3)
-            table.writerow((path, clip.text, num_frames, h, w, round(h/w, 4), h*w, fps, '', flow, CMOTION[clip.scene.camera]))
-    card = CARD.format(n=n, f=num_frames, h=h, w=w, fps=fps, level=level, split=split, seed=seed, which=HELD_OUT_NOTES[split])
+            flow, camera = round(flow_score(clip.scene, num_frames, size), 3), CMOTION[clip.scene.camera]
+            table.writerow((path, clip.text, num_frames, h, w, round(h/w, 4), h*w, fps, '', flow, camera))
+    about = dict(n=n, f=num_frames, h=h, w=w, fps=fps, level=level, split=split, seed=seed)
+    card = CARD.format(**about, which=HELD_OUT_NOTES[split])
     (folder/'CARD.md').write_text(card, encoding='utf-8')
     return folder/'metadata.csv'

@@ -32,7 +32,8 @@ from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..models.zoo import load_stdit3
 from ..text.encoders import T5_NAME, T5Text, TinyText, t5_lacks, tiny_text
 from ..vae.released import load_released_vae
-from ..sample.pipeline import IMG_FPS, ModelDefaults, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
+from ..data.video_io import IMG_FPS
+from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
 from ..toy.objects import score_world
 from .features import TextFeatures, build_text, open_features
 from .loop import Task, TrainConfig

@@ -20,7 +20,7 @@ from ..core import pick_device
 from ..data.bucket import Buckets
 from ..data.sizes import shapes_of
 from ..models.stdit3 import STDiT3
-from ..sample.pipeline import IMG_FPS
+from ..data.video_io import IMG_FPS
 from ..text.encoders import TinyText, tiny_text
 from ..vae.video import VideoVAE
 from ..weights import atomic_write
