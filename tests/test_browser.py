@@ -96,13 +96,13 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     clip.wait_for()
     for img in (clip, guess):
         page.wait_for_function("i => i.complete && i.naturalWidth === 64 && i.width >= 320", arg=img.element_handle())
-    box.get_by_text('What the model expects at step 7 of 30').wait_for()
+    box.get_by_text('Predicted clean clip at step 7 of 30').wait_for()
     shot(page, 'widgets')
     shot(box, 'widgets_box')
     was = guess.get_attribute('src')
     box.locator('.noUi-handle').focus()
     [page.keyboard.press('ArrowRight') for _ in range(3)]
-    box.get_by_text('What the model expects at step 10 of 30').wait_for()
+    box.get_by_text('Predicted clean clip at step 10 of 30').wait_for()
     assert guess.get_attribute('src') != was
     prompt.fill('a red zebra moves left')
     prompt.press('Tab')
@@ -111,7 +111,7 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     again = box.get_by_role('button', name='Show again')
     again.nth(1).wait_for()
     again.nth(1).click()
-    box.get_by_text('What the model expects at step 7 of 30').wait_for()
+    box.get_by_text('Predicted clean clip at step 7 of 30').wait_for()
     clip.wait_for()
     shot(box, 'widgets_more')
     box.get_by_label('steps').fill('1000')

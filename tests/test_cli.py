@@ -150,9 +150,9 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     assert out.returncode == 0 and (tmp_path/'samples'/'sample_0000.mp4').exists(), out.stderr
 
 def test_levels_are_those_of_the_toy_world():
-    from opensora_nb.app.cli import LEVELS
+    from opensora_nb.app.cli import TOY_LEVELS
     from opensora_nb.toy.levels import WORLDS
-    assert LEVELS == WORLDS
+    assert TOY_LEVELS == WORLDS
 
 def test_a_photo_becomes_the_first_frame(tmp_path):
     from opensora_nb.toy.world import Scene, render

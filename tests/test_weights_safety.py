@@ -6,7 +6,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import psutil, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from huggingface_hub import constants
-from opensora_nb.app.cli import look, main
+from opensora_nb.app.cli import inspect_weights, main
 from opensora_nb.config import load_config
 from opensora_nb.core import has_package
 from opensora_nb.data.dataset import ToySource
@@ -109,7 +109,7 @@ def test_no_pickle_beside_the_weights_runs(weights, tmp_path, ending):
     refuses(lambda: load_stdit3(weights), 'not run here')
     refuses(lambda: load_released_vae(weights), 'not run here')
     refuses(lambda: load_2d(VideoVAE(VAE), str(weights/'vae'/f'pytorch_model{ending}')), 'not run here')
-    assert not look(weights/'vae') and not (tmp_path/'ran').exists()
+    assert not inspect_weights(weights/'vae') and not (tmp_path/'ran').exists()
 
 def t5_says(folder, **options): # a folder text/ whose note asks for these options
     note = folder.parent/'text'/'t5.json'
@@ -293,7 +293,7 @@ def test_a_compressed_pth_is_not_unpacked(tmp_path):
     for load in (read_state, load_stdit3, load_released_vae, read_saved, lambda p: read_state(p, lazy=True)):
         assert f'{bomb.stat().st_size:,} bytes would become 200,' in refuses(lambda load=load: load(bomb), bomb,
             seconds=1)
-    assert psutil.Process().memory_info().rss - before < 100e6 and not look(bomb)
+    assert psutil.Process().memory_info().rss - before < 100e6 and not inspect_weights(bomb)
     torch.save(dict(a=torch.ones(3)), tmp_path/'fine.pth')
     assert read_state(tmp_path/'fine.pth')['a'].tolist() == [1, 1, 1]
 
@@ -491,7 +491,7 @@ def test_nan_is_named_at_once(weights, capsys, part, value):
     file = weights/part/'model.safetensors'
     name = spoil(file, value)
     assert '1 of its' in refuses(lambda: load_pipeline(weights, 'cpu'), file, f'{name} holds NaN or infinity')
-    assert not look(weights/part)
+    assert not inspect_weights(weights/part)
     said = capsys.readouterr().out
     assert f'does not load: {file.parent}' in said and 'NaN or infinity' in said and 'it loads' not in said
 
@@ -580,7 +580,7 @@ def test_doctor_on_odd_files(weights, quick, tmp_path, capsys):
     assert len(files) >= 28
     for file in files:
         start = time.process_time()
-        assert look(file) is False, file
+        assert inspect_weights(file) is False, file
         assert time.process_time() - start < 2
         said = capsys.readouterr().out
         assert all(l.strip() != 'it loads' for l in said.splitlines()) and 'Traceback' not in said

@@ -1,4 +1,4 @@
-"""One list of fields, one way to read them and one way to make a clip, shared by the notebook's widgets and the web page.
+"""One list of settings, one way to read them and one way to make a clip, shared by the notebook's widgets and the web page.
 
 Docs: https://opensora-nb.github.io/opensora_nb/13_app/fields.html.md"""
 
@@ -18,11 +18,13 @@ from ..config import parse_value
 from ..core import assets
 from ..data.sizes import check_size
 from ..toy.world import test_prompts
-from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, Video, check_setting, decode, embedded, text_to_video, times_of
+from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, Video, check_setting
+from ..sample.pipeline import decode, embedded, text_to_video, times_of
 from ..text.encoders import split_text
 
 # %% ../../nbs/13_app/01_fields.ipynb #86dd26dd
-LABELS = dict(num_sampling_steps='steps', cfg_scale='guidance', seed='seed', image_size='size', num_frames='frames', fps='frames a second')
+LABELS = dict(num_sampling_steps='steps', cfg_scale='guidance', seed='seed',
+              image_size='size', num_frames='frames', fps='frames a second')
 
 @dataclass(frozen=True)
 class FormField:
@@ -33,19 +35,25 @@ class FormField:
     value:object # what it starts with
     help:str     # one line, or '' where the label says it all
 
-def _kind(typ):
-    base = next((a for a in typing.get_args(typ) if a is not type(None)), typ) if typing.get_origin(typ) not in (tuple, list) else typ
+def _kind(typ): # of box for a type; int|None is filled in like int
+    several = typing.get_origin(typ) in (tuple, list)
+    base = typ if several else next((a for a in typing.get_args(typ) if a is not type(None)), typ)
     return {int: 'whole', float: 'number', bool: 'yes'}.get(base, 'text')
+
+def _label(f): return LABELS.get(f.name, f.name.replace('_', ' '))
+
+def _field(f, typ, value): # a field of `SampleConfig` -> what the form asks
+    label = _label(f)
+    more = f.metadata.get('help', '').removeprefix(label).lstrip(':; ') # what the label does not say
+    shown = ' x '.join(map(str, value)) if isinstance(value, tuple) else value
+    return FormField(f.name, label, _kind(typ), shown, more)
 
 def form_fields(
     defaults:ModelDefaults, # what the weights were trained for
 ) -> list[FormField]:
     "The fields of `SampleConfig`, those with a label first"
     types, start = typing.get_type_hints(SampleConfig), SampleConfig().filled(defaults)
-    show = lambda v: ' x '.join(map(str, v)) if isinstance(v, tuple) else v
-    label = lambda f: LABELS.get(f.name, f.name.replace('_', ' '))
-    told = lambda f: f.metadata.get('help', '').removeprefix(label(f)).lstrip(':; ') # what the label does not say
-    by_name = {f.name: FormField(f.name, label(f), _kind(types[f.name]), show(getattr(start, f.name)), told(f)) for f in fields(SampleConfig)}
+    by_name = {f.name: _field(f, types[f.name], getattr(start, f.name)) for f in fields(SampleConfig)}
     return [by_name[n] for n in LABELS] + [f for n, f in by_name.items() if n not in LABELS]
 
 # %% ../../nbs/13_app/01_fields.ipynb #17115cea
@@ -53,7 +61,8 @@ MOST_SIZE = 16 # of a form: pixels of a clip as a multiple of what the weights w
 
 def _size(text): # '64 x 64', '64, 64' or '64' for a square
     parts = re.split(r'[x×,\s]+', str(text).lower().strip())
-    if len(parts) > 2 or not all(p.isdecimal() for p in parts): raise ValueError(f"size is height x width in pixels, such as 64 x 64, not {str(text)!r}")
+    if len(parts) > 2 or not all(p.isdecimal() for p in parts):
+        raise ValueError(f"size is height x width in pixels, such as 64 x 64, not {str(text)!r}")
     return ' '.join(parts*2 if len(parts) == 1 else parts)
 
 def read_form(
@@ -69,9 +78,12 @@ def read_form(
         check_setting(name, out[name], label)
     cfg = SampleConfig(**out).filled(defaults)
     check_size(cfg.num_frames, *cfg.image_size)
-    many, usual = cfg.num_frames*math.prod(cfg.image_size), defaults.num_frames*math.prod(defaults.image_size)
-    if many > MOST_SIZE*usual: raise ValueError(
-        f"{cfg.num_frames} frames of {' x '.join(map(str, cfg.image_size))} are {many/usual:.0f} times what these weights were trained for; a form takes at most {MOST_SIZE} times")
+    many = cfg.num_frames*math.prod(cfg.image_size)
+    usual = defaults.num_frames*math.prod(defaults.image_size)
+    if many > MOST_SIZE*usual:
+        size = ' x '.join(map(str, cfg.image_size))
+        raise ValueError(f"{cfg.num_frames} frames of {size} are {many/usual:.0f} times what these weights "
+                         f"were trained for; a form takes at most {MOST_SIZE} times")
     return cfg
 
 # %% ../../nbs/13_app/01_fields.ipynb #ce2de603
@@ -115,15 +127,18 @@ class Made:
         k:int,       # which step, 0 = the first
     ) -> np.ndarray: # uint8 (f, h, w, 3)
         "The clean clip as the model expected it at step k; decoded at the first look"
-        if k not in self.seen: self.seen[k] = decode(self.pipe, predicted_clean(self.path, self.times, k), self.video.config.num_frames)[0]
+        if k not in self.seen:
+            clean = predicted_clean(self.path, self.times, k)
+            self.seen[k] = decode(self.pipe, clean, self.video.config.num_frames)[0]
         return self.seen[k]
 
 def settings_line(
     video:Video,
 ) -> str:
     "How a clip was made, in the words of the form"
-    c = video.config
-    return f"{c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, seed {c.seed}, {len(video.frames)} frame{'s'*(len(video.frames) > 1)} of {' x '.join(map(str, c.image_size))}"
+    c, n = video.config, len(video.frames)
+    return (f"{c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, seed {c.seed}, "
+            f"{n} frame{'s'*(n > 1)} of {' x '.join(map(str, c.image_size))}")
 
 # %% ../../nbs/13_app/01_fields.ipynb #7e436ad9
 def make(
@@ -161,7 +176,8 @@ def note_html(
 ) -> str:
     "The sentence with a coloured bar beside it"
     if not str(problem) and not isinstance(problem, Exception): return ''
-    return (f'<div role="status" style="border-left:4px solid {"#d33" if trouble else "#c80"}; padding:2px 10px; line-height:1.5">'
+    colour = '#d33' if trouble else '#c80'
+    return (f'<div role="status" style="border-left:4px solid {colour}; padding:2px 10px; line-height:1.5">'
             f'{html.escape(sentence(problem))}</div>')
 
 # %% ../../nbs/13_app/01_fields.ipynb #ed9ca84a

@@ -1,4 +1,4 @@
-"""Prompt, settings and a button in a notebook; the clip plays beside what the model expected of it at every step.
+"""Prompt, settings and a button in a notebook; the clip plays beside the predicted clean clip (x̂₀) of any step.
 
 Docs: https://opensora-nb.github.io/opensora_nb/13_app/widgets.html.md"""
 
@@ -34,15 +34,18 @@ def clip_html(
 # %% ../../nbs/13_app/02_widgets.ipynb #132d8204
 _BOX = dict(whole=W.IntText, number=W.FloatText, yes=W.Checkbox, text=W.Text)
 _WIDE = dict(width='100%', max_width='760px')
+_ROW = dict(flex_flow='row wrap')
+_NAMED = dict(description_width='118px')
 
 def _box(f): # a FormField -> the box a person fills in
-    return _BOX[f.kind](value=f.value, description=f.label, tooltip=f.help, layout=W.Layout(width='244px'), style=dict(description_width='118px'))
+    return _BOX[f.kind](value=f.value, description=f.label, tooltip=f.help,
+                        layout=W.Layout(width='244px'), style=_NAMED)
 
 def _title(text): return f'<div style="font-weight:600; line-height:1.6">{html.escape(text)}</div>'
 
 # %% ../../nbs/13_app/02_widgets.ipynb #2927af02
 class Sampler:
-    "Prompt, settings, button, clip, the walk that led to it, and the clips made before; show it as the last line of a cell"
+    "Prompt, settings, buttons, the clip and its predictions, the clips made before; show it as the last line of a cell"
     def __init__(self,
         weights='tiny',     # an embedded name, a run folder, a folder of weights, or a loaded pipeline
         device:str='auto',  # auto, cpu, cuda or mps
@@ -50,24 +53,40 @@ class Sampler:
         keep:int=24,        # clips kept below
     ):
         self.pipe = weights if isinstance(weights, Pipeline) else load_pipeline(weights, device)
-        self.side, self.keep, self.made, self.shown, self.thread, self.flag = side, keep, [], None, None, threading.Event()
-        first = next((e.prompt for e in examples_for(self.pipe, 1)), '')
-        self.prompt = W.Text(value=first, description='prompt', placeholder='describe a clip',
-                             layout=W.Layout(**_WIDE), style=dict(description_width='118px'))
+        self.side, self.keep = side, keep
+        self.made, self.shown = [], None
+        self.thread, self.flag = None, threading.Event()
         self.fields = {f.name: _box(f) for f in form_fields(self.pipe.defaults)}
-        self.button = W.Button(description='Generate', button_style='primary', icon='play', tooltip='make a clip for this prompt')
-        self.halt = W.Button(description='Stop', icon='stop', disabled=True, tooltip='stop after the step that is being made', layout=W.Layout(width='90px'))
-        self.progress = W.IntProgress(value=0, max=1, layout=W.Layout(width='320px', visibility='hidden'))
-        self.message, self.clip, self.guess = W.HTML(layout=W.Layout(**_WIDE)), W.HTML(), W.HTML()
-        self.slider = W.IntSlider(min=1, max=1, value=1, description='step', continuous_update=False, layout=W.Layout(width=f'{side}px'), style=dict(description_width='40px'))
-        self.gallery = W.Box(layout=W.Layout(flex_flow='row wrap', **_WIDE))
-        self.result = W.HBox([self.clip, W.VBox([self.guess, self.slider])], layout=W.Layout(display='none', flex_flow='row wrap', grid_gap='16px'))
+
+        form = self._form()
+        self.result = self._player()
+        self.gallery = W.Box(layout=W.Layout(**_ROW, **_WIDE))
         self.past = W.VBox([W.HTML(_title('Made so far')), self.gallery], layout=W.Layout(display='none', **_WIDE))
-        self.box = W.VBox([self.prompt, W.Box(list(self.fields.values()), layout=W.Layout(flex_flow='row wrap', **_WIDE)), W.HBox([self.button, self.halt, self.progress]),
-                           self.message, self.result, self.past])
+        self.box = W.VBox([*form, self.result, self.past])
+
         self.button.on_click(lambda _: self.start())
         self.halt.on_click(lambda _: self.flag.set())
         self.slider.observe(lambda _: self.show_guess(), 'value')
+
+    def _form(self): # the prompt, the settings, the buttons with the progress, a line for sentences
+        first = next((e.prompt for e in examples_for(self.pipe, 1)), '')
+        self.prompt = W.Text(value=first, description='prompt', placeholder='describe a clip',
+                             layout=W.Layout(**_WIDE), style=_NAMED)
+        self.button = W.Button(description='Generate', button_style='primary', icon='play',
+                               tooltip='make a clip for this prompt')
+        self.halt = W.Button(description='Stop', icon='stop', disabled=True,
+                             tooltip='stop after the step that is being made', layout=W.Layout(width='90px'))
+        self.progress = W.IntProgress(value=0, max=1, layout=W.Layout(width='320px', visibility='hidden'))
+        self.message = W.HTML(layout=W.Layout(**_WIDE))
+        settings = W.Box(list(self.fields.values()), layout=W.Layout(**_ROW, **_WIDE))
+        return self.prompt, settings, W.HBox([self.button, self.halt, self.progress]), self.message
+
+    def _player(self): # the clip, and beside it the predicted clean clip with the slider through the steps
+        self.clip, self.guess = W.HTML(), W.HTML()
+        self.slider = W.IntSlider(min=1, max=1, value=1, description='step', continuous_update=False,
+                                  layout=W.Layout(width=f'{self.side}px'), style=dict(description_width='40px'))
+        return W.HBox([self.clip, W.VBox([self.guess, self.slider])],
+                      layout=W.Layout(display='none', grid_gap='16px', **_ROW))
 
     def __repr__(self): return f"Sampler(weights {self.pipe.name}, {len(self.made)} clips made)"
     def _repr_mimebundle_(self, **kw): # the boxes live only where a kernel runs; tests and rendered pages see the text
@@ -80,9 +99,15 @@ def start(self:Sampler):
     "What the button does: begin a clip, unless one is being made"
     if self.thread and self.thread.is_alive(): return
     self.flag.clear()
-    self.button.disabled, self.halt.disabled, self.message.value, self.progress.layout.visibility = True, False, '', 'visible'
+    self.message.value = ''
+    self._busy(True)
     self.thread = threading.Thread(target=self.generate, daemon=True)
     self.thread.start()
+
+@patch
+def _busy(self:Sampler, busy): # while a clip is made, the first button rests, and there is a stop and a progress
+    self.button.disabled, self.halt.disabled = busy, not busy
+    self.progress.layout.visibility = 'visible' if busy else 'hidden'
 
 @patch
 def wait(self:Sampler):
@@ -93,12 +118,13 @@ def wait(self:Sampler):
 def generate(self:Sampler):
     "Make a clip from what the boxes hold and show it; what goes wrong becomes a sentence"
     def on_step(i, n): self.progress.max, self.progress.value, self.progress.description = n, i, f"{i}/{n}"
-    try: made = make(self.pipe, self.prompt.value, {k: b.value for k, b in self.fields.items()}, on_step, self.flag.is_set)
+    values = {k: b.value for k, b in self.fields.items()}
+    try: made = make(self.pipe, self.prompt.value, values, on_step, self.flag.is_set)
     except (ValueError, OSError, RuntimeError, Stopped) as e: self.message.value = note_html(e)
     else:
         self.show(made)
         self.remember(made)
-    finally: self.button.disabled, self.halt.disabled, self.progress.layout.visibility = False, True, 'hidden'
+    finally: self._busy(False)
 
 @patch
 def show(self:Sampler,
@@ -107,7 +133,8 @@ def show(self:Sampler,
     "Put a clip and its walk on the screen, with what was said when it was made"
     video = made.video
     self.shown, self.message.value = None, note_html(' '.join(made.said), trouble=False)
-    self.clip.value = _title(video.prompt) + clip_html(video.frames, video.config.fps, video.prompt, self.side) + f'<div style="line-height:1.6">{html.escape(settings_line(video))}</div>'
+    self.clip.value = (_title(video.prompt) + clip_html(video.frames, video.config.fps, video.prompt, self.side)
+                       + f'<div style="line-height:1.6">{html.escape(settings_line(video))}</div>')
     self.slider.max = made.steps
     self.slider.value = max(1, made.steps//4) # early enough to differ from the clip
     self.shown, self.result.layout.display = made, 'flex'
@@ -116,24 +143,29 @@ def show(self:Sampler,
 # %% ../../nbs/13_app/02_widgets.ipynb #4b47ed44
 @patch
 def show_guess(self:Sampler):
-    "Show what the model expected at the step of the slider; decoded when first looked at"
+    "Show the clean clip predicted at the step of the slider; decoded when first looked at"
     if self.shown is None: return
     k, video = self.slider.value - 1, self.shown.video
-    self.guess.value = (_title(f"What the model expects at step {k+1} of {self.shown.steps}, {self.shown.times[k]:.0%} noise")
-                        + clip_html(self.shown.guess(k), video.config.fps, f"{video.prompt}, as expected at step {k+1}", self.side))
+    title = f"Predicted clean clip at step {k+1} of {self.shown.steps}, {self.shown.times[k]:.0%} noise"
+    alt = f"{video.prompt}, as predicted at step {k+1}"
+    self.guess.value = _title(title) + clip_html(self.shown.guess(k), video.config.fps, alt, self.side)
 
 @patch
 def remember(self:Sampler,
     made:Made, # newest clip
 ):
-    "Put a clip in front of those made so far, and drop the oldest; the button under a clip brings it back with its walk"
+    "Put a clip in front of those made so far, and drop the oldest; the button under a clip shows it again"
     self.made, cards = [made, *self.made][:self.keep], (self._card(made), *self.gallery.children)
     self.gallery.children, self.past.layout.display = cards[:self.keep], 'flex'
     for card in cards[self.keep:]: card.close()
 
 @patch
 def _card(self:Sampler, made):
-    button = W.Button(description='Show again', layout=W.Layout(width='128px'), tooltip=f'{made.video.prompt}: {settings_line(made.video)}')
+    video = made.video
+    prompt, settings = video.prompt, settings_line(video)
+    button = W.Button(description='Show again', layout=W.Layout(width='128px'), tooltip=f'{prompt}: {settings}')
     button.on_click(lambda _: self.show(made))
-    text = f'<div style="width:128px; line-height:1.3; font-size:smaller; overflow-wrap:anywhere">{html.escape(made.video.prompt)}<br>{html.escape(settings_line(made.video))}</div>'
-    return W.VBox([W.HTML(clip_html(made.video.frames, made.video.config.fps, made.video.prompt, 128) + text), button], layout=W.Layout(margin='0 12px 12px 0', justify_content='space-between'))
+    text = ('<div style="width:128px; line-height:1.3; font-size:smaller; overflow-wrap:anywhere">'
+            f'{html.escape(prompt)}<br>{html.escape(settings)}</div>')
+    picture = W.HTML(clip_html(video.frames, video.config.fps, prompt, 128) + text)
+    return W.VBox([picture, button], layout=W.Layout(margin='0 12px 12px 0', justify_content='space-between'))
