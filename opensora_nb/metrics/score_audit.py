@@ -17,10 +17,10 @@ from functools import cache
 from itertools import combinations as pairs
 import numpy as np
 from ..core import rng_for
-from ..toy.world import (ATTRIBUTES, AREA, DEFAULTS, Scene, ToyClips, camera_motion, captions, own_motion, parse_prompt, render,
+from ..toy.world import (ATTRIBUTES, DEFAULTS, SHAPE_AREA, Scene, ToyClips, camera_motion, captions, own_motion, parse_prompt, render,
                                   trajectory)
 from ..sample.pipeline import Pipeline, SampleConfig, generate
-from ..toy.following import FOLDS, LOST, follow, read_angle, read_background, read_clip, read_colour, shrink
+from ..toy.following import FOLDS, MAX_PATH_ERROR, follow, read_angle, read_background, read_clip, read_colour, shrink
 from .frechet import frechet
 from .nearest import nearest
 
@@ -99,7 +99,7 @@ def known_path(
 ) -> tuple:             # path (f, 2) and radius (f,) in short sides
     "The same from the program that draws, without any reading"
     track = trajectory(scene, num_frames, size)
-    return track['centre']/min(size), track['radius']*np.sqrt(AREA[scene.shape]/np.pi)/min(size)
+    return track['centre']/min(size), track['radius']*np.sqrt(SHAPE_AREA[scene.shape]/np.pi)/min(size)
 
 # %% ../../nbs/10_metrics/05_score_audit.ipynb #f5ed4e3b
 STARTS = 32 # beginnings tried per turn
@@ -124,7 +124,7 @@ def read_phase(
         offset = own_motion(replace(scene, phase=k/STARTS, turn=turn), u)[0]
         gap = place - offset
         best = min(best, (np.square(gap - gap.mean(0)).sum(-1).mean(), k/STARTS, turn))
-    if best[0] > LOST**2: return None, None
+    if best[0] > MAX_PATH_ERROR**2: return None, None
     return best[1], best[2] if scene.motion == 'orbits' else None
 
 def known_phase(scene:Scene) -> tuple:

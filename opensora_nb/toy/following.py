@@ -1,4 +1,4 @@
-"""A program without any learning that reads shape, colour, motion and the rest from the pixels of a clip.
+"""A program that learns nothing reads shape, colour, motion and the rest from the pixels of a clip, and so measures **prompt following** exactly.
 
 Docs: https://opensora-nb.github.io/opensora_nb/01_toy/following.html.md"""
 
@@ -6,9 +6,9 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_toy/following.html.md"""
 
 # %% auto #0
 __all__ = ['GREY', 'BRIGHT', 'PLAIN', 'PALETTE', 'SEEN', 'FOLDS', 'AGREE', 'CLEAR', 'LASTS', 'CALMER', 'PHASES', 'GROWTH',
-           'TWIST', 'LOST', 'MAIN', 'shrink', 'smooth', 'read_background', 'read_colour', 'follow', 'read_angle',
-           'closeup', 'read_shape', 'read_camera', 'hypotheses', 'read_motion', 'read_clip', 'Following', 'score',
-           'tally']
+           'TWIST', 'MAX_PATH_ERROR', 'MAIN', 'shrink', 'smooth', 'read_background', 'read_colour', 'follow',
+           'read_angle', 'closeup', 'read_shape', 'read_camera', 'hypotheses', 'read_motion', 'read_clip', 'Following',
+           'score', 'tally']
 
 # %% ../../nbs/01_toy/03_following.ipynb #48b5e744
 from collections import Counter
@@ -17,8 +17,8 @@ from functools import cache
 from itertools import product
 import numpy as np
 from .levels import CHOICES
-from .world import (AREA, ATTRIBUTES, CAMERAS, COLOURS, DEFAULTS, MOTIONS, SHAPES, SIZES, SPEEDS, Scene, camera_motion, coverage,
-                                  own_motion, parse_prompt)
+from .world import (ATTRIBUTES, CAMERAS, COLOURS, DEFAULTS, MOTIONS, SHAPE_AREA, SHAPES, SIZES, SPEEDS,
+                                   Scene, camera_motion, coverage, own_motion, parse_prompt)
 
 # %% ../../nbs/01_toy/03_following.ipynb #939414fc
 def shrink(
@@ -149,18 +149,20 @@ def closeup(
     cut = np.stack([m[b:b+side, a:a+side] for m, a, b in zip(mask, i, j)])
     return cut, centre - np.stack([i, j], -1)
 
-AGREE, CLEAR, LASTS = 0.72, 0.04, 0.75 # overlap that makes a shape; lead over the second best; share of frames that must show it
+AGREE = 0.72 # overlap that makes a shape
+CLEAR = 0.04 # lead over the second best
+LASTS = 0.75 # share of frames that must show it
 
 def read_shape(
     mask:np.ndarray,   # (f, h, w)
     centre:np.ndarray, # (f, 2) pixels
     area:np.ndarray,   # (f,) pixels
 ) -> tuple:            # name or 'none', overlap with each shape (f, 4)
-    "Draw all four shapes with the measured centre, area and angle; the one that overlaps best, in most frames, is the answer"
+    "Draw all four shapes with the measured centre, area and angle; the one that overlaps best in most frames wins"
     fit = []
     for s in SHAPES:
         angle = read_angle(mask, centre, FOLDS[s]) if s in FOLDS else np.zeros(len(mask))
-        drawn = coverage(s, centre, np.sqrt(np.maximum(area, 4)/AREA[s]), angle, mask.shape[1:])
+        drawn = coverage(s, centre, np.sqrt(np.maximum(area, 4)/SHAPE_AREA[s]), angle, mask.shape[1:])
         both = np.minimum(mask, drawn).sum((1, 2))
         fit.append(both / np.maximum(area + drawn.sum((1, 2)) - both, 1e-3))
     fit = np.stack(fit, -1)
@@ -206,19 +208,20 @@ def _moving(camera): return Scene('circle', 'red', 'stays still', 'small', backg
 
 # %% ../../nbs/01_toy/03_following.ipynb #a17b2bf0
 PHASES, GROWTH, TWIST = 16, 0.3, 0.15   # hypotheses per turn; weight of log-radius and of angle against short sides
-LOST = 0.15                             # short sides; a path that is farther than this from every motion is none of them
+MAX_PATH_ERROR = 0.15                   # short sides; a path farther than this from every motion is none of them
 
 @cache
 def hypotheses(
     f:int, # frames
-) -> tuple: # list of (motion, speed), paths (n, f, 3): x, y, weighted log-radius, each with mean 0; turns (n, f) radians
+) -> tuple: # list of (motion, speed); paths (n, f, 3) of x, y and weighted log-radius, mean 0; turns (n, f) radians
     "Every motion at every speed, start and direction, as the world would draw it"
     u, names, paths, turns = np.linspace(0, 1, f), [], [], []
     for motion, speed in product(MOTIONS, SPEEDS):
         if motion == 'stays still' and speed != 'medium': continue
         starts = np.arange(PHASES)/PHASES if motion in ('bounces', 'orbits') else [0.]
         for phase, turn in product(starts, (1, -1) if motion in ('orbits', 'spins') else (1,)):
-            offset, radius, angle = own_motion(Scene('square', 'red', motion, 'small', speed, phase=float(phase), turn=turn), u)
+            scene = Scene('square', 'red', motion, 'small', speed, phase=float(phase), turn=turn)
+            offset, radius, angle = own_motion(scene, u)
             names.append((motion, speed))
             turns.append(angle)
             paths.append(np.concatenate([offset, GROWTH*np.log(radius)[:, None]], -1))
@@ -238,9 +241,25 @@ def read_motion(
     if angle is not None: far = far + TWIST**2*(1 - abs(np.exp(1j*folds*(angle - turns)).mean(-1)))
     else: far = far + np.array([10.*(m == 'spins') for m, _ in names])
     k = int(far.argmin())
-    return names[k] if far[k] < LOST**2 else ('none', 'none')
+    return names[k] if far[k] < MAX_PATH_ERROR**2 else ('none', 'none')
 
 # %% ../../nbs/01_toy/03_following.ipynb #161ca75e
+def _read_object(out, mask): # fills in what the pixels of the object say
+    f, h, w = mask.shape
+    unit = min(h, w)
+    centre, area, mask = follow(mask)
+    cut, middle = closeup(mask, centre, area)
+    out['shape'], fit = read_shape(cut, middle, area)
+    likely = SHAPES[int(fit.mean(0).argmax())]
+
+    u = np.linspace(0, 1, f) if f > 1 else np.array([.5])
+    look, zoom = camera_motion(_moving(out['camera']), u)
+    place = (centre - np.array([w/2, h/2]))/unit/zoom[:, None] + look
+    radius = np.sqrt(np.maximum(area, 1)/SHAPE_AREA[likely])/unit/zoom
+    out['size'] = 'small' if np.exp(np.log(radius).mean()) < np.sqrt(SIZES['small']*SIZES['large']) else 'large'
+    angle = read_angle(cut, middle, FOLDS[likely]) if likely in FOLDS else None
+    if f > 1: out['motion'], out['speed'] = read_motion(place, radius, angle, FOLDS.get(likely, 1))
+
 def read_clip(
     video:np.ndarray, # (f, h, w, 3) uint8
 ) -> dict:            # shape, colour, motion, size, speed, background, camera; 'none' where nothing can be read
@@ -248,27 +267,13 @@ def read_clip(
     if getattr(video, 'dtype', None) != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
         raise ValueError(f"a clip is uint8 (f, h, w, 3), not {getattr(video, 'dtype', type(video).__name__)} "
                          f"{tuple(getattr(video, 'shape', ()))}; viz.to_uint8 converts model output")
-    v = shrink(video)
-    h, w = v.shape[1:3]
-    unit = min(h, w)
-    out = dict.fromkeys(ATTRIBUTES, 'none')
+    v, out = shrink(video), dict.fromkeys(ATTRIBUTES, 'none')
     out['background'], ends = read_background(v)
     if out['background'] == 'none': return out
     out['colour'], _, mask = read_colour(v, ends)
     nothing = np.zeros(v.shape[:3], np.float32)
     out['camera'] = 'still' if out['background'] != 'checkered' else read_camera(v, nothing if mask is None else mask)
-    if mask is None: return out
-    centre, area, mask = follow(mask)
-    cut, middle = closeup(mask, centre, area)
-    out['shape'], fit = read_shape(cut, middle, area)
-    likely = SHAPES[int(fit.mean(0).argmax())]
-    u = np.linspace(0, 1, len(v)) if len(v) > 1 else np.array([.5])
-    look, zoom = camera_motion(_moving(out['camera']), u)
-    place = (centre - np.array([w/2, h/2]))/unit/zoom[:, None] + look
-    radius = np.sqrt(np.maximum(area, 1)/AREA[likely])/unit/zoom
-    out['size'] = 'small' if np.exp(np.log(radius).mean()) < np.sqrt(SIZES['small']*SIZES['large']) else 'large'
-    angle = read_angle(cut, middle, FOLDS[likely]) if likely in FOLDS else None
-    if len(v) > 1: out['motion'], out['speed'] = read_motion(place, radius, angle, FOLDS.get(likely, 1))
+    if mask is not None: _read_object(out, mask)
     return out
 
 # %% ../../nbs/01_toy/03_following.ipynb #b824acd0
@@ -278,7 +283,7 @@ MAIN = ('shape', 'colour', 'motion')
 class Following:
     "How well clips follow their prompts"
     n:int         # clips
-    strict:float  # share whose main attributes (all but size, speed, background and camera) are right, as far as the prompt names them
+    strict:float  # share with shape, colour and motion (and what levels add) right, as far as the prompt names them
     right:dict    # attribute -> clips that have it right
     asked:dict    # attribute -> clips whose prompt names it
     rows:list = field(repr=False) # per clip (asked for, read), two dicts
@@ -291,15 +296,21 @@ class Following:
     @property
     def swaps(self): # of prompts with two things: clips in which the two exchanged a value
         pairs = [(w, g) for w, g in self.rows if 'shape2' in w]
-        return {k: sum(w.get(k) != w.get(k+'2') and (g[k], g[k+'2']) == (w.get(k+'2'), w.get(k)) for w, g in pairs) for k in MAIN} if pairs else {}
-    def to_dict(self): return dict(n=self.n, strict=self.strict, every=self.every, **self.accuracy, **{f'swapped_{k}': v/self.n for k, v in self.swaps.items()})
+        if not pairs: return {}
+        def swapped(w, g, k): return w.get(k) != w.get(k+'2') and (g[k], g[k+'2']) == (w.get(k+'2'), w.get(k))
+        return {k: sum(swapped(w, g, k) for w, g in pairs) for k in MAIN}
+    def to_dict(self):
+        swapped = {f'swapped_{k}': v/self.n for k, v in self.swaps.items()}
+        return dict(n=self.n, strict=self.strict, every=self.every, **self.accuracy, **swapped)
     def mistakes(self, most:int=5): # most common ones: (attribute, asked for, read), count
-        return Counter((k, w, got[k]) for want, got in self.rows for k, w in want.items() if got[k] != w).most_common(most)
+        found = Counter()
+        for want, got in self.rows: found.update((k, w, got[k]) for k, w in want.items() if got[k] != w)
+        return found.most_common(most)
     def _repr_markdown_(self):
         rows = [f"| {k} | {v:.3f} | {self.right[k]} of {self.asked[k]} | {1/len(CHOICES[k]):.3f} |"
                 for k, v in self.accuracy.items()]
-        return '\n'.join([f"**strict {self.strict:.3f}**, every named attribute {self.every:.3f}, over {self.n} clips", "", "| attribute | right | clips | blind guess |",
-                          "|---|---|---|---|", *rows])
+        head = f"**strict {self.strict:.3f}**, every named attribute {self.every:.3f}, over {self.n} clips"
+        return '\n'.join([head, "", "| attribute | right | clips | blind guess |", "|---|---|---|---|", *rows])
 
 def score(
     videos,            # clips, uint8 (f, h, w, 3) each; any iterable
@@ -325,7 +336,8 @@ def tally(
         level, want = ask(prompts[i])
         if not want: raise ValueError(f"prompt {i} names no attribute of this world: {prompts[i]!r}")
         rows.append((want, read(video, (level, want))))
-    if len(rows) < len(prompts): raise ValueError(f"{len(rows)} videos but {len(prompts)} prompts; give one prompt per video")
+    if len(rows) < len(prompts):
+        raise ValueError(f"{len(rows)} videos but {len(prompts)} prompts; give one prompt per video")
     if not rows: raise ValueError("no videos to score")
     asked = {k: sum(k in want for want, _ in rows) for k in CHOICES}
     right = {k: sum(k in want and want[k] == got[k] for want, got in rows) for k in CHOICES}

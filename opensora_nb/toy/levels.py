@@ -1,4 +1,4 @@
-"""Two things in one sentence, counts, gravity, collisions, pendulums and walls: still true by construction, and still read back by a program.
+"""Two objects in one sentence, counts, gravity, collisions, pendulums and walls: captions still true by construction, and still read back by a program.
 
 Docs: https://opensora-nb.github.io/opensora_nb/01_toy/levels.html.md"""
 
@@ -6,21 +6,22 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_toy/levels.html.md"""
 
 # %% auto #0
 __all__ = ['WORLDS', 'RADIUS', 'DARK', 'WALL', 'ROD', 'WALL_WIDTH', 'RELATIONS', 'OPPOSITE', 'CLEARLY', 'GAP', 'NUMBERS',
-           'pair_held_out', 'EVENTS', 'GRAVITY', 'SWINGS', 'PUSH', 'KEEPS', 'LENGTH', 'AMPLITUDE', 'HELD_SPEED', 'WIDE',
-           'PAIRS', 'ZH_SIDE', 'ZH_NUMBER', 'BASES', 'SAY', 'CHOICES', 'Body', 'draw_bodies', 'progress', 'Thing',
-           'reach', 'apart', 'related', 'Pair', 'place_pair', 'Several', 'place_several', 'fall', 'hit_paths',
-           'Physics', 'Hidden', 'draw_world', 'captions_of', 'all_words', 'read_prompt', 'world_prompts',
+           'EVENTS', 'GRAVITY', 'SWINGS', 'PUSH', 'KEEPS', 'LENGTH', 'AMPLITUDE', 'HELD_SPEED', 'HALF_WIDTH', 'PAIRS',
+           'ZH_SIDE', 'ZH_NUMBER', 'BASES', 'SAY', 'CHOICES', 'Body', 'draw_bodies', 'progress', 'Thing', 'reach',
+           'apart', 'related', 'PairScene', 'place_pair', 'pair_held_out', 'Several', 'place_several', 'fall',
+           'hit_paths', 'Physics', 'Hidden', 'draw_world', 'captions_of', 'all_words', 'read_prompt', 'world_prompts',
            'prompt_warnings', 'render_world', 'world_clips']
 
 # %% ../../nbs/01_toy/02_levels.ipynb #763ad1df
 import re
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, combinations as subsets, product
 import numpy as np
 from ..core import rng_for
-from .world import (ATTRIBUTES, BACKGROUNDS, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS, SPLITS, ZH, Clip, Scene,
-                                  captions, coverage, draw_scene, is_held_out, own_motion, parse_prompt, render, room,
-                                  split_words, test_prompts, words, _a)
+from .world import (ATTRIBUTES, BACKGROUNDS, COLOURS, CORE_MOTIONS, ING, REACH, SHAPES, SIZES, SPEEDS,
+                                   SPLITS, ZH, Clip, Scene, captions, coverage, draw_scene, is_held_out, own_motion,
+                                   parse_prompt, render, room, split_words, test_prompts, words, _a)
 
 # %% ../../nbs/01_toy/02_levels.ipynb #35d8a5c7
 WORLDS = ('core', 'full', 'many', 'physics', 'hidden')
@@ -51,7 +52,8 @@ def draw_bodies(
     out = np.broadcast_to(DARK, (f, h, w, 3))
     if behind: out = out + behind[0]*(np.array(behind[1], np.float32) - out)
     for b in bodies:
-        mask = coverage(b.shape, b.path*unit + np.array([w/2, h/2]), np.full(f, RADIUS*unit), np.zeros(f), size)[..., None]
+        centre = b.path*unit + np.array([w/2, h/2])
+        mask = coverage(b.shape, centre, np.full(f, RADIUS*unit), np.zeros(f), size)[..., None]
         out = out + mask*(np.array(COLOURS[b.colour], np.float32) - out)
     if front: out = out + front[0]*(np.array(front[1], np.float32) - out)
     return (out + np.float32(.5)).astype(np.uint8)
@@ -59,9 +61,11 @@ def draw_bodies(
 def progress(num_frames): return np.linspace(0, 1, num_frames) if num_frames > 1 else np.array([.5])
 
 # %% ../../nbs/01_toy/02_levels.ipynb #825b76fe
-RELATIONS = {'above': (0, -1), 'below': (0, 1), 'left of': (-1, 0), 'right of': (1, 0)} # where the first is, seen from the second
+# where the first is, seen from the second
+RELATIONS = {'above': (0, -1), 'below': (0, 1), 'left of': (-1, 0), 'right of': (1, 0)}
 OPPOSITE = {'above': 'below', 'below': 'above', 'left of': 'right of', 'right of': 'left of'}
-CLEARLY, GAP = 1.3, 0.03    # distance along a relation over the distance across; free space between two bodies, in short sides
+CLEARLY = 1.3   # distance along a relation over the distance across
+GAP = 0.03      # free space between two bodies, in short sides
 NUMBERS = ('one', 'two', 'three')
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class Thing:
 def reach(a:str, b:str) -> float: # two shapes -> short sides between centres at which they are sure not to touch
     return RADIUS*(REACH[a] + REACH[b]) + GAP
 
-def _starts(things, rng, fits, tries=4096): # places (n, 2) of the things for which `fits(paths (tries, n, f, 2))` holds, or None
+def _starts(things, rng, fits, tries=4096):
+    "Places (n, 2) of the things for which `fits(paths (tries, n, f, 2))` holds, or None"
     u = progress(9)
     lo, hi = (np.stack(v) for v in zip(*(t.room() for t in things)))
     start = lo + (hi-lo)*rng.random((tries, len(things), 2))
@@ -89,7 +94,7 @@ def _starts(things, rng, fits, tries=4096): # places (n, 2) of the things for wh
 def apart(paths, things):
     "Never touching? paths (..., n, f, 2) -> (...)"
     ok = np.ones(paths.shape[:-3], bool)
-    for i, j in ((i, j) for j in range(len(things)) for i in range(j)):
+    for i, j in subsets(range(len(things)), 2):
         far = np.linalg.norm(paths[..., i, :, :] - paths[..., j, :, :], axis=-1).min(-1)
         ok = ok & (far > reach(things[i].shape, things[j].shape))
     return ok
@@ -103,7 +108,7 @@ def related(paths, relation):
 
 # %% ../../nbs/01_toy/02_levels.ipynb #6ec8cbf1
 @dataclass(frozen=True)
-class Pair:
+class PairScene:
     "Two things, one of them above, below, left of or right of the other"
     a:Thing
     b:Thing
@@ -112,27 +117,42 @@ class Pair:
 
     level = 'many'
     def __post_init__(self):
-        if self.a.colour == self.b.colour: raise ValueError(f"both things are {self.a.colour}; give them two colours, so that one can tell which is which")
-        if self.relation not in RELATIONS: raise ValueError(f"relation {self.relation!r} is not one of {', '.join(RELATIONS)}")
+        if self.a.colour == self.b.colour: raise ValueError(_same_colour(self.a.colour))
+        if self.relation not in RELATIONS:
+            raise ValueError(f"relation {self.relation!r} is not one of {', '.join(RELATIONS)}")
     @property
     def attributes(self):
-        return {f'{k}{n}': getattr(t, k) for n, t in (('', self.a), ('2', self.b)) for k in ('shape', 'colour', 'motion')} | dict(relation=self.relation)
-    def paths(self, num_frames): return [np.array(s) + t.path(progress(num_frames)) for s, t in zip(self.starts, (self.a, self.b))]
+        second = {f'{k}2': v for k, v in vars(self.b).items()}
+        return vars(self.a) | second | dict(relation=self.relation)
+    def paths(self, num_frames):
+        u = progress(num_frames)
+        return [np.array(s) + t.path(u) for s, t in zip(self.starts, (self.a, self.b))]
     def render(self, num_frames=17, size=(64, 64)):
-        return draw_bodies([Body(t.shape, t.colour, p) for t, p in zip((self.a, self.b), self.paths(num_frames))], size)
+        both = zip((self.a, self.b), self.paths(num_frames))
+        return draw_bodies([Body(t.shape, t.colour, p) for t, p in both], size)
+
+def _same_colour(colour): return f"both things are {colour}; give them two colours, so that one can tell which is which"
 
 def place_pair(
     a:Thing, b:Thing,         # of two colours
     relation:str,             # where a is, seen from b
     rng:np.random.Generator,  # draws the places
-) -> Pair:
+) -> PairScene:
     "A clip of this pair; `ValueError` where the motions leave no room for it"
-    fits = lambda paths: apart(paths, (a, b)) & related(paths, relation)
+    def fits(paths): return apart(paths, (a, b)) & related(paths, relation)
     starts = _starts((a, b), rng, fits)
-    if starts is None: raise ValueError(f"no room: {a.colour} {a.shape} {a.motion} {relation} {b.colour} {b.shape} {b.motion} would touch or pass")
-    return Pair(a, b, relation, starts)
+    if starts is None:
+        raise ValueError(f"no room: {a.colour} {a.shape} {a.motion} {relation} {b.colour} {b.shape} {b.motion} "
+                         "would touch or pass")
+    return PairScene(a, b, relation, starts)
 
-pair_held_out = lambda a, b: (8*SHAPES.index(a.shape) + list(COLOURS).index(a.colour) + 8*SHAPES.index(b.shape) + list(COLOURS).index(b.colour)) % 7 == 3
+def pair_held_out(
+    a:Thing, b:Thing, # in either order
+) -> bool:
+    "Is this combination of two shapes and two colours kept for testing? One in seven is"
+    shapes = SHAPES.index(a.shape) + SHAPES.index(b.shape)
+    colours = list(COLOURS).index(a.colour) + list(COLOURS).index(b.colour)
+    return (8*shapes + colours) % 7 == 3
 
 # %% ../../nbs/01_toy/02_levels.ipynb #bebebd89
 @dataclass(frozen=True)
@@ -164,8 +184,10 @@ EVENTS = ('falls and bounces', 'swings', 'hits')
 GRAVITY = (2., 4.5, 10.)   # short sides per clip squared: slowly, medium, quickly
 SWINGS  = (0.75, 1.25, 2.) # swings per clip
 PUSH    = (0.2, 0.3, 0.42) # short sides per clip
-KEEPS, LENGTH, AMPLITUDE = 0.8, 0.48, np.radians(38) # share of the speed after a bounce; rod in short sides; half swing
-HELD_SPEED = {'falls and bounces': 'medium', 'swings': 'slowly', 'hits': 'quickly'} # speed of each event that is kept for testing
+KEEPS = 0.8                # share of the speed after a bounce
+LENGTH = 0.48              # of the pendulum's rod, in short sides
+AMPLITUDE = np.radians(38) # half a swing
+HELD_SPEED = {'falls and bounces': 'medium', 'swings': 'slowly', 'hits': 'quickly'} # kept for testing, of each event
 
 def fall(
     u:np.ndarray,  # (f,) time, 0 to 1
@@ -207,8 +229,10 @@ class Physics:
     def __post_init__(self):
         if self.event not in EVENTS: raise ValueError(f"event {self.event!r} is not one of {', '.join(EVENTS)}")
         if self.speed not in SPEEDS: raise ValueError(f"speed {self.speed!r} is not one of {', '.join(SPEEDS)}")
-        if (self.event == 'hits') != (self.b is not None): raise ValueError("'hits' needs two things, the other events need one")
-        if self.b and self.a.colour == self.b.colour: raise ValueError(f"both things are {self.a.colour}; give them two colours")
+        if (self.event == 'hits') != (self.b is not None):
+            raise ValueError("'hits' needs two things, the other events need one")
+        if self.b and self.a.colour == self.b.colour:
+            raise ValueError(f"both things are {self.a.colour}; give them two colours")
     @property
     def attributes(self):
         out = dict(event=self.event, shape=self.a.shape, colour=self.a.colour, speed=self.speed)
@@ -216,18 +240,22 @@ class Physics:
 
     def paths(self, num_frames):
         "Centres of the bodies, and of the pivot"
-        u, k, r = progress(num_frames), SPEEDS.index(self.speed), RADIUS*REACH[self.a.shape]
-        free = .5 - r
-        x = (2*self.place[0]-1)*free
+        u, k = progress(num_frames), SPEEDS.index(self.speed)
+        free = .5 - RADIUS*REACH[self.a.shape]
         if self.event == 'falls and bounces':
+            x = (2*self.place[0]-1)*free
             return [np.stack([np.full(len(u), x), free - fall(u, .35 + .3*self.place[1], GRAVITY[k])], -1)]
         if self.event == 'swings':
             a = AMPLITUDE*np.cos(2*np.pi*(SWINGS[k]*u + self.phase))
             pivot = np.array([(self.place[0]-.5)*.12, -.42 + .2*self.place[1]])
             return [pivot + LENGTH*np.stack([np.sin(a), np.cos(a)], -1), np.broadcast_to(pivot, (len(u), 2))]
-        touch, way = RADIUS*(WIDE[self.a.shape] + WIDE[self.b.shape]), PUSH[k]
-        gap = way*(.3 + .3*self.place[0])
-        one, two = hit_paths(u, way, gap)
+        return self._collision(u, PUSH[k])
+
+    def _collision(self, u, speed):
+        "Centres of the one that hits and of the one that is hit"
+        touch = RADIUS*(HALF_WIDTH[self.a.shape] + HALF_WIDTH[self.b.shape])
+        gap = speed*(.3 + .3*self.place[0])
+        one, two = hit_paths(u, speed, gap)
         first = -.5 + RADIUS*REACH[self.a.shape] + .02
         xs, sign = (first + one, first + touch + gap + two), 1 if self.side == 'right' else -1
         y = (2*self.place[1]-1)*(.5 - RADIUS*max(REACH[t.shape] for t in (self.a, self.b)))
@@ -239,7 +267,7 @@ class Physics:
         rod = (_rod(p[0], p[1], size), ROD) if self.event == 'swings' else None
         return draw_bodies([Body(t.shape, t.colour, q) for t, q in zip(things, p)], size, rod)
 
-WIDE = dict(circle=1., square=.9, triangle=1.05, star=1.25) # half width at which two bodies meet, in radii
+HALF_WIDTH = dict(circle=1., square=.9, triangle=1.05, star=1.25) # at which two bodies meet, in radii
 
 def _rod(ends, pivot, size): # soft line of about 1.5 pixels from the pivot to the body, (f, h, w, 1)
     h, w = size
@@ -264,7 +292,8 @@ class Hidden:
     def __post_init__(self):
         if self.colour == 'white': raise ValueError("white cannot be told from the grey wall here; use another colour")
         for name, valid in (('side', ('left', 'right')), ('layer', ('behind', 'in front of'))):
-            if getattr(self, name) not in valid: raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(valid)}")
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(valid)}")
     @property
     def attributes(self): return dict(shape=self.shape, colour=self.colour, layer=self.layer, side=self.side)
     def paths(self, num_frames):
@@ -286,7 +315,7 @@ def draw_world(
     index:int,         # of the clip
     level:str='many',  # one of `WORLDS`
     split:str='train', # train, test or all
-):                     # Scene, Pair, Several, Physics or Hidden
+):                     # Scene, PairScene, Several, Physics or Hidden
     "The scene of clip `index`: the same whenever, wherever and in whatever order it is asked for"
     if level in ('core', 'full'): return draw_scene(seed, index, level, split)
     if level not in WORLDS: raise ValueError(f"unknown level {level!r}; use one of {', '.join(WORLDS)}")
@@ -297,7 +326,8 @@ def draw_world(
         except ValueError: continue
         if split == 'all' or held == (split == 'test'): return scene
 
-def _thing(rng, motions=CORE_MOTIONS): return Thing(str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS))), str(rng.choice(motions)))
+def _thing(rng, motions=CORE_MOTIONS):
+    return Thing(str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS))), str(rng.choice(motions)))
 
 def _draw_many(rng): # -> scene, is it kept for testing (None: neither split)
     if rng.random() > PAIRS:
@@ -312,11 +342,13 @@ def _draw_physics(rng):
     event, speed = str(rng.choice(EVENTS)), str(rng.choice(SPEEDS))
     b = _thing(rng, ('stays still',)) if event == 'hits' else None
     a = replace(_thing(rng), motion='stays still')
-    return Physics(event, a, speed, b, str(rng.choice(('left', 'right'))), tuple(rng.random(2).tolist()), rng.random()), HELD_SPEED[event] == speed
+    side, place, phase = str(rng.choice(('left', 'right'))), tuple(rng.random(2).tolist()), rng.random()
+    return Physics(event, a, speed, b, side, place, phase), HELD_SPEED[event] == speed
 
 def _draw_hidden(rng):
     t, side = _thing(rng), str(rng.choice(('left', 'right')))
-    return Hidden(t.shape, t.colour, side, str(rng.choice(('behind', 'in front of'))), rng.random()), is_held_out(t.shape, t.colour, f'moves {side}')
+    layer, place = str(rng.choice(('behind', 'in front of'))), rng.random()
+    return Hidden(t.shape, t.colour, side, layer, place), is_held_out(t.shape, t.colour, f'moves {side}')
 
 # %% ../../nbs/01_toy/02_levels.ipynb #0165343e
 def _ing(motion):
@@ -334,7 +366,8 @@ def captions_of(
     scene, # any scene of this page or of `toy.world`
 ) -> list: # of str, English first
     "Every phrasing of a scene"
-    return {Scene: captions, Pair: _say_pair, Several: _say_several, Physics: _say_physics, Hidden: _say_hidden}[type(scene)](scene)
+    say = {Scene: captions, PairScene: _say_pair, Several: _say_several, Physics: _say_physics, Hidden: _say_hidden}
+    return say[type(scene)](scene)
 
 def _say_pair(s):
     def sentences(a, b, r):
@@ -343,30 +376,37 @@ def _say_pair(s):
                 f"{_noun(a)} {_ing(a.motion)} {r} {_noun(b)}{f' {_ing(b.motion)}' if that else ''}",
                 f"{_noun(a)} {a.motion} and {_noun(b)} {b.motion}, {a.colour} {r} {b.colour}"]
     a, b = s.a, s.b
-    return [*sentences(a, b, s.relation), *sentences(b, a, OPPOSITE[s.relation]), f"{_noun(a)} {a.motion} and {_noun(b)} {b.motion}",
-            f"{_zh(a)}{ZH['motion'][a.motion]}，{_zh(b)}{ZH['motion'][b.motion]}，{ZH['colour'][a.colour]}的在{ZH['colour'][b.colour]}的{ZH_SIDE[s.relation]}"]
+    zh_colours = f"{ZH['colour'][a.colour]}的在{ZH['colour'][b.colour]}的{ZH_SIDE[s.relation]}"
+    return [*sentences(a, b, s.relation), *sentences(b, a, OPPOSITE[s.relation]),
+            f"{_noun(a)} {a.motion} and {_noun(b)} {b.motion}",
+            f"{_zh(a)}{ZH['motion'][a.motion]}，{_zh(b)}{ZH['motion'][b.motion]}，{zh_colours}"]
 
 def _say_several(s):
     t, n = s.thing, s.attributes['count']
     verb, *rest = t.motion.split()
     many = n != 'one'
-    noun, does, doing = f"{n} {t.colour} {t.shape}{'s'*many}", ' '.join([BASES[verb] if many else verb, *rest]), _ing(t.motion)
+    noun, doing = f"{n} {t.colour} {t.shape}{'s'*many}", _ing(t.motion)
+    does = ' '.join([BASES[verb] if many else verb, *rest])
     zh = [f"{ZH_NUMBER[n]}个{_zh(t)}{ZH['motion'][t.motion]}"]*many # for one, Chinese says the same as for "a"
-    return [f"{noun} {does}", f"{noun} {doing}", f"a video of {noun} {doing}", f"there {'are' if many else 'is'} {noun} that {does}", *zh]
+    return [f"{noun} {does}", f"{noun} {doing}", f"a video of {noun} {doing}",
+            f"there {'are' if many else 'is'} {noun} that {does}", *zh]
 
 def _say_physics(s):
-    how = '' if s.speed == 'medium' else f' {s.speed}'
-    zh = '' if s.speed == 'medium' else ZH['speed'][s.speed]
+    a, how = _noun(s.a), '' if s.speed == 'medium' else f' {s.speed}'
+    zh = _zh(s.a) + ('' if s.speed == 'medium' else ZH['speed'][s.speed])
     if s.event == 'hits':
-        return [f"{_noun(s.a)} moving {s.side}{how} hits {_noun(s.b)}", f"{_noun(s.a)} moves {s.side}{how} and hits {_noun(s.b)}",
-                f"{_zh(s.a)}{zh}向{'左' if s.side == 'left' else '右'}撞上{_zh(s.b)}"]
-    if s.event == 'swings': return [f"{_noun(s.a)} swings{how}", f"{_noun(s.a)} swings{how} on a rod", f"a pendulum: {_noun(s.a)} swinging{how}", f"{_zh(s.a)}{zh}摆动"]
-    return [f"{_noun(s.a)} falls{how} and bounces", f"{_noun(s.a)} falling{how} and bouncing", f"{_zh(s.a)}{zh}落下并弹起"]
+        b, way = _noun(s.b), '左' if s.side == 'left' else '右'
+        return [f"{a} moving {s.side}{how} hits {b}", f"{a} moves {s.side}{how} and hits {b}",
+                f"{zh}向{way}撞上{_zh(s.b)}"]
+    if s.event == 'swings':
+        return [f"{a} swings{how}", f"{a} swings{how} on a rod", f"a pendulum: {a} swinging{how}", f"{zh}摆动"]
+    return [f"{a} falls{how} and bounces", f"{a} falling{how} and bouncing", f"{zh}落下并弹起"]
 
 def _say_hidden(s):
-    noun = _a(f"{s.colour} {s.shape}")
-    zh = f"{ZH['colour'][s.colour]}{ZH['shape'][s.shape]}向{'左' if s.side == 'left' else '右'}从墙{'后面' if s.layer == 'behind' else '前面'}经过"
-    return [f"{noun} moves {s.side} {s.layer} a wall", f"{noun} passes {s.layer} a wall, moving {s.side}", f"{noun} moving {s.side} {s.layer} the wall", zh]
+    noun, zh_noun = _a(f"{s.colour} {s.shape}"), ZH['colour'][s.colour] + ZH['shape'][s.shape]
+    way, where = '左' if s.side == 'left' else '右', '后面' if s.layer == 'behind' else '前面'
+    return [f"{noun} moves {s.side} {s.layer} a wall", f"{noun} passes {s.layer} a wall, moving {s.side}",
+            f"{noun} moving {s.side} {s.layer} the wall", f"{zh_noun}向{way}从墙{where}经过"]
 
 # %% ../../nbs/01_toy/02_levels.ipynb #50769675
 _REL = r'(above|over|below|under|beneath|(?:to the |on the )?(?:left|right)(?: side)? of)'
@@ -382,26 +422,29 @@ def _named(text): return {k: v for k, v in _single(text).items() if k in ('shape
 @cache
 def all_words() -> tuple: # of str, sorted
     "Every word (and Chinese character) that a caption of any level can hold, or that `read_prompt` understands"
-    a, b = Thing('circle', 'red', 'moves left'), Thing('square', 'blue')
-    few = [Pair(a, b, r, ((0, 0),)*2) for r in RELATIONS] + [Several(Thing(s, 'red', m), ((0, 0),)*n) for s in SHAPES for n in (1, 2, 3) for m in CORE_MOTIONS]
-    few += [Physics(e, a, v, b if e == 'hits' else None, d) for e in EVENTS for v in SPEEDS for d in ('left', 'right')]
-    few += [Hidden('circle', 'red', d, l) for d in ('left', 'right') for l in ('behind', 'in front of')]
+    a, b, sides = Thing('circle', 'red', 'moves left'), Thing('square', 'blue'), ('left', 'right')
+    few = [PairScene(a, b, r, ((0, 0),)*2) for r in RELATIONS]
+    few += [Several(Thing(s, 'red', m), ((0, 0),)*n) for s, n, m in product(SHAPES, (1, 2, 3), CORE_MOTIONS)]
+    few += [Physics(e, a, v, b if e == 'hits' else None, d) for e, v, d in product(EVENTS, SPEEDS, sides)]
+    few += [Hidden('circle', 'red', d, l) for d, l in product(sides, ('behind', 'in front of'))]
     more = 'over under beneath side collides bumps into with'.split()
-    return tuple(sorted(set(words()) | {w for s in few for t in captions_of(s) for w in split_words(t)} | set(more)))
+    said = [split_words(t) for t in chain.from_iterable(map(captions_of, few))]
+    return tuple(sorted(set(words()).union(more, *said)))
 
 def _read_pair(low): # two noun phrases, or None
     m = re.search(rf'\b{_REL}\b', low)
     zh = re.search(rf"的在.*的({'|'.join(_ZHREL)})", low)
     if zh:
         parts = re.split('[，,]', low)
-        if len(parts) == 3: first, second, relation = *map(_named, parts[:2]), _ZHREL[zh[1]]
-        else: return None
+        if len(parts) != 3: return None
+        first, second, relation = *map(_named, parts[:2]), _ZHREL[zh[1]]
     elif m:
-        first, second, relation = _named(low[:m.start()]) if ' and ' not in low[:m.start()] else {}, _named(low[m.end():]), _relation(m[1])
-        if ' and ' in low[:m.start()]: # "… and …, red above blue"
+        before, after, relation = low[:m.start()], low[m.end():], _relation(m[1])
+        first, second = {} if ' and ' in before else _named(before), _named(after)
+        if ' and ' in before: # "… and …, red above blue"
             left, right = low.split(' and ', 1)
             tail = right.rfind(',')
-            who = _named(low[:m.start()].rsplit(',', 1)[-1]).get('colour')
+            who = _named(before.rsplit(',', 1)[-1]).get('colour')
             if tail < 0: return None
             first, second = _named(left), _named(right[:tail])
             if who == second.get('colour') != first.get('colour'): first, second = second, first
@@ -414,11 +457,16 @@ def _read_pair(low): # two noun phrases, or None
 def _read_event(low):
     hit = re.search(r'\b(hits|hitting|collides with|bumps into)\b|撞上', low)
     if hit:
-        first, second = _single(low[:hit.start()]), _single(low[hit.end():])
-        side = first.pop('motion', 'moves ?').split()[1]
-        return dict(event='hits', **first, **{f'{k}2': v for k, v in second.items() if k in ('shape', 'colour')}, **({} if side == '?' else {'side': side}))
-    for event, words_ in {'falls and bounces': r'\bfall(s|ing)\b|落下', 'swings': r'\b(swings|swinging|pendulum)\b|摆动'}.items():
-        if re.search(words_, low): return dict(event=event, **{k: v for k, v in _single(re.sub(r'bounc\w+|弹起', '', low)).items() if k != 'motion'})
+        named, second = _single(low[:hit.start()]), _single(low[hit.end():])
+        side = named.pop('motion', 'moves ?').split()[1]
+        named |= {f'{k}2': v for k, v in second.items() if k in ('shape', 'colour')}
+        return dict(event='hits', **named) | ({} if side == '?' else {'side': side})
+    verbs = {'falls and bounces': r'\bfall(s|ing)\b|落下', 'swings': r'\b(swings|swinging|pendulum)\b|摆动'}
+    for event, verb in verbs.items():
+        if re.search(verb, low):
+            named = _single(re.sub(r'bounc\w+|弹起', '', low))
+            named.pop('motion', None)
+            return dict(event=event, **named)
 
 def _read_wall(low):
     m = re.search(r'\b(behind|in front of) (a|the) wall\b', low)
@@ -426,7 +474,8 @@ def _read_wall(low):
     if not (m or zh): return None
     named = _single(low)
     side = named.pop('motion', 'moves ?').split()[1]
-    return dict(named, layer=m[1] if m else 'behind' if zh[1] == '后面' else 'in front of', **({} if side == '?' else {'side': side}))
+    layer = m[1] if m else 'behind' if zh[1] == '后面' else 'in front of'
+    return dict(named, layer=layer) | ({} if side == '?' else {'side': side})
 
 def read_prompt(
     text:str, # English or Chinese
@@ -439,15 +488,19 @@ def read_prompt(
         if named := read(low):
             if level == 'physics': named.setdefault('speed', 'medium')
             return level, named, unknown
-    if count and count[0] != '一个' and 'shape' in _named(re.split(r'\band\b|[,;，；。]', low[count.end():])[0]): # two of what? things of this world
-        n = {'1': 'one', '2': 'two', '3': 'three', '一': 'one', '两': 'two', '二': 'two', '三': 'three'}.get(count[1] or count[2], count[1])
+    # two of what? things of this world
+    if count and count[0] != '一个' and 'shape' in _named(re.split(r'\band\b|[,;，；。]', low[count.end():])[0]):
+        digits = {'1': 'one', '2': 'two', '3': 'three', '一': 'one', '两': 'two', '二': 'two', '三': 'three'}
+        n = digits.get(count[1] or count[2], count[1])
         return 'many', dict(count=n, **_named(low.replace(count[0], ' '))), unknown
     named = _single(text)
-    return ('core' if set(named) <= {'shape', 'colour', 'motion'} and named.get('motion', 'stays still') in CORE_MOTIONS else 'full'), named, unknown
+    core = set(named) <= {'shape', 'colour', 'motion'} and named.get('motion', 'stays still') in CORE_MOTIONS
+    return 'core' if core else 'full', named, unknown
 
 # %% ../../nbs/01_toy/02_levels.ipynb #5a504333
-CHOICES = ATTRIBUTES | dict(shape2=SHAPES, colour2=tuple(COLOURS), motion2=CORE_MOTIONS, relation=tuple(RELATIONS), count=NUMBERS, event=EVENTS,
-                            side=('left', 'right'), layer=('behind', 'in front of')) # attribute of any level -> its values
+# attribute of any level -> its values
+CHOICES = ATTRIBUTES | dict(shape2=SHAPES, colour2=tuple(COLOURS), motion2=CORE_MOTIONS, relation=tuple(RELATIONS),
+                            count=NUMBERS, event=EVENTS, side=('left', 'right'), layer=('behind', 'in front of'))
 
 # %% ../../nbs/01_toy/02_levels.ipynb #e6c410df
 def world_prompts(
@@ -468,25 +521,35 @@ def world_prompts(
 
 world_prompts.__test__ = False
 
-def _possible(level, named): # does any scene show this? returns None or why not
+def _check_one(named): # one object: `ValueError` where no scene shows what is named
+    errors, likely = [], dict(shape='star', colour='yellow', motion='stays still')
+    every = product(SHAPES, COLOURS, BACKGROUNDS, CORE_MOTIONS)
+    for rest in (likely, *(dict(shape=s, colour=c, background=b, motion=m) for s, c, b, m in every)):
+        try: return Scene(**rest | named)
+        except ValueError as e: errors.append(e)
+    raise errors[0]
+
+def _check_pair(named): # two objects, likewise
+    colour, colour2 = named.get('colour'), named.get('colour2')
+    if colour and colour == colour2: raise ValueError(_same_colour(colour))
+    a = Thing(named.get('shape'), colour or ('red' if colour2 != 'red' else 'blue'),
+              named.get('motion') or 'stays still')
+    b = Thing(named.get('shape2'), colour2 or ('green' if colour != 'green' else 'yellow'),
+              named.get('motion2') or 'stays still')
+    return place_pair(a, b, named.get('relation', 'above'), rng_for(0))
+
+def _check_several(named): # several alike, likewise
+    thing = Thing(named.get('shape', 'circle'), 'red', named.get('motion', 'stays still'))
+    return place_several(1 + NUMBERS.index(named['count']), thing, rng_for(0))
+
+def _impossible(level, named): # why no scene shows this, or None
     try:
-        if level in ('core', 'full'):
-            free = [dict(shape=s, colour=c, background=b, motion=m) | named for s in SHAPES for c in COLOURS for b in BACKGROUNDS for m in CORE_MOTIONS]
-            errors = []
-            for f in (dict(shape='star', colour='yellow', motion='stays still') | named, *free):
-                try:
-                    Scene(**f)
-                    return None
-                except ValueError as e: errors.append(e)
-            raise errors[0]
-        if 'relation' in named or 'shape2' in named and level == 'many':
-            a, b = ({k: named.get(k+n) for k in ('shape', 'colour', 'motion')} for n in ('', '2'))
-            if a['colour'] == b['colour'] and a['colour']: return f"both things are {a['colour']}; give them two colours, so that one can tell which is which"
-            thing = lambda d, colour: Thing(d['shape'], d['colour'] or colour, d['motion'] or 'stays still')
-            place_pair(thing(a, 'red' if b['colour'] != 'red' else 'blue'), thing(b, 'green' if a['colour'] != 'green' else 'yellow'), named.get('relation', 'above'), rng_for(0))
-        if 'count' in named: place_several(1 + NUMBERS.index(named['count']), Thing(named.get('shape', 'circle'), 'red', named.get('motion', 'stays still')), rng_for(0))
+        if level in ('core', 'full'): _check_one(named)
+        if 'relation' in named or 'shape2' in named and level == 'many': _check_pair(named)
+        if 'count' in named: _check_several(named)
         if level == 'hidden': Hidden(named.get('shape', 'circle'), named.get('colour', 'red'))
-        if level == 'physics' and named.get('colour') and named.get('colour') == named.get('colour2'): return f"both things are {named['colour']}; give them two colours"
+        if level == 'physics' and named.get('colour') and named.get('colour') == named.get('colour2'):
+            return f"both things are {named['colour']}; give them two colours"
     except ValueError as e: return str(e)
 
 def prompt_warnings(
@@ -494,20 +557,26 @@ def prompt_warnings(
     taught:tuple=WORLDS, # the levels that the weights were trained on
     unknown:bool=True,   # also name words that mean nothing here (a text encoder may do that itself)
 ) -> list:               # of sentences; empty when all is well
-    "What is wrong with a prompt for this world: contradictions, nothing known, unknown words, the impossible, a level not taught"
+    "What is wrong with a prompt: contradictions, unknown words, the impossible, a level that was not taught"
     try: level, named, strange = read_prompt(text)
     except ValueError as e: return [str(e)]
     quoted = ', '.join(repr(w) for w in dict.fromkeys(strange))
-    if not named and not strange: return ["this prompt names no shape, no colour and no motion; write a sentence such as 'a red circle moves left'"]
-    if not named: return [f"nothing in this prompt is known here ({quoted}); name a shape, a colour and a motion, such as 'a red circle moves left'"]
+    if not named and not strange:
+        return ["this prompt names no shape, no colour and no motion; "
+                "write a sentence such as 'a red circle moves left'"]
+    if not named:
+        return [f"nothing in this prompt is known here ({quoted}); "
+                "name a shape, a colour and a motion, such as 'a red circle moves left'"]
     out = [f"not known here, and ignored at best: {quoted}"] if strange and unknown else []
-    if why := _possible(level, named): out.append(f"this world cannot show it: {why.removeprefix('no such clip: ')}")
-    if level not in taught: out.append(f"these weights were taught only {', '.join(taught)}; this prompt is of level {level} ({', '.join(str(v) for v in named.values())})")
+    if why := _impossible(level, named): out.append(f"this world cannot show it: {why.removeprefix('no such clip: ')}")
+    if level not in taught:
+        values = ', '.join(str(v) for v in named.values())
+        out.append(f"these weights were taught only {', '.join(taught)}; this prompt is of level {level} ({values})")
     return out
 
 # %% ../../nbs/01_toy/02_levels.ipynb #b43b7286
 def render_world(
-    scene,               # Scene, Pair, Several, Physics or Hidden
+    scene,               # Scene, PairScene, Several, Physics or Hidden
     num_frames:int=17,   # frames of the clip
     size:tuple=(64, 64), # height and width in pixels
 ) -> np.ndarray:         # (f, h, w, 3) uint8
@@ -524,5 +593,10 @@ def world_clips(
     size:tuple=(64, 64), # height and width in pixels
 ) -> list:             # of `toy.world.Clip`
     "True clips with a caption each, to judge an autoencoder with"
-    scenes = [draw_world(seed, i, level, split) for i in range(n)]
-    return [Clip(render_world(s, num_frames, size), str(rng_for(seed, i, 1).choice(captions_of(s))), captions_of(s), s, 8.) for i, s in enumerate(scenes)]
+    out = []
+    for i in range(n):
+        scene = draw_world(seed, i, level, split)
+        texts = captions_of(scene)
+        text = str(rng_for(seed, i, 1).choice(texts))
+        out.append(Clip(render_world(scene, num_frames, size), text, texts, scene, 8.))
+    return out

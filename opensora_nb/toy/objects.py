@@ -1,4 +1,4 @@
-"""Two things, counts, physics and walls: the score for every level of the toy world, and how often a model mixes things up.
+"""The score for every level of the toy world: two objects, counts, physics and walls, and how often a model swaps attributes between objects.
 
 Docs: https://opensora-nb.github.io/opensora_nb/01_toy/objects.html.md"""
 
@@ -14,10 +14,11 @@ from collections import Counter
 from functools import cache
 from itertools import permutations
 import numpy as np
-from .world import AREA, COLOURS, SPEEDS
-from .levels import (AMPLITUDE, DARK, EVENTS, GRAVITY, LENGTH, NUMBERS, SWINGS, PUSH, RADIUS, fall, hit_paths, progress,
-                                     read_prompt)
-from .following import FOLDS, PALETTE, Following, closeup, read_angle, read_clip, read_motion, read_shape, shrink, tally
+from .world import COLOURS, SHAPE_AREA, SPEEDS
+from .levels import (AMPLITUDE, DARK, EVENTS, GRAVITY, LENGTH, NUMBERS, SWINGS, PUSH, RADIUS, fall,
+                                    hit_paths, progress, read_prompt)
+from .following import (FOLDS, MAIN, PALETTE, Following, closeup, read_angle, read_clip, read_motion,
+                                       read_shape, shrink, tally)
 
 # %% ../../nbs/01_toy/04_objects.ipynb #e4789a63
 SPAN = PALETTE - DARK                        # (8, 3) from the background to each colour
@@ -63,7 +64,8 @@ def island_centres(
     for m, lab in zip(mask, islands(mask > .5)):
         sizes = np.bincount(lab.ravel())
         keep = [k for k in np.flatnonzero(sizes) if k and sizes[k] >= least]
-        out.append(np.array([[(lab == k).nonzero()[1].mean()+.5, (lab == k).nonzero()[0].mean()+.5] for k in keep]).reshape(-1, 2))
+        places = [(np.argwhere(lab == k).mean(0) + .5)[::-1] for k in keep] # x, y
+        out.append(np.array(places).reshape(-1, 2))
     return out
 
 # %% ../../nbs/01_toy/04_objects.ipynb #14bc02b6
@@ -97,21 +99,24 @@ def follow_all(mask): # (f, h, w) -> centre (f, 2) and area (f,); an invisible o
 # %% ../../nbs/01_toy/04_objects.ipynb #22f887b8
 def read_objects(
     video:np.ndarray, # (f, h, w, 3) uint8
-) -> list:            # of dicts: shape, colour, motion, path (f, 2) in short sides from the middle, area (f,) in pixels, mask (f, h, w)
-    "Every object of a clip on the dark background"
+) -> list:            # of dicts: shape, colour, motion, path, area, mask
+    """Every object of a clip on the dark background
+
+    `path` is (f, 2) in short sides from the middle of the frame, `area` (f,) in pixels, `mask` (f, h, w)."""
     v = shrink(video)
     h, w = v.shape[1:3]
     unit, out = min(h, w), []
     for colour, mask in colour_masks(v).items():
         for one in split_mask(mask):
             centre, area = follow_all(one)
+            path = (centre - [w/2, h/2])/unit
             if area.max() < 4 or np.isnan(centre).any():
-                out.append(dict(shape='none', colour=colour, motion='none', path=(centre - [w/2, h/2])/unit, area=area, mask=one))
+                out.append(dict(shape='none', colour=colour, motion='none', path=path, area=area, mask=one))
                 continue
             cut, middle = closeup(one, centre, area)
             shape, fit = read_shape(cut, middle, area)
-            likely = list(AREA)[int(fit.mean(0).argmax())]
-            path, radius = (centre - [w/2, h/2])/unit, np.sqrt(np.maximum(area, 1)/AREA[likely])/unit
+            likely = list(SHAPE_AREA)[int(fit.mean(0).argmax())]
+            radius = np.sqrt(np.maximum(area, 1)/SHAPE_AREA[likely])/unit
             angle = read_angle(cut, middle, FOLDS[likely]) if likely in FOLDS else None
             motion = read_motion(path, radius, angle, FOLDS.get(likely, 1))[0] if len(v) > 1 else 'none'
             out.append(dict(shape=shape, colour=colour, motion=motion, path=path, area=area, mask=one))
@@ -135,9 +140,11 @@ def read_pair(
     found = read_objects(video)
     n = len(found)
     found += [NOTHING]*max(0, 2-n)
-    agree = lambda ab: sum(o[k] == want.get(k+s) for o, s in zip(ab, ('', '2')) for k in ('shape', 'colour', 'motion'))
-    a, b = max(permutations(found, 2), key=lambda ab: agree(ab) + .5*(_relation_of(*ab) == want.get('relation')))
-    got = {k+s: o[k] for o, s in ((a, ''), (b, '2')) for k in ('shape', 'colour', 'motion')}
+    def agree(a, b):
+        first, second = (a[k] == want.get(k) for k in MAIN), (b[k] == want.get(k+'2') for k in MAIN)
+        return sum(first) + sum(second) + .5*(_relation_of(a, b) == want.get('relation'))
+    a, b = max(permutations(found, 2), key=lambda ab: agree(*ab))
+    got = {k: a[k] for k in MAIN} | {k+'2': b[k] for k in MAIN}
     return got | dict(relation=_relation_of(a, b), count=_number(n))
 
 def _number(n): return NUMBERS[n-1] if 1 <= n <= len(NUMBERS) else 'none' if not n else 'many'
@@ -145,8 +152,8 @@ def _number(n): return NUMBERS[n-1] if 1 <= n <= len(NUMBERS) else 'none' if not
 def read_several(video, want):
     "How many, and what all of them are; 'none' where they differ"
     found = read_objects(video)
-    same = lambda k: found[0][k] if len({o[k] for o in found}) == 1 else 'none'
-    return dict(count=_number(len(found)), **{k: same(k) for k in ('shape', 'colour', 'motion')})
+    def same(k): return found[0][k] if len({o[k] for o in found}) == 1 else 'none'
+    return dict(count=_number(len(found)), **{k: same(k) for k in MAIN})
 
 # %% ../../nbs/01_toy/04_objects.ipynb #afc061f0
 FAR = 0.06 # short sides; a path farther than this from every experiment is none of them
@@ -183,7 +190,7 @@ def read_physics(video, want):
     if want['event'] == 'hits':
         if len(found) != 2 or any(np.isnan(o['path']).any() for o in found): return got
         start = [abs(o['path'][1:4] - o['path'][:3]).sum() for o in found]
-        a, b = found if start[0] >= start[1] else found[::-1]                   # the first is the one that moves at the start
+        a, b = found if start[0] >= start[1] else found[::-1]   # the first is the one that moves at the start
         side = 'right' if a['path'][-1, 0] > a['path'][0, 0] else 'left'
         path = np.concatenate([a['path'], b['path']], -1)*([1, 1, 1, 1] if side == 'right' else [-1, 1, -1, 1])
         far, speed = _nearest(path, 'hits')
@@ -213,7 +220,8 @@ def read_hidden(video, want):
         if np.isnan(centre).any(): return got
         shapes.append((read_shape(*closeup(mask[part], centre, area), area)[0], centre[:, 0].mean()))
     area = mask.sum((1, 2))
-    got |= dict(colour=colour, shape=shapes[0][0] if shapes[0][0] == shapes[1][0] else 'none', side='right' if shapes[1][1] > shapes[0][1] else 'left')
+    (first, x_first), (last, x_last) = shapes
+    got |= dict(colour=colour, shape=first if first == last else 'none', side='right' if x_last > x_first else 'left')
     return got | dict(layer='behind' if area.min() < UNSEEN*area.max() else 'in front of')
 
 # %% ../../nbs/01_toy/04_objects.ipynb #9068d20a
@@ -227,18 +235,20 @@ def read_as(
     if level == 'many': return (read_pair if 'shape2' in want else read_several)(video, want)
     return dict(physics=read_physics, hidden=read_hidden)[level](video, want)
 
-STILL = ('shape', 'shape2', 'colour', 'colour2', 'size', 'background', 'relation', 'count') # attributes that a picture shows
+# attributes that a picture shows
+STILL = ('shape', 'shape2', 'colour', 'colour2', 'size', 'background', 'relation', 'count')
 
 def score_world(
     videos,            # clips, uint8 (f, h, w, 3) each; any iterable
     prompts,           # one text per clip
-    unnamed:dict=None, # what silence means for single objects (toy.world.DEFAULTS at level full); None: silence is not scored
+    unnamed:dict=None, # what silence means for single objects (toy.world.DEFAULTS at level full); None: not scored
     still:bool=False,  # judge by what a single frame can show: of a picture, or of the first frames of clips
 ) -> Following:
-    "Read every clip of any level and compare with its prompt; `ValueError` when the numbers differ or a prompt names nothing"
+    "Read clips of any level and compare with their prompts; `ValueError` for unequal numbers or an empty prompt"
     def ask(prompt):
         level, named, _ = read_prompt(prompt)
         if 'shape2' in named and level == 'many': named = named | dict(count='two')          # two nouns, two objects
         named = ((unnamed or {}) if level in ('core', 'full') else {}) | named if named else {}
         return level, {k: v for k, v in named.items() if k in STILL} if still else named
-    return tally((np.repeat(v[:1], 17, 0) for v in videos) if still else videos, list(prompts), ask, lambda video, want: read_as(video, *want))
+    if still: videos = (np.repeat(v[:1], 17, 0) for v in videos)
+    return tally(videos, list(prompts), ask, lambda video, want: read_as(video, *want))

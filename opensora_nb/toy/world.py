@@ -1,4 +1,4 @@
-"""Captioned clips drawn by a program: one shape, one colour, one motion, and a caption that is true by construction.
+"""A synthetic video data set drawn by a program: one shape, one colour, one motion, and a caption that is true by construction.
 
 Docs: https://opensora-nb.github.io/opensora_nb/01_toy/world.html.md"""
 
@@ -6,17 +6,17 @@ Docs: https://opensora-nb.github.io/opensora_nb/01_toy/world.html.md"""
 
 # %% auto #0
 __all__ = ['SHAPES', 'COLOURS', 'CORE_MOTIONS', 'MOTIONS', 'SIZES', 'SPEEDS', 'BACKGROUNDS', 'CAMERAS', 'ATTRIBUTES', 'DEFAULTS',
-           'REACH', 'AREA', 'TRAVEL', 'HOP', 'ORBIT', 'PAN', 'ZOOM', 'RAMP', 'CHECK', 'MIN_CONTRAST', 'STEPS', 'LEVELS',
-           'SPLITS', 'HELD_OUT', 'ING', 'ZH', 'CJK', 'FLOW_STEP', 'FLOW_SIZE', 'CMOTION', 'own_motion', 'camera_motion',
-           'room', 'contrast', 'Scene', 'illegal', 'trajectory', 'distance', 'coverage', 'backdrop', 'render',
-           'is_held_out', 'combinations', 'held_out', 'draw_scene', 'captions', 'caption', 'split_words', 'words',
-           'lexicon', 'parse_prompt', 'Clip', 'ToyClips', 'test_prompts', 'flow_score']
+           'REACH', 'SHAPE_AREA', 'TRAVEL', 'HOP', 'ORBIT', 'PAN', 'ZOOM', 'RAMP', 'CHECK', 'MIN_CONTRAST',
+           'DIRECTIONS', 'LEVELS', 'SPLITS', 'HELD_OUT', 'ING', 'ZH', 'CJK', 'FLOW_STEP', 'FLOW_SIZE', 'CMOTION',
+           'own_motion', 'camera_motion', 'room', 'contrast', 'Scene', 'illegal', 'trajectory', 'distance', 'coverage',
+           'backdrop', 'render', 'is_held_out', 'combinations', 'held_out', 'draw_scene', 'captions', 'caption',
+           'split_words', 'words', 'lexicon', 'parse_prompt', 'Clip', 'ToyClips', 'test_prompts', 'flow_score']
 
 # %% ../../nbs/01_toy/01_world.ipynb #f7705b15
 import re
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 import numpy as np
 from ..core import rng_for
@@ -38,7 +38,7 @@ DEFAULTS = dict(size='large', speed='medium', background='dark', camera='still')
 
 # %% ../../nbs/01_toy/01_world.ipynb #b57a7534
 REACH = dict(circle=1., square=0.9*2**.5, triangle=1.4, star=1.4) # farthest point of each shape, in radii
-AREA  = dict(circle=np.pi, square=1.8**2, triangle=1.4**2*3*3**.5/4, star=1.4**2*1.1226) # in radii squared
+SHAPE_AREA = dict(circle=np.pi, square=1.8**2, triangle=1.4**2*3*3**.5/4, star=1.4**2*1.1226) # in radii squared
 TRAVEL = dict(moves=(0.20, 0.32, 0.48),    # short sides from first to last frame: slowly, medium, quickly
               bounces=(1., 1.5, 2.),       # hops of HOP short sides
               orbits=(2/3, 1., 1.5),       # turns on a circle of radius ORBIT
@@ -50,7 +50,7 @@ PAN, ZOOM  = 0.20, 1.5                     # the camera's way in short sides; la
 RAMP = 1.25                                # pixels over which an edge fades
 CHECK = 0.2                                # side of a check, in short sides
 MIN_CONTRAST = 100                         # smallest RGB distance between the object and any colour of its background
-STEPS = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)} # x to the right, y down
+DIRECTIONS = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)} # x to the right, y down
 
 # %% ../../nbs/01_toy/01_world.ipynb #bfeb30b5
 def own_motion(
@@ -61,7 +61,7 @@ def own_motion(
     verb, *where = scene.motion.split()
     amount = TRAVEL[verb][SPEEDS.index(scene.speed)]
     offset, angle, log_scale = np.zeros((len(u), 2)), np.zeros(len(u)), np.zeros(len(u))
-    if verb == 'moves':   offset = amount * u[:, None] * np.array(STEPS[where[0]])
+    if verb == 'moves':   offset = amount * u[:, None] * np.array(DIRECTIONS[where[0]])
     if verb == 'bounces': offset[:, 1] = -HOP * abs(np.sin(np.pi*(amount*u + scene.phase)))
     if verb == 'orbits':
         a = 2*np.pi*(scene.phase + scene.turn*amount*u)
@@ -78,7 +78,7 @@ def camera_motion(
     "The camera's path; both are centred on the middle of the clip"
     verb, *where = scene.camera.split()
     look, zoom = np.zeros((len(u), 2)), np.ones(len(u))
-    if verb == 'pans':  look = PAN * (u-.5)[:, None] * np.array(STEPS[where[0]])
+    if verb == 'pans':  look = PAN * (u-.5)[:, None] * np.array(DIRECTIONS[where[0]])
     if verb == 'zooms': zoom = ZOOM**((u-.5) * (1 if where[0] == 'in' else -1))
     return look, zoom
 
@@ -159,7 +159,8 @@ def trajectory(
     lo, hi = room(scene, (w/unit/2, h/unit/2))
     origin = lo + (hi-lo)*np.array(scene.place)
     centre = (origin + offset - look) * zoom[:, None]
-    return dict(centre=centre*unit + np.array([w/2, h/2]), radius=radius*zoom*unit, angle=angle, look=look*unit, zoom=zoom)
+    return dict(centre=centre*unit + np.array([w/2, h/2]), radius=radius*zoom*unit, angle=angle,
+                look=look*unit, zoom=zoom)
 
 # %% ../../nbs/01_toy/01_world.ipynb #9c2b32ec
 def _edges(n, inner, x, y): # distances to the n sides of a regular polygon that points up
@@ -233,7 +234,8 @@ def render(
 ) -> np.ndarray:        # (f, h, w, 3) uint8
     "Draw the clip; `ValueError` when it would be too small to show anything, or has no frame or no rate"
     if min(size) < 16: raise ValueError(f"the short side is {min(size)} pixels; a shape needs at least 16")
-    if num_frames < 1 or fps <= 0: raise ValueError(f"num_frames is {num_frames} and fps {fps}; both must be positive")
+    if num_frames < 1 or fps <= 0:
+        raise ValueError(f"num_frames is {num_frames} and fps {fps}; both must be positive")
     track = trajectory(scene, num_frames, size)
     mask = coverage(scene.shape, track['centre'], track['radius'], track['angle'], size)[..., None]
     behind = backdrop(scene, track, size)
@@ -246,7 +248,7 @@ HELD_OUT = 7 # one combination in so many is kept for testing
 def is_held_out(
     shape:str, colour:str, motion:str, # values of the three main attributes
 ) -> bool:
-    "Is this combination kept for testing? One in seven is, along a skew lattice; no pair of values loses more than two partners"
+    "Is this combination kept for testing? One in seven is, and no pair of values loses more than two partners"
     return (2*SHAPES.index(shape) + list(COLOURS).index(colour) + 3*MOTIONS.index(motion)) % HELD_OUT == 0
 
 @cache
@@ -257,7 +259,8 @@ def combinations(
     "The combinations of the three main attributes; raises `ValueError` on an unknown level or split"
     if level not in LEVELS: raise ValueError(f"unknown level {level!r}; use one of {', '.join(LEVELS)}")
     if split not in SPLITS: raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
-    every = (c for c in product(SHAPES, COLOURS, CORE_MOTIONS if level == 'core' else MOTIONS) if c[::2] != ('circle', 'spins'))
+    motions = CORE_MOTIONS if level == 'core' else MOTIONS
+    every = [c for c in product(SHAPES, COLOURS, motions) if c[::2] != ('circle', 'spins')]
     return tuple(c for c in every if split == 'all' or is_held_out(*c) == (split == 'test'))
 
 def held_out(
@@ -294,11 +297,13 @@ ING = {'moves': 'moving', 'stays': 'staying', 'bounces': 'bouncing', 'orbits': '
 ZH = dict(
     shape=dict(circle='圆形', square='正方形', triangle='三角形', star='五角星'),
     colour=dict(red='红色', green='绿色', blue='蓝色', yellow='黄色', purple='紫色', orange='橙色', cyan='青色', white='白色'),
-    motion={'moves left': '向左移动', 'moves right': '向右移动', 'moves up': '向上移动', 'moves down': '向下移动', 'stays still': '静止不动',
-            'bounces': '上下弹跳', 'orbits': '绕圈运动', 'grows': '逐渐变大', 'shrinks': '逐渐变小', 'spins': '原地旋转'},
+    motion={'moves left': '向左移动', 'moves right': '向右移动', 'moves up': '向上移动', 'moves down': '向下移动',
+            'stays still': '静止不动', 'bounces': '上下弹跳', 'orbits': '绕圈运动', 'grows': '逐渐变大',
+            'shrinks': '逐渐变小', 'spins': '原地旋转'},
     size=dict(small='小的', large='大的'), speed=dict(slowly='缓慢地', medium='匀速地', quickly='快速地'),
     background=dict(dark='深色背景', light='浅色背景', gradient='渐变背景', checkered='棋盘格背景'),
-    camera={'still': '镜头静止', 'pans left': '镜头向左平移', 'pans right': '镜头向右平移', 'zooms in': '镜头推近', 'zooms out': '镜头拉远'})
+    camera={'still': '镜头静止', 'pans left': '镜头向左平移', 'pans right': '镜头向右平移',
+            'zooms in': '镜头推近', 'zooms out': '镜头拉远'})
 
 def _a(text): return f"an {text}" if text[0] in 'aeiou' else f"a {text}"
 
@@ -361,22 +366,24 @@ def words() -> tuple: # of str, sorted
     scenes = [Scene('star', c, m) for c, m in product(COLOURS, MOTIONS)]
     scenes += [Scene(s, 'red', 'moves left', z, v, b) for s, z, v, b in product(SHAPES, SIZES, SPEEDS, BACKGROUNDS)]
     scenes += [Scene('circle', 'red', 'stays still', background='checkered', camera=c) for c in CAMERAS]
-    return tuple(sorted({w for s in scenes for t in captions(s) for w in split_words(t)}))
+    texts = chain.from_iterable(captions(s) for s in scenes)
+    return tuple(sorted(set().union(*map(split_words, texts))))
 
 # %% ../../nbs/01_toy/01_world.ipynb #e056aeae
 @cache
 def lexicon() -> dict: # English word or Chinese phrase -> (attribute, value)
     "What names what, camera apart; short Chinese forms are understood too"
-    lex = {v: (k, v) for k in ('shape', 'colour', 'size', 'speed', 'background') for v in ATTRIBUTES[k]}
-    lex |= {d: ('motion', f'moves {d}') for d in STEPS} | {'still': ('motion', 'stays still')}
-    lex |= {w: ('motion', m) for m in MOTIONS[5:] for w in (m, ING[m])}
-    lex |= {zh: (k, v) for k, table in ZH.items() for v, zh in table.items()}
+    lex = {}
+    for k in ('shape', 'colour', 'size', 'speed', 'background'): lex |= {v: (k, v) for v in ATTRIBUTES[k]}
+    lex |= {d: ('motion', f'moves {d}') for d in DIRECTIONS} | {'still': ('motion', 'stays still')}
+    for m in MOTIONS[5:]: lex |= {w: ('motion', m) for w in (m, ING[m])}
+    for k, table in ZH.items(): lex |= {zh: (k, v) for v, zh in table.items()}
     short = dict(circle='圆', square='方形', triangle='三角', star='星', small='小', large='大', slowly='缓慢', quickly='快速',
                  medium='匀速', dark='深色', light='浅色', gradient='渐变', checkered='棋盘格',
                  bounces='弹跳', orbits='绕圈', grows='变大', shrinks='变小', spins='旋转',
                  red='红', green='绿', blue='蓝', yellow='黄', purple='紫', orange='橙', cyan='青', white='白')
-    lex |= {zh: lex[en] for en, zh in short.items()}
-    return lex | {'静止': ('motion', 'stays still')} | {f'向{zh}': ('motion', f'moves {en}') for en, zh in zip(STEPS, '左右上下')}
+    lex |= {zh: lex[en] for en, zh in short.items()} | {'静止': ('motion', 'stays still')}
+    return lex | {f'向{zh}': ('motion', f'moves {en}') for en, zh in zip(DIRECTIONS, '左右上下')}
 
 def parse_prompt(
     text:str, # English or Chinese, in any word order
@@ -397,7 +404,8 @@ def parse_prompt(
     out = {}
     for attribute, value in named:
         if out.setdefault(attribute, value) != value:
-            raise ValueError(f"the prompt names two values of {attribute}, {out[attribute]!r} and {value!r}; keep one: {text!r}")
+            raise ValueError(f"the prompt names two values of {attribute}, {out[attribute]!r} and {value!r}; "
+                             f"keep one: {text!r}")
     return out, [w for w in split_words(text) if w not in words()]
 
 # %% ../../nbs/01_toy/01_world.ipynb #ba843a3e
@@ -442,7 +450,8 @@ def test_prompts(
         scenes = [Scene(*c) for c in combinations(level, split)]
         rounds = max(len(captions(s)) for s in scenes)
         for r in range(rounds):
-            out += [captions(scenes[i])[r] for i in rng.permutation(len(scenes)) if r < len(captions(scenes[i]))]
+            order = rng.permutation(len(scenes))
+            out += [captions(scenes[i])[r] for i in order if r < len(captions(scenes[i]))]
         return [out[i % len(out)] for i in range(n)]
     seen, i = set(), 0
     while len(out) < n:
@@ -480,4 +489,5 @@ def flow_score(
     return float(FLOW_STEP * (u*short + v*long if h > w else u*long + v*short) / 2)
 
 # %% ../../nbs/01_toy/01_world.ipynb #47e1e163
-CMOTION = {'still': 'static', 'pans left': 'pan_left', 'pans right': 'pan_right', 'zooms in': 'zoom_in', 'zooms out': 'zoom_out'}
+CMOTION = {'still': 'static', 'pans left': 'pan_left', 'pans right': 'pan_right',
+           'zooms in': 'zoom_in', 'zooms out': 'zoom_out'}
