@@ -35,8 +35,10 @@ def attend_sdpa(q, k, v, mask=None):
 # %% ../../nbs/04_blocks/02_attention.ipynb #5596cc5d
 def attend_flash(q, k, v, mask=None):
     "The flash-attn package: CUDA tensors in a half format, no mask; else `ValueError`"
-    if q.device.type != 'cuda': raise ValueError(f"flash-attn works on cuda, these tensors are on {q.device.type}; use backend 'sdpa'")
-    if mask is not None: raise ValueError("flash-attn takes no mask; use backend 'sdpa' for captions of different lengths")
+    if q.device.type != 'cuda':
+        raise ValueError(f"flash-attn works on cuda, these tensors are on {q.device.type}; use backend 'sdpa'")
+    if mask is not None:
+        raise ValueError("flash-attn takes no mask; use backend 'sdpa' for captions of different lengths")
     flash = require('flash_attn', extra='flash', package='flash-attn')
     return flash.flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
@@ -51,7 +53,8 @@ def attend(
     backend:str='sdpa',   # naive, sdpa or flash
 ) -> Tensor:              # (b, k, n, e)
     "Every query takes a weighted mean of the values; an unknown backend raises `ValueError`"
-    if backend not in BACKENDS: raise ValueError(f"unknown attention backend {backend!r}; use one of {', '.join(BACKENDS)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}; use one of {', '.join(BACKENDS)}")
     return BACKENDS[backend](q, k, v, mask)
 
 # %% ../../nbs/04_blocks/02_attention.ipynb #fdd0f3d9
@@ -92,10 +95,14 @@ def pack_text(
     if mask is None: return y.flatten(0, 1), [l]*b
     mask = mask.reshape(-1, mask.shape[-1]) != 0
     if mask.shape[1] != l: raise ValueError(f"text has {l} tokens a caption, its mask {mask.shape[1]}; they must agree")
-    if b % len(mask): raise ValueError(f"{b} captions cannot share {len(mask)} rows of a text mask; give {b} rows, or a divisor of it")
+    if b % len(mask):
+        raise ValueError(f"{b} captions cannot share {len(mask)} rows of a text mask; "
+                         f"give {b} rows, or a divisor of it")
     mask = mask.repeat(b//len(mask), 1)
     lens = mask.sum(1).tolist()
-    if 0 in lens: raise ValueError(f"caption {lens.index(0)} has 0 tokens, at least 1 is needed; an empty prompt still has its end token")
+    if 0 in lens:
+        raise ValueError(f"caption {lens.index(0)} has 0 tokens, at least 1 is needed; "
+                         "an empty prompt still has its end token")
     return y[mask], lens
 
 # %% ../../nbs/04_blocks/02_attention.ipynb #afe3fa0d
@@ -148,7 +155,8 @@ def use_backend(
     backend:str,     # naive, sdpa or flash; flash is for self-attention, captions stay with sdpa
 ) -> nn.Module:      # the same model
     "Choose how a whole model attends, from outside; an unknown backend raises `ValueError`"
-    if backend not in BACKENDS: raise ValueError(f"unknown attention backend {backend!r}; use one of {', '.join(BACKENDS)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}; use one of {', '.join(BACKENDS)}")
     for m in model.modules():
         if isinstance(m, SelfAttention): m.backend = backend
         if isinstance(m, CrossAttention): m.backend = 'sdpa' if backend == 'flash' else backend

@@ -48,7 +48,8 @@ class SizeEmbedder(TimestepEmbedder):
     ) -> Tensor:  # (b, k*d), one block of d for each number
         "Embed each number by itself and lay the results side by side"
         s = s.reshape(len(s), -1)
-        if b % len(s): raise ValueError(f"a batch of {b} cannot share {len(s)} values; give {b} of them, or a divisor of {b}")
+        if b % len(s):
+            raise ValueError(f"a batch of {b} cannot share {len(s)} values; give {b} of them, or a divisor of {b}")
         return rearrange(super().forward(s.repeat(b//len(s), 1).flatten()), '(b k) d -> b (k d)', b=b)
 
 # %% ../../nbs/04_blocks/04_embed.ipynb #d648d88a
@@ -86,7 +87,9 @@ class CaptionEmbedder(nn.Module):
     ) -> Tensor:           # (b, 1, l, d)
         "The whole caption is replaced; its text mask stays as it is"
         l, length = y.shape[2], len(self.y_embedding)
-        if l > length: raise ValueError(f"captions have {l} tokens, the model takes at most {length}; cut them or raise model_max_length")
+        if l > length:
+            raise ValueError(f"captions have {l} tokens, the model takes at most {length}; "
+                             "cut them or raise model_max_length")
         if drop is None and self.training and self.p > 0: drop = draw_drop(len(y), self.p, y.device)
         if drop is not None: y = torch.where(drop.to(y.device)[:, None, None, None], self.null(l).to(y.dtype), y)
         return self.y_proj(y)

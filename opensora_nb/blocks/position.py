@@ -45,7 +45,8 @@ class RoPE(nn.Module):
         e:int, # width of a head, even
     ):
         super().__init__()
-        if e % 2: raise ValueError(f"rotary positions turn pairs of numbers, so the width of a head must be even, not {e}")
+        if e % 2:
+            raise ValueError(f"rotary positions turn pairs of numbers, so the width of a head must be even, not {e}")
         self.freqs = nn.Parameter(10000**(-torch.arange(0, e, 2).float() / e), requires_grad=False)
 
     def forward(self,
