@@ -1,4 +1,4 @@
-"""Two predictions, with and without the prompt, make one that follows the prompt harder; and the adapter between released models and our sampler.
+"""Guidance scale and negative prompt: two predictions, with and without the prompt, make one that follows the prompt more closely; and the adapter between released models and our sampler.
 
 Docs: https://opensora-nb.github.io/opensora_nb/03_flow/guidance.html.md"""
 
@@ -38,14 +38,20 @@ def _twice(a, b): return torch.cat([a, a]) if torch.is_tensor(a) and a.ndim and 
 
 def _and_null(y, mask, null): # a null row keeps the mask of its prompt
     l = y.shape[2]
-    if l > len(null): raise ValueError(f"the captions have {l} tokens, the null text only {len(null)}; shorten them to {len(null)}")
+    if l > len(null):
+        raise ValueError(f"the captions have {l} tokens, the null text only {len(null)}; shorten them to {len(null)}")
     return dict(y=torch.cat([y, null[:l].to(y).expand_as(y)]), mask=_twice(mask, len(y)))
 
+def _mask_of(y, mask): # (b, l), ones where there is no mask
+    return torch.ones(len(y), y.shape[2], dtype=torch.long, device=y.device) if mask is None else mask
+
 def _and_negative(y, mask, other, other_mask): # a real text has a mask of its own
-    whole = lambda y, mask: torch.ones(len(y), y.shape[2], dtype=torch.long, device=y.device) if mask is None else mask
-    texts, masks = (y, other.to(y).expand(len(y), -1, -1, -1)), (whole(y, mask), whole(other, other_mask).expand(len(y), -1))
+    texts = y, other.to(y).expand(len(y), -1, -1, -1)
+    masks = _mask_of(y, mask), _mask_of(other, other_mask).expand(len(y), -1)
     l = max(t.shape[2] for t in texts)
-    return dict(y=torch.cat([F.pad(t, (0, 0, 0, l - t.shape[2])) for t in texts]), mask=torch.cat([F.pad(m, (0, l - m.shape[1])) for m in masks]))
+    texts = [F.pad(t, (0, 0, 0, l - t.shape[2])) for t in texts]
+    masks = [F.pad(m, (0, l - m.shape[1])) for m in masks]
+    return dict(y=torch.cat(texts), mask=torch.cat(masks))
 
 def guided_velocity(
     model:Callable,   # speaks the released names
@@ -53,10 +59,10 @@ def guided_velocity(
     y:Tensor,         # (b, 1, l, d) caption features
     mask:Tensor=None, # (b, l) 1 = a real token; the null rows use it too
     null:Tensor=None, # (l, d) null text, by default the model's `y_embedder.y_embedding`
-    negative:tuple=None, # features (b or 1, 1, l', d) and mask (b or 1, l') of texts to move away from, in place of the null text
+    negative:tuple=None, # features (b or 1, 1, l', d) and mask (b or 1, l') of texts to move away from
     **cond,           # fps, height, width, ...; tensors with b rows are doubled
 ) -> Callable:        # v(x, t) or v(x, t, m)
-    "The velocity with guidance on the text (Open-Sora 1.2), rows `[prompt; null]`; raises `ValueError` for a text longer than the null text"
+    "The velocity with guidance on the text, rows `[prompt; null]`; `ValueError` for a text longer than the null text"
     if scale == 1: return as_velocity(model, y=y, mask=mask, **cond)
     b = len(y)
     if negative is None: texts = _and_null(y, mask, model.y_embedder.y_embedding if null is None else null)

@@ -1,4 +1,4 @@
-"""Noise becomes data along straight lines: how to mix, what to learn, how to walk; first with points in the plane, then with video.
+"""Noise becomes data along straight lines: **velocity prediction** as the training target and the **Euler sampler**, first with points in the plane, then with video.
 
 Docs: https://opensora-nb.github.io/opensora_nb/03_flow/rectified_flow.html.md"""
 
@@ -61,7 +61,8 @@ def _stops(times, noise):
     t = t.expand(len(t), len(noise)) if t.ndim == 2 else t[:, None].expand(-1, len(noise))
     t = torch.cat([t, torch.zeros_like(t[:1])])
     if t.max() > 1 or not (t.diff(dim=0) < 0).all():
-        raise ValueError(f"times fall from at most 1 to above 0 (the last step ends at 0 by itself), not {[round(x, 4) for x in t[:-1, 0].tolist()]}")
+        shown = [round(x, 4) for x in t[:-1, 0].tolist()]
+        raise ValueError(f"times fall from at most 1 to above 0 (the last step ends at 0 by itself), not {shown}")
     return t
 
 # %% ../../nbs/03_flow/01_rectified_flow.ipynb #29be1cff
@@ -70,13 +71,13 @@ def sample(
     v:Callable,                   # v(z, t), with a mask v(z, t, m): the velocity towards data
     noise:Tensor,                 # (b, ...) where the walk starts
     times:Tensor,                 # (steps,) or (steps, b) falling times, see `sampling_times`
-    mask:Tensor=None,             # (b, f) edit ratio: 1 = generate, 0 = keep the reference, between = redraw from that time on
+    mask:Tensor=None,             # (b, f) edit ratio: 1 = generate, 0 = keep the reference, between = redraw from there
     x_ref:Tensor=None,            # (b, c, f, h, w) reference latents, used where mask < 1
-    generator:torch.Generator|Iterator=None, # late noise, one draw a step (Open-Sora 1.2); None uses the frame's own `noise`
+    generator:torch.Generator|Iterator=None, # late noise, one draw a step; None uses the frame's own `noise`
     return_trajectory:bool=False, # also return every stop, (steps+1, b, ...)
     progress:Callable=None,       # wraps the range of steps, e.g. `tqdm`
 ) -> Tensor:                      # (b, ...) data; with return_trajectory a pair
-    "Follow `v` from noise to data with Euler steps (Open-Sora 1.2); raises `ValueError` for times or masks that do not fit"
+    "Follow `v` from noise to data with Euler steps; raises `ValueError` for times or masks that do not fit"
     stops, z, m = _stops(times, noise), noise, None
     if mask is not None: z, m = _start(noise, mask, x_ref), mask == 1
     path = [z]
@@ -95,13 +96,15 @@ def _start(noise, mask, x_ref):
     "Noise where a frame is generated from nothing, the reference elsewhere"
     whole = per_frame(mask == 1, noise)
     if x_ref is None:
-        if not whole.all(): raise ValueError("the mask keeps frames (values below 1), so x_ref must hold them; got x_ref=None")
+        if not whole.all():
+            raise ValueError("the mask keeps frames (values below 1), so x_ref must hold them; got x_ref=None")
         return noise
-    if x_ref.shape != noise.shape: raise ValueError(f"x_ref has shape {tuple(x_ref.shape)}, the noise {tuple(noise.shape)}; they must agree")
+    if x_ref.shape != noise.shape:
+        raise ValueError(f"x_ref has shape {tuple(x_ref.shape)}, the noise {tuple(noise.shape)}; they must agree")
     return torch.where(whole, noise, x_ref)
 
 def _late(source, noise):
     "Noise for frames that join after the start: their own unused part of `noise`, or a fresh draw"
     if source is None: return noise
-    if isinstance(source, torch.Generator): return torch.randn(noise.shape, generator=source, device=source.device).to(noise)
-    return next(source)
+    if not isinstance(source, torch.Generator): return next(source)
+    return torch.randn(noise.shape, generator=source, device=source.device).to(noise)

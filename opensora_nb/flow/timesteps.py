@@ -1,4 +1,4 @@
-"""Times to train at, times to stop at while sampling, and why a larger video has to spend longer in the noise.
+"""Logit-normal timestep sampling for training, the times at which the sampler stops, and the timestep shift that keeps a larger video longer in the noise.
 
 Docs: https://opensora-nb.github.io/opensora_nb/03_flow/timesteps.html.md"""
 
@@ -48,7 +48,9 @@ def timestep_shift(
 ) -> Tensor:               # (b,) times in [0,1]
     "Spend more of the path on noise as the video grows (Open-Sora 1.2); raises `ValueError` for an empty video"
     r = [torch.as_tensor(a, dtype=torch.float32, device=t.device) for a in (n_pix, n_frames)]
-    if min(a.min() for a in r) < 1: raise ValueError(f"a video has at least 1 pixel and 1 latent frame; got {n_pix} pixels and {n_frames} latent frames")
+    if min(a.min() for a in r) < 1:
+        raise ValueError("a video has at least 1 pixel and 1 latent frame; "
+                         f"got {n_pix} pixels and {n_frames} latent frames")
     rt = scale*(r[0]/base_pix*r[1]).sqrt()*t
     return rt / (1 - t + rt)
 
