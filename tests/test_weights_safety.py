@@ -13,7 +13,7 @@ from opensora_nb.data.dataset import ToySource
 from opensora_nb.models.adapters import add_lora, load_lora, save_lora
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.models.zoo import load_stdit3, randomise
-from opensora_nb.sample.pipeline import ModelDefaults, Pipeline, find_weights, load_pipeline, load_text, load_vae
+from opensora_nb.sample.pipeline import ModelDefaults, Pipeline, weights_folder, load_pipeline, load_text, load_vae
 from opensora_nb.text.encoders import T5Text, TinyText, tiny_text
 from opensora_nb.train.features import Features, build_features
 from opensora_nb.train.checkpoint import EMA, latest, load_checkpoint, save_checkpoint
@@ -26,7 +26,7 @@ from opensora_nb.weights import check_finite, load_into, read_saved, read_state,
 from released_files import write_released
 from test_dataset import TinyVAE
 
-PACKAGE = Path(find_weights.__code__.co_filename).parent.parent
+PACKAGE = Path(weights_folder.__code__.co_filename).parent.parent
 MODEL = STDiT3Config(input_sq_size=64, hidden_size=24, depth=2, num_heads=2, caption_channels=8, model_max_length=6)
 VAE = VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4),
                      vae_temporal=TemporalVAEConfig(filters=8, num_res_blocks=1, num_groups=4))

@@ -381,8 +381,8 @@ def toy_only(
 ) -> str:        # '' for weights that were taught the toy world, and for an autoencoder alone
     "What a person should know who scores weights of other clips with prompts of the toy world"
     from opensora_nb.config import load_config
-    from opensora_nb.sample.pipeline import ModelDefaults, find_weights
-    note = find_weights(weights)/'pipeline.json'
+    from opensora_nb.sample.pipeline import ModelDefaults, weights_folder
+    note = weights_folder(weights)/'pipeline.json'
     if not note.is_file() or load_config(ModelDefaults, note).levels: return ''
     return (f"{weights} was not trained on the toy world, and the scores below are about nothing else. "
             f"About clips of your own: osnb eval {weights} --data CSV (reconstruction, nearest clip), "
@@ -733,10 +733,10 @@ EXTRAS = ('jupyterlab', 'mediapy', 'gradio', 'sentencepiece', 'ftfy', 'peft', 'f
 
 def doctor_command(args):
     "Say what is installed here and what a set of weights is; check that every layout loads"
-    from opensora_nb.sample.pipeline import find_weights
+    from opensora_nb.sample.pipeline import weights_folder
     from opensora_nb.weights import fetch
     print_installed()
-    try: folder = find_weights(args.weights)                       # a pipeline: embedded, a run, or a folder of parts
+    try: folder = weights_folder(args.weights)                       # a pipeline: embedded, a run, or a folder of parts
     except FileNotFoundError:
         if not ('/' in args.weights or Path(args.weights).exists()): raise
         print(f"{args.weights}:")

@@ -19,7 +19,7 @@ from ..core import assets
 from ..data.sizes import check_size
 from ..toy.world import test_prompts
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, Video, check_setting
-from ..sample.pipeline import decode, embedded, text_to_video, times_of
+from ..sample.pipeline import decode_latents, embedded, text_to_video, times_of
 from ..text.encoders import split_text
 
 # %% ../../nbs/13_app/01_fields.ipynb #86dd26dd
@@ -129,7 +129,7 @@ class Made:
         "The clean clip as the model expected it at step k; decoded at the first look"
         if k not in self.seen:
             clean = predicted_clean(self.path, self.times, k)
-            self.seen[k] = decode(self.pipe, clean, self.video.config.num_frames)[0]
+            self.seen[k] = decode_latents(self.pipe, clean, self.video.config.num_frames)[0]
         return self.seen[k]
 
 def settings_line(

@@ -23,7 +23,7 @@ from ..parallel.comm import from_first, rank_of
 from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import LongConfig, check_rounds, default_length, head_frames
-from ..sample.pipeline import ModelDefaults, SampleConfig, check_fits, find_weights, frames_of, length_note, load_pipeline, made_frames, warnings_for
+from ..sample.pipeline import ModelDefaults, SampleConfig, check_fits, weights_folder, frames_of, length_note, load_pipeline, made_frames, warnings_for
 from ..sample.released import OPENSORA_12, describe_parts, load_released, released_parts
 from ..text.encoders import T5_NAME
 from ..text.prompts import read_prompt_file
@@ -239,7 +239,7 @@ def plan_sample(
         if args.vae or args.text_encoder: raise ValueError(f"--{'vae' if args.vae else 'text-encoder'} belongs to --preset opensora-1.2; the parts of a small model are one folder, --weights")
         if args.weights and args.ckpt_path: raise ValueError(f"--weights {args.weights} and --ckpt-path {args.ckpt_path} are the same option here; give one")
         weights = args.weights or args.ckpt_path or preset
-        folder = find_weights(weights)
+        folder = weights_folder(weights)
         stamp = [file_stamp(p) for p in sorted(folder.glob('*/model.safetensors'))] # a run that went on is other weights
         defaults = load_config(ModelDefaults, folder/'pipeline.json') if (folder/'pipeline.json').is_file() else ModelDefaults()
     if args.lora:
@@ -286,7 +286,7 @@ def plan_cost(
     timed:bool=True, # measure how fast this machine is; takes a few seconds
 ):                   # a `Forecast` of one batch of one round
     "What a plan will cost on this machine; no weights are loaded"
-    a, folder = plan.args, None if plan.preset == 'opensora-1.2' else find_weights(plan.weights)
+    a, folder = plan.args, None if plan.preset == 'opensora-1.2' else weights_folder(plan.weights)
     parts = (load_config(STDiT3Config, folder/'stdit3'/'config.json'), load_config(VideoVAEConfig, folder/'vae'/'config.json')) if folder else (stdit3_xl2(), video_vae_v12())
     dtype = a.dtype or ('auto' if folder else 'bf16')
     device = str(pick_device(a.device))

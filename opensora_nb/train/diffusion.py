@@ -33,7 +33,7 @@ from ..models.zoo import load_stdit3
 from ..text.encoders import T5_NAME, T5Text, TinyText, t5_lacks, tiny_text
 from ..vae.released import load_released_vae
 from ..data.video_io import IMG_FPS
-from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, find_weights, generate, load_pipeline, load_vae
+from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, weights_folder, generate, load_pipeline, load_vae
 from ..toy.objects import score_world
 from .features import TextFeatures, build_text, open_features
 from .loop import Task, TrainConfig
@@ -164,13 +164,13 @@ def draw_frames(
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #b44c0684
 def stdit3_of(where): # the folder that `load_stdit3` reads: a run's, or the given one
-    try: folder = find_weights(where)
+    try: folder = weights_folder(where)
     except FileNotFoundError: return where
     return folder/'stdit3' if (folder/'stdit3').is_dir() else where
 
 def any_vae(cfg): # the autoencoder that `init` comes with, or `vae_weights`: of this kit, or released; it knows from where
     for where in filter(None, (cfg.init, cfg.vae_weights)):
-        try: there = (find_weights(where)/'vae').is_dir()
+        try: there = (weights_folder(where)/'vae').is_dir()
         except FileNotFoundError:
             if '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
             there = None

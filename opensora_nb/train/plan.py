@@ -16,7 +16,7 @@ import numpy as np, torch
 from ..data.bucket import Buckets, plan_buckets
 from ..data.sizes import CHUNK
 from ..models.stdit3 import STDiT3, STDiT3Config
-from ..sample.pipeline import find_weights
+from ..sample.pipeline import weights_folder
 from ..text.encoders import TinyTextConfig
 from .diffusion import T2VTrain
 from ..vae.video import VideoVAE, VideoVAEConfig, video_vae_v12
@@ -128,7 +128,7 @@ def known_parts(
 ) -> tuple[STDiT3Config, VideoVAEConfig, TinyTextConfig|None]:
     "The sizes of the networks a run would use; released ones, which are not looked up, have those of Open-Sora 1.2, or of cfg.model"
     def read(kind, where, part, must=True):
-        try: return load_config(kind, find_weights(where)/part/'config.json')
+        try: return load_config(kind, weights_folder(where)/part/'config.json')
         except FileNotFoundError:
             if must and where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
     vae = (cfg.init and read(VideoVAEConfig, cfg.init, 'vae', begun)) or read(VideoVAEConfig, cfg.vae_weights, 'vae') or video_vae_v12()

@@ -24,7 +24,7 @@ from ..vae.video import VAEOutput, VideoVAE, VideoVAEConfig, video_vae_tiny
 from ..vae.losses import VAELossConfig, frame_count, perceptual_term, vae_loss
 from ..vae.perceptual import LPIPS_FOLDER, make_perceptual
 from ..vae.adversarial import AdversarialConfig, Adversary
-from ..sample.pipeline import embedded, find_weights, load_vae, save_vae, to_pixels
+from ..sample.pipeline import embedded, weights_folder, load_vae, save_vae, to_pixels
 from ..toy.objects import score_world
 from ..metrics.recon import psnr, round_trip
 from .loop import Task, TrainConfig, batch_ids
@@ -163,7 +163,7 @@ def load_2d(
     where:str,     # an embedded name, a run folder, or an AutoencoderKL of diffusers: file, folder or address
 ):
     "Give a video autoencoder the 2-D part of another; sizes that differ raise `ValueError`, nothing there `FileNotFoundError`"
-    try: own = find_weights(where)
+    try: own = weights_folder(where)
     except (FileNotFoundError, OSError): own = None
     if own is not None and (own/'vae').is_dir():
         other = load_vae(where)
