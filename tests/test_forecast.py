@@ -77,6 +77,6 @@ def test_published_rows_have_forecasts():
 @given(st.one_of(st.text(max_size=6), st.integers(-3, 60), st.sampled_from(['2s', '1x', None])), st.one_of(st.text(max_size=6), st.none(), st.tuples(st.integers(-9, 99), st.integers(-9, 99)),
        st.sampled_from(['144p', '256'])), st.integers(-2, 4), st.integers(-1, 2), st.integers(-1, 12))
 def test_any_question_has_an_answer_or_a_clear_error(f, size, steps, batch, words):
-    try: plan = forecast((TOY, video_vae_tiny()), f, size, steps, batch, device=None, words=words)
+    try: plan = forecast((TOY, video_vae_tiny()), f, size, steps, batch, device=None, caption_tokens=words)
     except ValueError as e: assert len(str(e)) > 20
     else: assert plan.memory > plan.weights > 0 and plan.total_flops > 0 and str(plan)

@@ -1,4 +1,4 @@
-"""Tokens, memory and minutes of a run before it starts, from the real code run on tensors without contents.
+"""FLOPs, tokens, memory and minutes of a run before it starts: the real code runs on meta tensors, which have shapes and no contents.
 
 Docs: https://opensora-nb.github.io/opensora_nb/09_sample/forecast.html.md"""
 
@@ -6,8 +6,9 @@ Docs: https://opensora-nb.github.io/opensora_nb/09_sample/forecast.html.md"""
 
 # %% auto #0
 __all__ = ['PAGES', 'HEAVY', 'FEW', 'PUBLISHED_BY', 'PUBLISHED', 'stdit3_flops', 'Op', 'Meter', 'total_flops', 'describe_op',
-           'Blank', 'on_meta', 'sample_op', 'best_time', 'rate', 'call_time', 'work_time', 'Stage', 'denoise_stages',
-           'decode_stage', 'published', 'Forecast', 'forecast']
+           'Blank', 'on_meta', 'sample_op', 'sample_linear', 'sample_conv', 'sample_attention', 'best_time', 'rate',
+           'call_time', 'work_time', 'Stage', 'extrapolate', 'denoise_stages', 'decode_stage', 'published', 'Forecast',
+           'RunRequest', 'configs_of', 'made_size', 'check_counts', 'forecast_request', 'forecast']
 
 # %% ../../nbs/09_sample/02_forecast.ipynb #01c75e7e
 import time, weakref
@@ -37,15 +38,16 @@ def stdit3_flops(
     b:int,            # rows of the batch; guidance doubles the clips
     f:int,            # tokens along time
     s:int,            # tokens of one latent frame
-    words:int,        # tokens of the longest caption
+    caption_tokens:int, # of the longest caption
 ) -> dict[str, int]:  # part -> floating-point operations of one forward pass
     "Matrix products of STDiT3, by part; a multiplication and an addition are two operations"
-    d, depth, n, patch = cfg.hidden_size, cfg.depth, f*s, prod(cfg.patch_size)
-    ends = 2*b*n*d*patch*(cfg.in_channels + cfg.out_channels) + 2*b*(2*(256*d + d*d) + 6*d*d) # tokens in and out; timestep and fps
-    return {'linear': ends + depth*16*b*n*d*d,
+    d, depth, n, l, patch = cfg.hidden_size, cfg.depth, f*s, caption_tokens, prod(cfg.patch_size)
+    tokens_in_and_out = 2*b*n*d*patch*(cfg.in_channels + cfg.out_channels)
+    timestep_and_fps = 2*b*(2*(256*d + d*d) + 6*d*d)
+    return {'linear': tokens_in_and_out + timestep_and_fps + depth*16*b*n*d*d,
             'spatial attention': depth*4*b*f*s*s*d, 'temporal attention': depth*4*b*s*f*f*d,
-            'cross attention': depth*8*b*n*d*(d + words), 'MLP': depth*8*b*n*d*int(d*cfg.mlp_ratio),
-            'captions': 2*b*words*d*(cfg.caption_channels + d) + depth*8*b*words*d*d}
+            'cross attention': depth*8*b*n*d*(d + l), 'MLP': depth*8*b*n*d*int(d*cfg.mlp_ratio),
+            'captions': 2*b*l*d*(cfg.caption_channels + d) + depth*8*b*l*d*d}
 
 # %% ../../nbs/09_sample/02_forecast.ipynb #199a29b0
 class Op(NamedTuple):
@@ -56,7 +58,7 @@ class Op(NamedTuple):
     cost:float   # FLOPs; for gelu, silu: numbers; for other: bytes read and written; for fresh: bytes
 
 class Meter(TorchDispatchMode):
-    "Within the block, counts operations and the bytes alive at once; on `meta` tensors nothing is computed or allocated"
+    "Within the block, counts operations and bytes alive at once; on `meta` tensors nothing is computed or allocated"
     def __init__(self,
         *modules:nn.Module, # their weights count as alive from the start
     ):
@@ -67,7 +69,8 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         op, x = func.overloadpacket, args[0] if args else None
-        fused = op is torch.ops.aten.scaled_dot_product_attention      # a fused kernel never holds the n x n table; the meta one would
+        # a fused kernel never holds the n x n table; the meta one would
+        fused = op is torch.ops.aten.scaled_dot_product_attention
         out = torch.empty_like(x) if fused and x.is_meta else func(*args, **(kwargs or {}))
         new = sum(self.hold(t) for t in tree_leaves(out) if isinstance(t, Tensor))
         self.calls += 1
@@ -104,10 +107,16 @@ def describe_op(
 ) -> Op|None:   # None for views
     "A call as an `Op`"
     name, x = op.__name__, args[0] if args else None
-    if name == 'linear': return Op(name, x.dtype, (x.numel()//x.shape[-1], *args[1].shape[::-1]), 2*out.numel()*x.shape[-1])
+    if name == 'linear':
+        rows, width = x.numel()//x.shape[-1], x.shape[-1]
+        return Op(name, x.dtype, (rows, *args[1].shape[::-1]), 2*out.numel()*width)
     if name in ('conv2d', 'conv3d'):
-        return Op(name, x.dtype, (tuple(x.shape), tuple(args[1].shape), *map(tuple, args[3:5])), 2*out.numel()*args[1][0].numel())
-    if name == 'scaled_dot_product_attention': return Op('attention', x.dtype, (*x.shape[:3], args[1].shape[2], x.shape[3]), 4*x.numel()*args[1].shape[2])
+        weight = args[1]
+        shape = tuple(x.shape), tuple(weight.shape), *map(tuple, args[3:5])
+        return Op(name, x.dtype, shape, 2*out.numel()*weight[0].numel())
+    if name == 'scaled_dot_product_attention':
+        keys = args[1].shape[2]
+        return Op('attention', x.dtype, (*x.shape[:3], keys, x.shape[3]), 4*x.numel()*keys)
     if name in ('gelu', 'silu'): return Op(name, x.dtype, (x.numel(),), x.numel())
     ins, outs = ([t for t in tree_leaves(part) if isinstance(t, Tensor)] for part in (args, out))
     known = {t.untyped_storage()._cdata for t in ins}
@@ -138,44 +147,59 @@ def sample_op(
     device='cpu',   # where
     linears:str='onednn', # how `faster` treats linear layers
 ) -> tuple:         # a function that does a piece of it, and the piece's cost
-    "The same kernel on random numbers, cut to about `FEW` operations; never below what makes torch choose another kernel"
-    new = lambda *shape, dtype=op.dtype: torch.randn(*shape, device=device).to(dtype)
-    if op.kind == 'linear':
-        rows, c_in, c_out = op.shape
-        n = min(rows, max(256, int(FEW/(2*c_in*c_out))))   # fewer rows would time the reading of the weights
-        copies = max(1, min(32, 2**24//(4*c_in*c_out)))   # a model's weights come from memory, not from a cache: each time another
-        layers, x = cycle([nn.Linear(c_in, c_out, device=device, dtype=op.dtype) for _ in range(copies)]), new(n, c_in)
-        if linears == 'int8':
-            with int8_linears(next(layers)) as layer: run = layer.forward
-            return lambda: run(x), op.cost*n/rows
-        other = linears == 'onednn' and rows*c_in*c_out >= WORK and x.device.type == 'cpu' and op.dtype == torch.float32
-        def run():
-            layer = next(layers)
-            return (_onednn if other else F.linear)(x, layer.weight, layer.bias)
-        return run, op.cost*n/rows
-    if op.kind in ('conv2d', 'conv3d'):
-        full, weight, stride, pad = op.shape
-        size = list(full)
-        cost = lambda: op.cost*prod(size)/prod(full)
-        while cost() > FEW and prod(size)/2 > 40960:    # small ones go another way in torch
-            i = max(range(2, len(size)), key=lambda i: (size[i] > 1, i > len(size)-3, size[i])) if size[0] == 1 else 0 # height or width, and frames where those are 1
-            if size[i] == 1: break
-            size[i] = ceil(size[i]/2)
-        x, w, conv = new(*size), new(*weight), getattr(F, op.kind)
-        if op.kind == 'conv2d': x = x.contiguous(memory_format=torch.channels_last)
-        return lambda: conv(x, w, None, stride, pad), cost()
-    if op.kind == 'attention':
-        b, k, n, m, e = op.shape
-        full = b*k*n
-        b = max(1, min(b, int(FEW/(4*k*n*m*e))))
-        k = max(1, min(k, int(FEW/(4*b*n*m*e))))
-        n = max(1, min(n, max(256, int(FEW/(4*b*k*m*e)))))
-        q, key = new(b, k, n, e), new(b, k, m, e)
-        return lambda: F.scaled_dot_product_attention(q, key, key), op.cost*b*k*n/full
-    n = min(op.shape[0], 2**21) if op.kind != 'other' else min(op.shape[0], 2**25)//12
+    "The kernel on random numbers, cut to about `FEW` operations; never so small that torch chooses another kernel"
+    def new(*shape): return torch.randn(*shape, device=device).to(op.dtype)
+    if op.kind == 'linear': return sample_linear(op, new, linears)
+    if op.kind in ('conv2d', 'conv3d'): return sample_conv(op, new)
+    if op.kind == 'attention': return sample_attention(op, new)
+    if op.kind == 'other':
+        n = min(op.shape[0], 2**25)//12
+        x = new(n)
+        return lambda: x + x, 12*n
+    n = min(op.shape[0], 2**21)
     x = new(n)
-    if op.kind == 'other': return lambda: x + x, 12*n
     return lambda: F.gelu(x, approximate='tanh') if op.kind == 'gelu' else F.silu(x), n
+
+def sample_linear(op, new, linears):
+    "A linear layer with fewer rows; enough of them that its weights do not stay in a cache"
+    rows, c_in, c_out = op.shape
+    n = min(rows, max(256, int(FEW/(2*c_in*c_out))))   # fewer rows would time the reading of the weights
+    copies = max(1, min(32, 2**24//(4*c_in*c_out)))    # a model's weights come from memory: each time another layer
+    x = new(n, c_in)
+    layers = cycle([nn.Linear(c_in, c_out, device=x.device, dtype=op.dtype) for _ in range(copies)])
+    if linears == 'int8':
+        with int8_linears(next(layers)) as layer: run = layer.forward
+        return lambda: run(x), op.cost*n/rows
+    large = rows*c_in*c_out >= WORK
+    other = linears == 'onednn' and large and x.device.type == 'cpu' and op.dtype == torch.float32
+    def run():
+        layer = next(layers)
+        return (_onednn if other else F.linear)(x, layer.weight, layer.bias)
+    return run, op.cost*n/rows
+
+def sample_conv(op, new):
+    "A convolution of fewer clips, then of a smaller picture, then of fewer frames"
+    full, weight, stride, pad = op.shape
+    size = list(full)
+    def cost(): return op.cost*prod(size)/prod(full)
+    def longest(i): return size[i] > 1, i > len(size)-3, size[i]  # height or width, and frames where those are 1
+    while cost() > FEW and prod(size)/2 > 40960:    # small ones go another way in torch
+        i = max(range(2, len(size)), key=longest) if size[0] == 1 else 0
+        if size[i] == 1: break
+        size[i] = ceil(size[i]/2)
+    x, w, conv = new(*size), new(*weight), getattr(F, op.kind)
+    if op.kind == 'conv2d': x = x.contiguous(memory_format=torch.channels_last)
+    return lambda: conv(x, w, None, stride, pad), cost()
+
+def sample_attention(op, new):
+    "Attention of fewer rows, then of fewer heads, then of fewer queries"
+    b, k, n, m, e = op.shape
+    full = b*k*n
+    b = max(1, min(b, int(FEW/(4*k*n*m*e))))
+    k = max(1, min(k, int(FEW/(4*b*n*m*e))))
+    n = max(1, min(n, max(256, int(FEW/(4*b*k*m*e)))))
+    q, key = new(b, k, n, e), new(b, k, m, e)
+    return lambda: F.scaled_dot_product_attention(q, key, key), op.cost*b*k*n/full
 
 # %% ../../nbs/09_sample/02_forecast.ipynb #2cb158c0
 _rates = {}
@@ -207,7 +231,8 @@ def rate(
     "How fast this machine does it; measured once per process"
     key = op.kind, op.dtype, op.shape, str(device), linears
     if key not in _rates and op.kind == 'fresh':
-        new, old = lambda: torch.empty(2**24).fill_(1.), torch.ones(2**24)    # 64 MB, which no allocator keeps
+        def new(): return torch.empty(2**24).fill_(1.)    # 64 MB, which no allocator keeps
+        old = torch.ones(2**24)
         _rates[key] = 2**26/max(best_time(new) - best_time(lambda: old.fill_(1.)), 1e-6)
     if key not in _rates:
         run, cost = sample_op(op, device, linears)
@@ -220,8 +245,11 @@ def call_time(
 ) -> float:       # seconds
     "What a call costs beside its arithmetic: a nearly empty model, divided by its calls; measured once per process"
     if str(device) not in _rates:
-        model, row = STDiT3(STDiT3Config(hidden_size=16, depth=1, num_heads=2, caption_channels=8, model_max_length=4)).to(device).eval(), torch.ones(1, device=device)
-        run = lambda: model(torch.ones(1, 4, 1, 2, 2, device=device), row, torch.ones(1, 1, 4, 8, device=device), fps=row, height=16*row, width=16*row)
+        cfg = STDiT3Config(hidden_size=16, depth=1, num_heads=2, caption_channels=8, model_max_length=4)
+        model, row = STDiT3(cfg).to(device).eval(), torch.ones(1, device=device)
+        def run():
+            x, y = torch.ones(1, 4, 1, 2, 2, device=device), torch.ones(1, 1, 4, 8, device=device)
+            return model(x, row, y, fps=row, height=16*row, width=16*row)
         with Meter() as m: run()
         _rates[str(device)] = best_time(run, device, 0.03)/m.calls
     return _rates[str(device)]
@@ -257,33 +285,43 @@ class Stage(NamedTuple):
 
 def _combine(a, b, k): return Counter({o: a[o] + k*(b[o] - a[o]) for o in {*a, *b}})  # a + k (b - a)
 
+def extrapolate(
+    a:Stage,  # of depth 1
+    b:Stage,  # of depth 2
+    depth:int,
+) -> Stage:
+    "The stage of a deeper model: each further block costs the same"
+    k = depth - 1
+    return Stage(_combine(a.work, b.work, k), *(i + k*(j - i) for i, j in zip(a[1:], b[1:])))
+
 @torch.inference_mode()
 def denoise_stages(
     cfg:STDiT3Config,  # the transformer
     size:tuple,        # (f', h', w') of the latent
     pixels:tuple,      # (height, width) the model is told
     batch:int,         # clips
-    words:int,         # tokens of a caption
+    caption_tokens:int, # of each caption
     guidance:bool,     # twice the rows
     dtype,             # of the weights
 ) -> tuple[Stage, Stage]: # the first step and each of the others
     "A step of the sampler, on `meta`"
+    def row(n): return torch.full((batch,), float(n))
     both = []
     for depth in (1, 2):
         model = on_meta(STDiT3, replace(cfg, depth=depth), dtype)
-        x, y = (torch.empty(batch, *s, device='meta') for s in ((cfg.in_channels, *size), (1, words, cfg.caption_channels)))
-        row = lambda n: torch.full((batch,), float(n))
-        v = guided_velocity(model, 2. if guidance else 1., y.to(dtype), fps=row(24), height=row(pixels[0]), width=row(pixels[1]))
+        x = torch.empty(batch, cfg.in_channels, *size, device='meta')
+        y = torch.empty(batch, 1, caption_tokens, cfg.caption_channels, device='meta')
+        v = guided_velocity(model, 2. if guidance else 1., y.to(dtype),
+                            fps=row(24), height=row(pixels[0]), width=row(pixels[1]))
         with remember_captions(model), Meter(model) as m:
             m.hold(x)
             m.hold(y)
             v(x, x.new_empty(batch))
-            first = m.work.copy(), m.calls
+            work, calls = m.work.copy(), m.calls
             v(x, x.new_empty(batch))
-            both.append((first, (m.work - first[0], m.calls - first[1]), m.peak, count_params(model)))
-    (a1, a2, *a), (b1, b2, *b) = both
-    k = cfg.depth - 1
-    return tuple(Stage(_combine(p[0], q[0], k), p[1] + k*(q[1] - p[1]), *(i + k*(j - i) for i, j in zip(a, b))) for p, q in ((a1, b1), (a2, b2)))
+        params = count_params(model)
+        both.append((Stage(work, calls, m.peak, params), Stage(m.work - work, m.calls - calls, m.peak, params)))
+    return tuple(extrapolate(a, b, cfg.depth) for a, b in zip(*both))
 
 @torch.inference_mode()
 def decode_stage(
@@ -293,38 +331,57 @@ def decode_stage(
     dtype,              # of the weights
 ) -> Stage:
     "Latent to pixels of one clip, on `meta`"
-    vae, (_, h, w), work, calls = on_meta(VideoVAE, cfg, dtype), size, Counter(), 0
-    new = lambda c, f: torch.empty(1, c, f, h, w, device='meta', dtype=dtype)
-    chunk, group, peaks = min(cfg.micro_frame_size or num_frames, num_frames), min(cfg.micro_batch_size or num_frames, num_frames), []
-    flat = cfg.vae_2d.latent_channels
+    vae, (_, h, w) = on_meta(VideoVAE, cfg, dtype), size
+    work, calls, peaks = Counter(), 0, []
+    def new(c, f): return torch.empty(1, c, f, h, w, device='meta', dtype=dtype)
+    chunk = min(cfg.micro_frame_size or num_frames, num_frames)
+    group = min(cfg.micro_batch_size or num_frames, num_frames)
     for frames, times in ((chunk, num_frames//chunk), (num_frames % chunk, 1)):
         if not frames: continue
-        with Meter(vae) as m: vae.decode_temporal(new(cfg.latent_channels, vae.latent_size((frames, h, w))[0]), frames)
+        z = new(cfg.latent_channels, vae.latent_size((frames, h, w))[0])
+        with Meter(vae) as m: vae.decode_temporal(z, frames)
         work += _combine(Counter(), m.work, times)
         calls += times*m.calls
         peaks.append(m.peak)
+    flat = cfg.vae_2d.latent_channels
     with Meter(vae) as m: vae.spatial_vae.decode(new(flat, group))
     work += _combine(Counter(), m.work, num_frames/group)
     calls += num_frames/group*m.calls
-    d, byte, weights = cfg.vae_2d.downsample, new(1, 1).element_size(), sum(p.numel()*p.element_size() for p in vae.parameters())
-    video = num_frames*3*d*h*d*w                              # numbers; there while the last group is made, and beside two float32 copies while it is rounded
+
+    d, byte = cfg.vae_2d.downsample, new(1, 1).element_size()
+    weights = sum(p.numel()*p.element_size() for p in vae.parameters())
+    video = num_frames*3*d*h*d*w  # numbers: there with the last group, and beside two float32 copies while rounded
     peak = max(*peaks, m.peak + byte*video, weights + video*(byte + 8)) + num_frames*flat*h*w*byte
     return Stage(work, calls, peak, count_params(vae))
 
 # %% ../../nbs/09_sample/02_forecast.ipynb #8af48e1c
-def _si(n, unit=''): return next((f'{n/k:.3g} {u}{unit}' for k, u in ((1e15, 'P'), (1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')) if n >= k), f'{n:.3g} {unit}')
-def _clock(s): return f'{s:.2g} s' if s < 10 else f'{s:.0f} s' if s < 120 else f'{s/60:.0f} min' if s < 7200 else f'{s/3600:.1f} h'
-
 PUBLISHED_BY = "Open-Sora 1.2, README"
-_H100 = {'360p': '3/24 18/27 31/27 62/28 121/33', '480p': '2/24 29/31 55/30 108/32 219/36', '720p': '6/27 68/41 130/39 260/45 547/67'}
-PUBLISHED = {(r, l): tuple(map(int, cell.split('/'))) for r, row in _H100.items() for l, cell in zip((1, '2s', '4s', '8s', '16s'), row.split())} # (resolution, length) -> seconds, GB; 80 GB H100, 30 steps
+PUBLISHED = { # (resolution, length) -> seconds, GB; 80 GB H100, 30 steps
+    ('360p', 1): (3, 24), ('360p', '2s'): (18, 27), ('360p', '4s'): (31, 27),
+    ('360p', '8s'): (62, 28), ('360p', '16s'): (121, 33),
+    ('480p', 1): (2, 24), ('480p', '2s'): (29, 31), ('480p', '4s'): (55, 30),
+    ('480p', '8s'): (108, 32), ('480p', '16s'): (219, 36),
+    ('720p', 1): (6, 27), ('720p', '2s'): (68, 41), ('720p', '4s'): (130, 39),
+    ('720p', '8s'): (260, 45), ('720p', '16s'): (547, 67)}
 
 def published(
     f:'Forecast', # of a run of the released size
 ) -> tuple|None:  # seconds and GB on one H100, None where nothing was published
-    "What Open-Sora 1.2 reports for this clip; the step count, precision and kernels are not stated beside its table"
+    "What Open-Sora 1.2 reports for this clip; its table does not state the step count, precision and kernels"
     if f.batch > 1 or f.steps != 30 or not 1e9 < f.params['transformer'] < 1.4e9: return None
-    return next((v for (r, l), v in PUBLISHED.items() if (sizes.image_size(r), sizes.num_frames(l)) == (f.image_size, f.num_frames)), None)
+    for (r, l), figures in PUBLISHED.items():
+        if (sizes.image_size(r), sizes.num_frames(l)) == (f.image_size, f.num_frames): return figures
+
+def _si(n, unit=''): # a number with its prefix
+    for k, prefix in ((1e15, 'P'), (1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+        if n >= k: return f'{n/k:.3g} {prefix}{unit}'
+    return f'{n:.3g} {unit}'
+
+def _clock(s): # seconds, minutes or hours
+    if s < 120: return f'{s:.2g} s' if s < 10 else f'{s:.0f} s'
+    return f'{s/60:.0f} min' if s < 7200 else f'{s/3600:.1f} h'
+
+def _each(parts, show): return ', '.join(f'{k} {show(v)}' for k, v in parts.items())
 
 @dataclass(frozen=True)
 class Forecast:
@@ -335,7 +392,7 @@ class Forecast:
     batch:int                     # clips at once
     rows:int                      # rows the transformer sees: twice the clips with guidance
     grid:tuple[int, int, int]     # tokens along time, height, width
-    words:int                     # tokens of a caption
+    caption_tokens:int            # tokens of a caption
     dtype:str                     # of the weights
     device:str                    # where the time is meant for
     params:dict[str, int]         # part -> parameters
@@ -358,24 +415,108 @@ class Forecast:
     @property
     def total_flops(self) -> int:
         "FLOPs of the whole run; captions are computed once"
-        return self.steps*(sum(self.flops.values()) - self.flops['captions']) + self.flops['captions'] + self.batch*self.decode_flops
+        step, captions = sum(self.flops.values()), self.flops['captions']
+        return self.steps*(step - captions) + captions + self.batch*self.decode_flops
 
     def lines(self) -> list[tuple[str, str]]:
         "What the table says"
         (h, w), one = self.image_size, sum(self.flops.values())
-        out = [('clip', f"{self.batch} x {self.num_frames} frames of {h} x {w}, {self.steps} steps, {self.rows} rows a step"),
-               ('tokens', f"{self.tokens:,} ({' x '.join(map(str, self.grid))}) and {self.words} words a row"),
-               ('weights', f"{_si(self.weights, 'B')} in {self.dtype}: " + ', '.join(f'{k} {_si(v)}' for k, v in self.params.items())),
-               ('one step', f"{_si(one, 'FLOP')}: " + ', '.join(f'{k} {v/one:.0%}' for k, v in self.flops.items() if v/one >= 0.005)),
+        shares = {k: v/one for k, v in self.flops.items() if v/one >= 0.005}
+        size, grid = f"{self.num_frames} frames of {h} x {w}", ' x '.join(map(str, self.grid))
+        out = [('clip', f"{self.batch} x {size}, {self.steps} steps, {self.rows} rows a step"),
+               ('tokens', f"{self.tokens:,} ({grid}) and {self.caption_tokens} caption tokens a row"),
+               ('weights', f"{_si(self.weights, 'B')} in {self.dtype}: {_each(self.params, _si)}"),
+               ('one step', f"{_si(one, 'FLOP')}: {_each(shares, '{:.0%}'.format)}"),
                ('decode a clip', _si(self.decode_flops, 'FLOP')), ('whole run', _si(self.total_flops, 'FLOP')),
-               ('memory', f"{_si(self.memory, 'B')} (" + ', '.join(f'{k} {_si(v, "B")}' for k, v in self.peaks.items()) + ')')]
-        out += [('time', f"{_clock(self.time)} on this {self.device} (" + ', '.join(f'{k} {_clock(v)}' for k, v in self.seconds.items()) + ')')] if self.seconds else []
-        known = published(self)
-        return out + ([('published', f'{known[0]} s and {known[1]} GB on one H100 ({PUBLISHED_BY})')] if known else [])
+               ('memory', f"{_si(self.memory, 'B')} ({_each(self.peaks, lambda v: _si(v, 'B'))})")]
+        if self.seconds:
+            out.append(('time', f"{_clock(self.time)} on this {self.device} ({_each(self.seconds, _clock)})"))
+        if known := published(self):
+            out.append(('published', f'{known[0]} s and {known[1]} GB on one H100 ({PUBLISHED_BY})'))
+        return out
     def __str__(self): return '\n'.join(f'{k:14}{v}' for k, v in self.lines())
     def _repr_markdown_(self): return '\n'.join(['| | |', '|---|---|'] + [f'| {k} | {v} |' for k, v in self.lines()])
 
 # %% ../../nbs/09_sample/02_forecast.ipynb #d8bded23
+class RunRequest(NamedTuple):
+    "A run of `generate` with every default filled in"
+    transformer:STDiT3Config
+    autoencoder:VideoVAEConfig
+    num_frames:int
+    image_size:tuple   # (height, width)
+    steps:int
+    batch:int          # clips at once
+    guidance:bool
+    dtype:torch.dtype  # of the weights
+    caption_tokens:int
+
+def configs_of(
+    what, # a `Pipeline`, or the two configs
+) -> tuple[STDiT3Config, VideoVAEConfig]:
+    "What is forecast; `ValueError` for anything else"
+    if isinstance(what, Pipeline): return what.model.cfg, what.vae.cfg
+    if isinstance(what, tuple) and [type(c) for c in what] == [STDiT3Config, VideoVAEConfig]: return what
+    raise ValueError(f"forecast takes a Pipeline or (STDiT3Config, VideoVAEConfig), not {type(what).__name__}; "
+                     f"try (stdit3_xl2(), video_vae_v12())")
+
+def made_size(
+    pipe:Pipeline|None,  # knows its own size
+    num_frames,          # frames, or a name such as 4s
+    image_size,          # (height, width), or a name such as 720p
+) -> tuple:              # frames that are made, (height, width)
+    "The size of a clip; `ValueError` for one that cannot be made"
+    if pipe:
+        num_frames = pipe.defaults.num_frames if num_frames is None else num_frames
+        image_size = pipe.defaults.image_size if image_size is None else image_size
+    elif num_frames is None or image_size is None:
+        raise ValueError("configs have no natural size; give num_frames, such as '4s', and image_size, such as '720p'")
+    named = isinstance(image_size, str)
+    if not named and not (isinstance(image_size, (tuple, list)) and len(image_size) == 2):
+        raise ValueError(f"image_size is {image_size!r}; give (height, width), or a name such as '720p'")
+    f = frames_of(num_frames, pipe.defaults) if pipe else sizes.num_frames(num_frames)
+    h, w = sizes.image_size(image_size) if named else image_size
+    sizes.check_size(f, h, w, multiple=1)
+    return made_frames(pipe.vae, pipe.defaults, f) if pipe else f, (h, w)
+
+def check_counts(
+    run:RunRequest,
+):
+    "Raise `ValueError` for numbers below one, and for captions longer than the model takes"
+    for name in ('steps', 'batch', 'caption_tokens'):
+        if getattr(run, name) < 1: raise ValueError(f"{name} is {getattr(run, name)}; it must be 1 or more")
+    most = run.transformer.model_max_length
+    if run.caption_tokens > most:
+        raise ValueError(f"caption_tokens is {run.caption_tokens}, the model takes at most {most}")
+
+# %% ../../nbs/09_sample/02_forecast.ipynb #forecast-request
+def forecast_request(
+    run:RunRequest,       # what is to be made
+    device=None,          # where the time is meant for; None gives no time
+    linears:str='onednn', # how `faster` treats linear layers
+    text:int=None,        # parameters of the text encoder, which stays in float32; None = not counted
+    extra:int=0,          # bytes of what else stays in memory
+) -> Forecast:
+    "What a run will need"
+    cfg, vae, f, (h, w) = run.transformer, run.autoencoder, run.num_frames, run.image_size
+    d = vae.vae_2d.downsample
+    size = sizes.latent_frames(f, vae.micro_frame_size, vae.vae_temporal.time_downsample_factor), h//d, w//d
+    grid, rows = tuple(ceil(n/p) for n, p in zip(size, cfg.patch_size)), run.batch*(1 + run.guidance)
+    first, rest = denoise_stages(cfg, size, (h, w), run.batch, run.caption_tokens, run.guidance, run.dtype)
+    decoded = decode_stage(vae, f, size, run.dtype)
+
+    params = {'transformer': first.params, 'autoencoder': decoded.params} | ({} if text is None else {'text': text})
+    a, b = (run.dtype.itemsize*s.params for s in (first, decoded))
+    other = 4*(text or 0) + extra
+    peaks = {'denoise': round(first.peak + b + other), 'decode': round(decoded.peak + a + other)}
+    seconds = None
+    if device:
+        start, step, decode = (work_time(s.work, s.calls, device, linears) for s in (first, rest, decoded))
+        seconds = {'denoise': start + (run.steps-1)*step, 'decode': run.batch*decode}
+    flops = stdit3_flops(cfg, rows, grid[0], grid[1]*grid[2], run.caption_tokens)
+    return Forecast(f, (h, w), run.steps, run.batch, rows, grid, run.caption_tokens,
+                    str(run.dtype).removeprefix('torch.'), str(device), params, a + b + other,
+                    flops, total_flops(decoded.work), peaks, seconds)
+
 def forecast(
     what,                   # a `Pipeline`, or the two configs (STDiT3Config, VideoVAEConfig)
     num_frames:int|str=None,# frames, or a name such as 4s; a pipeline knows its own
@@ -385,45 +526,22 @@ def forecast(
     guidance:bool=True,     # with guidance the transformer sees every clip twice
     dtype:str=None,         # fp32, bf16 or fp16; None = the pipeline's, or fp32
     device:str|None='',     # where the time is meant for; None gives no time, '' the pipeline's or cpu
-    words:int=None,         # tokens of a caption; None = as many as the model takes
+    caption_tokens:int=None,# tokens of a caption; None = as many as the model takes
     extra:int=0,            # bytes of what else stays in memory, e.g. a text encoder
 ) -> Forecast:
-    "What a run of `generate` will need, before it starts; allocates no model. Raises `ValueError` for sizes that cannot be made"
-    if pipe := what if isinstance(what, Pipeline) else None:
-        cfg, vae, defaults, own = pipe.model.cfg, pipe.vae.cfg, pipe.defaults, next(pipe.model.parameters()).dtype
-        num_frames, image_size, steps = defaults.num_frames if num_frames is None else num_frames, defaults.image_size if image_size is None else image_size, defaults.num_sampling_steps if steps is None else steps
-        n = count_params(pipe.text) if isinstance(pipe.text, nn.Module) else 0 # texts that were stored have no encoder any more
-        params, text = {'text': n}, 4*n # it stays in float32
-    else:
-        if not (isinstance(what, tuple) and [type(c) for c in what] == [STDiT3Config, VideoVAEConfig]):
-            raise ValueError(f"forecast takes a Pipeline or (STDiT3Config, VideoVAEConfig), not {type(what).__name__}; try (stdit3_xl2(), video_vae_v12())")
-        if num_frames is None or image_size is None: raise ValueError("configs have no natural size; give num_frames, such as '4s', and image_size, such as '720p'")
-        (cfg, vae), own, steps, params, text = what, torch.float32, 30 if steps is None else steps, {}, 0
-    if not isinstance(image_size, str) and not (isinstance(image_size, (tuple, list)) and len(image_size) == 2): raise ValueError(f"image_size is {image_size!r}; give (height, width), or a name such as '720p'")
-    f, (h, w) = frames_of(num_frames, defaults) if pipe else sizes.num_frames(num_frames), sizes.image_size(image_size) if isinstance(image_size, str) else image_size
-    sizes.check_size(f, h, w, multiple=1)
-    if pipe: f = made_frames(pipe.vae, defaults, f)
-    words = cfg.model_max_length if words is None else words
-    for name, n in (('steps', steps), ('batch', batch), ('words', words)):
-        if n < 1: raise ValueError(f"{name} is {n}; it must be 1 or more")
-    if words > cfg.model_max_length: raise ValueError(f"words is {words}, the model takes at most {cfg.model_max_length}")
+    "What a run of `generate` will need; allocates no model. `ValueError` for sizes that cannot be made"
+    cfg, vae = configs_of(what)
+    pipe = what if isinstance(what, Pipeline) else None
+    f, image_size = made_size(pipe, num_frames, image_size)
+    if steps is None: steps = pipe.defaults.num_sampling_steps if pipe else 30
+    if caption_tokens is None: caption_tokens = cfg.model_max_length
+    own = next(pipe.model.parameters()).dtype if pipe else torch.float32
+    kind = own if dtype is None else pick_dtype(dtype)
+    run = RunRequest(cfg, vae, f, image_size, steps, batch, guidance, kind, caption_tokens)
+    check_counts(run)
     if device == '': device = pipe.device if pipe else 'cpu'
-    dev, kind = None if device is None else pick_device(str(device)), own if dtype is None else pick_dtype(dtype)
-    d = vae.vae_2d.downsample
-    size = sizes.latent_frames(f, vae.micro_frame_size, vae.vae_temporal.time_downsample_factor), h//d, w//d
-    grid, rows = tuple(ceil(n/p) for n, p in zip(size, cfg.patch_size)), batch*(1 + guidance)
-
-    first, rest = denoise_stages(cfg, size, (h, w), batch, words, guidance, kind)
-    decoded = decode_stage(vae, f, size, kind)
-    params = {'transformer': first.params, 'autoencoder': decoded.params} | params
-    byte = torch.empty(0, dtype=kind).element_size()
-    text += extra
-    a, b = byte*params['transformer'], byte*params['autoencoder']
-    seconds = None
-    if dev:
-        linears = (pipe.speed if pipe else {}).get('linears', 'onednn')
-        t = [work_time(s.work, s.calls, dev, linears) for s in (first, rest, decoded)]
-        seconds = {'denoise': t[0] + (steps-1)*t[1], 'decode': batch*t[2]}
-    return Forecast(f, (h, w), steps, batch, rows, grid, words, str(kind).removeprefix('torch.'), str(dev), params, a + b + text,
-                    stdit3_flops(cfg, rows, grid[0], grid[1]*grid[2], words), total_flops(decoded.work),
-                    {'denoise': round(first.peak + b + text), 'decode': round(decoded.peak + a + text)}, seconds)
+    dev = None if device is None else pick_device(str(device))
+    if not pipe: return forecast_request(run, dev, extra=extra)
+    # texts that were stored have no encoder any more
+    text = count_params(pipe.text) if isinstance(pipe.text, nn.Module) else 0
+    return forecast_request(run, dev, pipe.speed.get('linears', 'onednn'), text, extra)
