@@ -1,4 +1,4 @@
-"""T5, STDiT3-XL/2 and the released autoencoder in the same four steps; texts are encoded first, so that the largest network is gone before the others come.
+"""T5 text encoder, STDiT3-XL/2 and the released VAE in the same four steps; texts are encoded first, so that the largest network is gone before the others are loaded.
 
 Docs: https://opensora-nb.github.io/opensora_nb/09_sample/released.html.md"""
 
@@ -29,7 +29,8 @@ class StoredText:
         progress=None,# wraps the texts, e.g. tqdm
     ):
         texts = list(dict.fromkeys(texts))
-        self.table = {t: tuple(x.cpu() for x in encoder.encode([t])) for t in (progress(texts) if progress else texts)}
+        shown = progress(texts) if progress else texts
+        self.table = {t: tuple(x.cpu() for x in encoder.encode([t])) for t in shown}
         self.device = torch.device('cpu')
 
     def to(self, device=None):
@@ -41,7 +42,9 @@ class StoredText:
     ) -> tuple[Tensor, Tensor]: # y (b, 1, l, d) and mask (b, l)
         "Look them up; `ValueError` for a text that was not encoded"
         lost = [t for t in texts if t not in self.table]
-        if lost: raise ValueError(f"the text {lost[0]!r} was not encoded when the encoder was here; give all texts to load_released, negative ones too")
+        if lost:
+            raise ValueError(f"the text {lost[0]!r} was not encoded when the encoder was here; "
+                             f"give all texts to load_released, negative ones too")
         y, mask = zip(*(self.table[t] for t in texts))
         return torch.cat(y).to(self.device), torch.cat(mask).to(self.device)
 
@@ -87,7 +90,8 @@ def _ways(missing): # how to get parts
             f"({os.environ.get('HF_HOME', '~/.cache/huggingface')}) here, or pass folders: {options}; "
             "behind a firewall set HF_ENDPOINT to a mirror")
 
-def _count_missing(missing): return f"{len(missing)} of the 3 parts of Open-Sora 1.2 {'is' if len(missing) == 1 else 'are'} missing"
+def _count_missing(missing):
+    return f"{len(missing)} of the 3 parts of Open-Sora 1.2 {'is' if len(missing) == 1 else 'are'} missing"
 
 def describe_parts(
     parts:list[Part],      # from `released_parts`
@@ -98,7 +102,8 @@ def describe_parts(
     lines = [f"{_count_missing(missing) if missing else 'the 3 parts of Open-Sora 1.2'}:", *map(str, parts)]
     if str(t5.where) == t5.repo:
         gb = t5.gb/(1 if text_dtype == 'fp32' else 2)
-        lines.append(f"  memory       the text encoder is loaded first and leaves before the others come: {gb:.1f} GB in {text_dtype}")
+        lines.append(f"  memory       the text encoder is loaded first and leaves before the others come: "
+                     f"{gb:.1f} GB in {text_dtype}")
     if missing: lines.append(_ways(missing))
     return '\n'.join(lines)
 
@@ -107,12 +112,15 @@ def need_parts(
     vae:str|Path=VAE_REPO,
     text:str|Path=T5_NAME,
 ):
-    "Is every part here, or can it be downloaded? One `FileNotFoundError` names all that are missing, how large they are and what to do; nothing is loaded"
+    """Is every part here, or can it be downloaded?
+
+    One `FileNotFoundError` names all that are missing, how large they are and what to do; nothing is loaded."""
     missing, network = [], ''
     for part in released_parts(model, vae, text):
         if not part.why: continue
         if not os.path.exists(part.where):
-            network = network if 'cannot be reached' in network else no_download(part.where) # a network that is gone is not asked again
+            # a network that is gone is not asked again
+            network = network if 'cannot be reached' in network else no_download(part.where)
             if not network: continue
             if 'cannot be reached' not in network: part = part._replace(why=f"{part.why}; {network}")
         missing.append(part)
@@ -122,7 +130,8 @@ def need_parts(
     raise FileNotFoundError('\n'.join([*lines, _ways(missing)]))
 
 # %% ../../nbs/09_sample/05_released.ipynb #ef3c4b6b
-OPENSORA_12 = ModelDefaults(num_frames=51, image_size=(240, 426), fps=24, num_sampling_steps=30, cfg_scale=7.0, base_pix=512*512, align=5, aes=6.5, clean=True, lengths=(1, 51, 102, 204, 408))
+OPENSORA_12 = ModelDefaults(num_frames=51, image_size=(240, 426), fps=24, num_sampling_steps=30, cfg_scale=7.0,
+                            base_pix=512*512, align=5, aes=6.5, clean=True, lengths=(1, 51, 102, 204, 408))
 
 def load_released(
     texts,                     # every text that will be asked for, cleaned and with its scores; the negative prompt too
@@ -135,7 +144,9 @@ def load_released(
     progress=None,             # wraps the texts, e.g. tqdm
     offload:bool=False,        # hold only the part at work on the device
 ) -> Pipeline:                 # its text encoder knows `texts` only
-    "Encode the texts, let T5 go, then load the other two; before that, what is missing raises `FileNotFoundError`, see `need_parts`"
+    """Encode the texts, let T5 go, then load the other two
+
+    Before that, what is missing raises `FileNotFoundError`, see `need_parts`."""
     need_parts(model, vae, text)
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
@@ -144,5 +155,6 @@ def load_released(
     del encoder
     gc.collect()
     if device.type == 'cuda': torch.cuda.empty_cache()
-    pipe = Pipeline(load_released_vae(vae, dtype), load_stdit3(model, dtype), stored, OPENSORA_12, str(model), offload=str(device) if offload else '')
+    pipe = Pipeline(load_released_vae(vae, dtype), load_stdit3(model, dtype), stored, OPENSORA_12, str(model),
+                    offload=str(device) if offload else '')
     return pipe.to('cpu' if offload else device)
