@@ -1,4 +1,4 @@
-"""Prompt lines become jobs with a name, a seed and a file; what exists is skipped, each file is on disk before the next batch is begun.
+"""Batch sampling with resume: prompt lines become jobs with a name, a seed and a file; what exists is skipped, and each file is on disk before the next batch begins.
 
 Docs: https://opensora-nb.github.io/opensora_nb/09_sample/jobs.html.md"""
 
@@ -6,7 +6,8 @@ Docs: https://opensora-nb.github.io/opensora_nb/09_sample/jobs.html.md"""
 
 # %% auto #0
 __all__ = ['LEDGER', 'TextConfig', 'prepare', 'Job', 'read_ledger', 'ledger_rows', 'left', 'note_done', 'file_stamp', 'beside',
-           'taken', 'Naming', 'place', 'plan_jobs', 'read_texts', 'run_jobs', 'write_clip', 'watermark']
+           'taken', 'Naming', 'place', 'plan_jobs', 'check_entries', 'parse_lines', 'job_key', 'read_texts', 'run_jobs',
+           'keep_rounds', 'write_clip', 'watermark']
 
 # %% ../../nbs/09_sample/06_jobs.ipynb #b7ea293c
 import hashlib, json, os, warnings
@@ -73,7 +74,7 @@ def ledger_rows(
     for line in path.read_text(encoding='utf-8', errors='replace').splitlines() if path.is_file() else ():
         try: row = json.loads(line)
         except ValueError: continue
-        if isinstance(row, dict) and isinstance(row.get('file'), str) and isinstance(row.get('key'), str): rows.append(row)
+        if isinstance(row, dict) and all(isinstance(row.get(k), str) for k in ('file', 'key')): rows.append(row)
     return rows
 
 def left(
@@ -88,12 +89,14 @@ def note_done(
     path:Path=None, # another file of it: the rounds that are kept
 ):
     "A line for the ledger"
-    row = dict(file=(path or job.path).name, line=job.line, text=[t for _, t in job.spec.segments], seed=job.seed, key=job.key)
+    texts = [t for _, t in job.spec.segments]
+    row = dict(file=(path or job.path).name, line=job.line, text=texts, seed=job.seed, key=job.key)
     if path is None and job.asked not in ('', row['file']): row['asked'] = job.asked
     with open(job.path.parent/LEDGER, 'ab+') as f:
         if f.tell() and (f.seek(-1, 2), f.read())[1] != b'\n': f.write(b'\n') # behind a line that a crash cut off
         f.write((json.dumps(row, ensure_ascii=False) + '\n').encode())
 
+# %% ../../nbs/09_sample/06_jobs.ipynb #job-names
 def file_stamp(
     path:str|Path, # any file
 ) -> tuple|None:   # None where it cannot be looked at
@@ -103,14 +106,17 @@ def file_stamp(
         return s.st_size, s.st_mtime_ns
     except OSError: return None
 
-def beside(path, what): return path.with_stem(f'{path.stem}_{what}') # a copy with a watermark, or the kept rounds of a film
+def beside(path, what): # a copy with a watermark, or the kept rounds of a film
+    return path.with_stem(f'{path.stem}_{what}')
 
 def taken(
     path:Path, # of a clip
     key:str,   # what it shall be made from
     keys:dict, # from `read_ledger`
 ) -> bool:
-    "Would writing here lose something: a file made from something else, its copy with a watermark, or the kept rounds of another film"
+    """Would writing here lose something?
+
+    A file made from something else, its copy with a watermark, or the kept rounds of another film."""
     if keys.get(path.name) == key: return False
     part = beside(path, 'part')
     here = [p for p in (path, beside(path, 'watermark')) if os.path.lexists(p) and not p.is_dir()]
@@ -141,9 +147,11 @@ def place(
     jobs:list,     # whose paths are those of an empty folder, all samples of a prompt in a row
     naming:Naming, # gives further names
 ) -> list:         # the same jobs
-    "A job that was done before gets its file, others their own name, or the next free one where that is taken; samples of a prompt stay together"
-    folder = naming.folder
-    keys, asked = read_ledger(folder), {(r.get('asked', r['file']), r['key']): r['file'] for r in ledger_rows(folder)}
+    """A job that was done before gets its file, others their own name, or the next free one where that is taken
+
+    Samples of a prompt stay together."""
+    folder, keys = naming.folder, read_ledger(naming.folder)
+    asked = {(r.get('asked', r['file']), r['key']): r['file'] for r in ledger_rows(folder)}
     own, out, last = {j.path.name.lower() for j in jobs}, [], -1
     for a in range(0, len(jobs), naming.num_sample):
         done, rest = [], []
@@ -160,6 +168,7 @@ def place(
         out += sorted(done + [replace(j, path=p) for j, p in zip(rest, paths)], key=lambda j: j.k)
     return out
 
+# %% ../../nbs/09_sample/06_jobs.ipynb #plan-jobs
 def plan_jobs(
     lines,                    # (number, prompt line) pairs
     folder:str|Path,          # where files go
@@ -167,30 +176,57 @@ def plan_jobs(
     name:str|None=None,       # start of file names; None = sample
     num_sample:int=1,         # clips of each prompt
     seed:int=42,              # of the first clip of each prompt
-    prompt_as_path:bool=False,# files are named after their prompt
+    prompt_as_path:bool=False,# name files after their prompts
     references=(),            # reference_path of each line, for lines that name none
     masks=(),                 # mask_strategy of each line, for lines that name none
     text:TextConfig=TextConfig(), # what happens to prompts
-    settings='',              # all else that the clip depends on, such as weights and steps; its text goes into the key
-    overwrite:bool=False,     # write over files that were made from something else; else the next free name is taken
+    settings='',              # all else a clip depends on, e.g. weights; part of its key
+    overwrite:bool=False,     # write over files made from something else, else next free name
 ) -> list[Job]:
     "Take all lines apart before anything is made; `ValueError` says which line is wrong"
-    if num_sample < 1: raise ValueError(f"num_sample is {num_sample}; it is the number of clips of each prompt, 1 or more")
-    for what, given in (('reference_path', references), ('mask_strategy', masks)):
-        if given and len(given) != len(lines): raise ValueError(f"{len(given)} entries of {what} for {len(lines)} prompts; give one for each, '' for none")
+    if num_sample < 1:
+        raise ValueError(f"num_sample is {num_sample}; it is the number of clips of each prompt, 1 or more")
+    check_entries(len(lines), reference_path=references, mask_strategy=masks)
     for k in (0, num_sample - 1): check_setting('seed', seed + k)
     naming = Naming(Path(folder), suffix, name, num_sample, prompt_as_path)
     jobs, names = [], {}
+    for i, line, spec in parse_lines(lines, references, masks):
+        for k in range(num_sample):
+            path = naming.path(i, k, line)
+            low = path.name.lower()
+            if low in names:
+                raise ValueError(f"prompts {names[low]} and {i} would both be written to {path.name}; "
+                                 f"leave out prompt_as_path, so that files are numbered")
+            names[low] = i
+            key = job_key(spec, seed + k, text, settings)
+            jobs.append(Job(i, k, line, spec, seed + k, path, key, path.name, overwrite))
+    return read_texts(jobs if overwrite else place(jobs, naming), num_sample, text)
+
+def check_entries(n, **lists): # one for each of n prompts, or none at all
+    for what, entries in lists.items():
+        if entries and len(entries) != n:
+            raise ValueError(f"{len(entries)} entries of {what} for {n} prompts; give one for each, '' for none")
+
+def parse_lines(
+    lines,         # (number, prompt line) pairs
+    references=(), # reference_path of each line, for lines that name none
+    masks=(),      # mask_strategy of each line, for lines that name none
+):                 # yields (number, line, `PromptSpec`)
+    "Lines taken apart; `ValueError` says which one is wrong"
     for j, (i, line) in enumerate(lines):
         try: spec = parse_prompt_spec(line, *(g[j] if g else None for g in (references, masks)))
         except ValueError as e: raise ValueError(f"prompt {i}: {e}") from None
-        for k in range(num_sample):
-            path = naming.path(i, k, line)
-            if path.name.lower() in names: raise ValueError(f"prompts {names[path.name.lower()]} and {i} would both be written to {path.name}; leave out prompt_as_path, so that files are numbered")
-            names[path.name.lower()] = i
-            key = hashlib.sha256(repr((str(spec), [file_stamp(p) for p in spec.references], seed + k, text, settings)).encode()).hexdigest()[:16]
-            jobs.append(Job(i, k, line, spec, seed + k, path, key, path.name, overwrite))
-    return read_texts(jobs if overwrite else place(jobs, naming), num_sample, text)
+        yield i, line, spec
+
+def job_key(
+    spec:PromptSpec, # as the line says it
+    seed:int,
+    text:TextConfig, # what happens to prompts
+    settings,        # all else that the clip depends on
+) -> str:            # 16 characters
+    "Changes with all that a clip is made from, reference files included"
+    made_from = str(spec), [file_stamp(p) for p in spec.references], seed, text, settings
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
 
 def read_texts(
     jobs:list,       # all samples of a prompt in a row
@@ -214,29 +250,41 @@ def run_jobs(
     mark:str='',             # a watermark: also write a copy with this text
     progress:Callable=None,  # wraps the steps of a round, e.g. tqdm
     write:bool=True,         # False: make all jobs and no files, since another process that makes the same writes them
-):                           # yields (job, uint8 (f, h, w, 3)), after it was written; first the jobs that were done, with None
+):                           # yields (job, uint8 (f, h, w, 3)) once written; first the jobs done before, with None
     "Make what is not there yet; each file is on disk before the next batch is begun"
-    if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; it is the number of clips made at once, 1 or more")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it is the number of clips made at once, 1 or more")
     cfg = cfg.filled(pipe.defaults)
     fps = save_fps or cfg.fps
     todo = left(jobs) if write else list(jobs)
     here = {id(j) for j in todo}
     yield from ((j, None) for j in jobs if id(j) not in here)
     for a in range(0, len(todo), batch_size):
-        part, done = todo[a:a+batch_size], []
-        refs = [[read_reference(p, cfg.image_size) for p in j.spec.references] for j in part]
+        batch, done = todo[a:a+batch_size], []
+        refs = [[read_reference(p, cfg.image_size) for p in j.spec.references] for j in batch]
+        specs, seeds = [j.spec for j in batch], [j.seed for j in batch]
         try:
-            for clips in rounds(pipe, [j.spec for j in part], refs, cfg, long, [j.seed for j in part], progress): done.append(clips)
+            for clips in rounds(pipe, specs, refs, cfg, long, seeds, progress): done.append(clips)
         except BaseException:
-            for i, j in enumerate(part if done and write else ()):
-                kept = beside(j.path, 'part')
-                write_video(kept, np.concatenate([c[i] for c in done]), fps)
-                note_done(j, kept)
-                warnings.warn(f"{len(done)} of {long.loop} rounds are kept in {kept}; the next run begins this film anew", stacklevel=2)
+            if done and write: keep_rounds(batch, done, fps, long.loop)
             raise
-        for i, j in enumerate(part):
+        for i, j in enumerate(batch):
             film = np.concatenate([c[i] for c in done])
             yield write_clip(j, film, fps, mark) if write else j, film
+
+def keep_rounds(
+    batch:list, # of jobs that were interrupted
+    done:list,  # of rounds, each a clip for each job
+    fps:float,  # frames a second of the file
+    loop:int,   # rounds of a whole film
+):
+    "Write what there is of a film into a file with `_part` in its name"
+    for i, j in enumerate(batch):
+        kept = beside(j.path, 'part')
+        write_video(kept, np.concatenate([c[i] for c in done]), fps)
+        note_done(j, kept)
+        warnings.warn(f"{len(done)} of {loop} rounds are kept in {kept}; the next run begins this film anew",
+                      stacklevel=3)
 
 def write_clip(
     job:Job,
@@ -244,7 +292,9 @@ def write_clip(
     fps:float,       # frames a second of the file
     mark:str='',     # also write a copy with this text
 ) -> Job:            # with another path where somebody has written to this one meanwhile
-    "The file of a job with its line in the ledger; a copy with a watermark and kept rounds that belonged to a former file go with it"
+    """The file of a job with its line in the ledger
+
+    A copy with a watermark and kept rounds that belonged to a former file go with it."""
     keys, names = read_ledger(job.path.parent), (job.path.with_stem(f'{job.path.stem} {n}') for n in count(2))
     while not job.over and taken(job.path, job.key, keys): job = replace(job, path=next(names))
     write_video(job.path, film, fps)
