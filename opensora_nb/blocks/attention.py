@@ -1,4 +1,4 @@
-"""One function that attends, three ways to compute it; self-attention; cross-attention to captions of different lengths.
+"""One function that attends and three ways to compute it; self-attention in space and time; cross-attention to captions of different lengths.
 
 Docs: https://opensora-nb.github.io/opensora_nb/04_blocks/attention.html.md"""
 
@@ -120,7 +120,7 @@ def pad_text(
 
 # %% ../../nbs/04_blocks/02_attention.ipynb #8f3619de
 class CrossAttention(nn.Module):
-    "Video tokens look at the words of their own caption (released names: q_linear, kv_linear, proj)"
+    "Video tokens look at the tokens of their own caption (released names: q_linear, kv_linear, proj)"
     def __init__(self,
         d:int,      # width of a token
         heads:int,  # number of heads
@@ -130,19 +130,19 @@ class CrossAttention(nn.Module):
         self.q_linear, self.kv_linear, self.proj = nn.Linear(d, d), nn.Linear(d, 2*d), nn.Linear(d, d)
 
     def keys_values(self,
-        y:Tensor,        # (sum of lens, d) words of all captions, packed
-        lens:list[int],  # words of each caption, b numbers
-    ) -> tuple:          # keys and values (b, k, l, e) each, and (b, l) True at real words, None if all are
-        "What the words have to say; the same at every step of a sampler"
+        y:Tensor,        # (sum of lens, d) tokens of all captions, packed
+        lens:list[int],  # tokens of each caption, b numbers
+    ) -> tuple:          # keys and values (b, k, l, e) each, and (b, l) True at real tokens, None if all are
+        "Keys and values of the captions; the same at every step of a sampler"
         kv, keep = pad_text(self.kv_linear(y), lens)
         return *rearrange(kv, 'b l (c k e) -> c b k l e', c=2, k=self.heads), keep
 
     def forward(self,
         x:Tensor,        # (b, n, d) video tokens
-        y:Tensor,        # (sum of lens, d) words of all captions, packed
-        lens:list[int],  # words of each caption, b numbers
+        y:Tensor,        # (sum of lens, d) tokens of all captions, packed
+        lens:list[int],  # tokens of each caption, b numbers
     ) -> Tensor:         # (b, n, d)
-        "Keys and values are computed on the packed words, then padded to the longest caption"
+        "Keys and values are computed on the packed tokens, then padded to the longest caption"
         if len(lens) != len(x): raise ValueError(f"{len(x)} videos need {len(x)} captions, got {len(lens)}")
         k, v, keep = self.keys_values(y, lens)
         q = rearrange(self.q_linear(x), 'b n (k e) -> b k n e', k=self.heads)

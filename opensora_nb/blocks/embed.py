@@ -1,4 +1,4 @@
-"""Timestep, frame rate, size, caption and class label become vectors of the model's width.
+"""Timestep, frame rate, size, caption, null (unconditional) caption and class label become vectors of the model's width.
 
 Docs: https://opensora-nb.github.io/opensora_nb/04_blocks/embed.html.md"""
 

@@ -1,4 +1,4 @@
-"""Patches to tokens and back, normalisation, modulation by the timestep, the MLP, the final layer.
+"""Patches to tokens and back, QK normalisation (RMSNorm), adaLN-zero and adaLN-single, stochastic depth (drop path), the final layer.
 
 Docs: https://opensora-nb.github.io/opensora_nb/04_blocks/layers.html.md"""
 

@@ -1,4 +1,4 @@
-"""Fixed sine and cosine tables for rows and columns, in units that survive a change of resolution; rotations for frames.
+"""Sinusoidal position embedding for rows and columns, in units that survive a change of resolution; rotary position embedding (RoPE) for frames.
 
 Docs: https://opensora-nb.github.io/opensora_nb/04_blocks/position.html.md"""
 
