@@ -1,4 +1,4 @@
-"""Scores at the end of a caption, and the frame rate: two more ways to describe a clip, so that a model learns to be steered by them.
+"""A motion score at the end of a caption, or another frame rate: true descriptions that vary, so that a model learns to be steered by them.
 
 Docs: https://opensora-nb.github.io/opensora_nb/02_data/caption_augment.html.md"""
 

@@ -1,4 +1,4 @@
-"""What a caption loses on its way to the text encoder, step by step, and the sentences that tell a model how pretty and how lively a clip is.
+"""What a caption loses on its way to the T5 text encoder, step by step, and how aesthetic score, motion score and camera motion are written into it.
 
 Docs: https://opensora-nb.github.io/opensora_nb/02_data/captions.html.md"""
 

@@ -1,4 +1,4 @@
-"""One small interface for training clips, and three things behind it: the toy world, a CSV table, a folder.
+"""One small interface for training clips, and three implementations of it: the toy world, a CSV table, a folder.
 
 Docs: https://opensora-nb.github.io/opensora_nb/02_data/dataset.html.md"""
 

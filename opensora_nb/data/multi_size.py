@@ -1,4 +1,4 @@
-"""Clips of any shape and length, each brought to the size that its batch asks for.
+"""Clips of any resolution, aspect ratio and length, each brought to the size that its batch asks for.
 
 Docs: https://opensora-nb.github.io/opensora_nb/02_data/multi_size.html.md"""
 

@@ -1,4 +1,4 @@
-"""One order of batches that every process works out alone, deals out among all, and can take up again at any point.
+"""One order of batches that every process computes by itself, that is shared out among all of them, and that can be resumed at any point.
 
 Docs: https://opensora-nb.github.io/opensora_nb/02_data/sampler.html.md"""
 

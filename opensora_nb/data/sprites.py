@@ -1,4 +1,4 @@
-"""A labelled set of sprites becomes a folder of clips and two tables, which training reads like anyone's own videos.
+"""A labelled set of sprites becomes a folder of clips and two tables, which training reads as it would read your own videos.
 
 Docs: https://opensora-nb.github.io/opensora_nb/02_data/sprites.html.md"""
 

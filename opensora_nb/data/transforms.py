@@ -1,4 +1,4 @@
-"""Cut it to size without distorting it, pick the frames, and change pixels into numbers between -1 and 1.
+"""Cut a clip to size without distorting it, pick its frames, and turn pixels into numbers between -1 and 1.
 
 Docs: https://opensora-nb.github.io/opensora_nb/02_data/transforms.html.md"""
 
