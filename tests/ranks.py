@@ -1,7 +1,9 @@
-"""Runs of `opensora_nb.train.launch` in a fraction of a second: a server that has imported everything forks them, with the variables torchrun would set.
+"""Runs of `opensora_nb.train.launch` in a fraction of a second: a server that has imported everything forks them,
+with the variables that torchrun would set.
 
 Unlike torchrun it stops nobody when one process fails, so a test sees what the processes do by themselves.
-Reads a line of JSON (folder, processes, argv, seconds, after), answers with the process ids, then with exit codes and what was printed."""
+Reads a line of JSON (folder, processes, argv, seconds, after); answers with the process ids, then with exit codes
+and what was printed."""
 import json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 
@@ -10,16 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 class Ranks:
     "The test's side"
     def __init__(self):
-        env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | dict(ACCELERATE_USE_CPU='true',
-            OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
-        self.server = subprocess.Popen([sys.executable, __file__], env=env, stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, text=True)
-    # -> process ids; all are killed after so many seconds, or so many after the first has ended
+        env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')}
+        env |= dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+        self.server = subprocess.Popen(
+            [sys.executable, __file__], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     def start(self, folder, *argv, processes=1, seconds=60, after=60):
-        print(json.dumps(dict(folder=str(folder), argv=argv, processes=processes, seconds=seconds, after=after)),
-              file=self.server.stdin, flush=True)
+        "-> process ids; all are killed after so many seconds, or so many after the first has ended"
+        job = dict(folder=str(folder), argv=argv, processes=processes, seconds=seconds, after=after)
+        print(json.dumps(job), file=self.server.stdin, flush=True)
         return json.loads(self.server.stdout.readline())
-    def wait(self): # -> exit codes (negative: the signal), what each printed, seconds it took
+    def wait(self):
+        "-> exit codes (negative: the signal), what each printed, seconds it took"
         return json.loads(self.server.stdout.readline())
     def run(self, folder, *argv, **how):
         self.start(folder, *argv, **how)
@@ -37,14 +40,16 @@ def free_port():
         s.bind(('localhost', 0))
         return s.getsockname()[1]
 
-# what each of two processes prints that run this code and can talk to each other
 def together(code, folder, argv=lambda rank: (), local=lambda rank: rank):
+    "-> what each of two processes prints that run this code and can talk to each other"
     port = free_port()
-    env = lambda r: dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{ROOT/"tests"}', OMP_NUM_THREADS='1', RANK=str(r),
-                         WORLD_SIZE='2', LOCAL_RANK=str(local(r)), MASTER_ADDR='localhost', MASTER_PORT=str(port),
-                         ACCELERATE_USE_CPU='true')
-    both = [subprocess.Popen([sys.executable, '-c', code, *argv(r)], env=env(r), cwd=folder, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True) for r in (0, 1)]
+    def start(rank):
+        env = dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{ROOT/"tests"}', OMP_NUM_THREADS='1',
+                   RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(local(rank)), MASTER_ADDR='localhost',
+                   MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
+        return subprocess.Popen([sys.executable, '-c', code, *argv(rank)], env=env, cwd=folder,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    both = [start(rank) for rank in (0, 1)]
     said = [p.communicate(timeout=100)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     return said
@@ -74,8 +79,8 @@ def child(job, rank, port, out):
     os._exit(code)
 
 def serve():
-    # noqa: F401
-    import accelerate, numpy.ma, torch, opensora_nb.recipes, opensora_nb.train.launch, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor, torch.onnx, torch.profiler
+    import accelerate, numpy.ma, torch, opensora_nb.recipes, opensora_nb.train.launch # noqa: F401
+    import torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor, torch.onnx, torch.profiler # noqa: F401
     real = os.dup(1)
     answer = os.fdopen(real, 'w', buffering=1)
     os.dup2(2, 1)
@@ -97,7 +102,7 @@ def serve():
                     end = min(end, time.time() + job['after'])
                 elif time.time() > end: os.kill(p, signal.SIGKILL)
             time.sleep(0.01)
-        print(json.dumps([[codes[p] for p in pids], [o.read_text() for o in outs], round(time.time()-t, 2)]),
-              file=answer)
+        said = [o.read_text() for o in outs]
+        print(json.dumps([[codes[p] for p in pids], said, round(time.time()-t, 2)]), file=answer)
 
 if __name__ == '__main__': serve()

@@ -1,10 +1,10 @@
-"""Adapters: exact at the start, merged, saved and read back, refused where they do not fit; LoRA runs that stop and
-go on"""
+"Adapters: exact at the start, merged, saved, read back, refused where they do not fit; LoRA runs that stop and go on"
 import copy, json
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from opensora_nb.core import has_package, set_seed, torch_rng
-from opensora_nb.models.adapters import PARTS, NewWords, add_lora, adapter_size, adapters, chosen_linears, freeze, load_lora, merge_lora, read_lora, save_lora, train_words
+from opensora_nb.models.adapters import (PARTS, NewWords, add_lora, adapter_size, adapters, chosen_linears, freeze,
+                                         load_lora, merge_lora, read_lora, save_lora, train_words)
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.models.zoo import load_stdit3, randomise
 from opensora_nb.text.encoders import tiny_text
@@ -76,8 +76,8 @@ def test_gradients_reach_the_adapter_and_the_word_alone():
     add_lora(m, 2, words=['glorp'])
     shake(m)
     x = torch.randn(1, 4, 2, 4, 4)
-    m(x, torch.tensor([300.]), *m.text.tokenize(['a glorp']), fps=torch.tensor([8.]), height=torch.tensor([64.]),
-      width=torch.tensor([64.])).square().mean().backward()
+    size = dict(fps=torch.tensor([8.]), height=torch.tensor([64.]), width=torch.tensor([64.]))
+    m(x, torch.tensor([300.]), *m.text.tokenize(['a glorp']), **size).square().mean().backward()
     got = {k for k, p in m.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert got == {k for k, p in m.named_parameters() if p.requires_grad} and 'text.token.new' in got
 
@@ -158,18 +158,19 @@ def test_fuzz_bytes(tmp_path, text):
     (tmp_path/'lora.json').write_bytes(text)
     with pytest.raises(ValueError): read_lora(tmp_path)
 
-@pytest.mark.parametrize('what, trained', [('all but temporal', {'model.temporal_blocks'}),
-                                           ('all but ends + text', {'model.x_embedder', 'model.final_layer',
-    'model.y_embedder', 'text'})])
+@pytest.mark.parametrize('what, trained', [
+    ('all but temporal',    {'model.temporal_blocks'}),
+    ('all but ends + text', {'model.x_embedder', 'model.final_layer', 'model.y_embedder', 'text'}),
+])
 def test_freeze_by_name(what, trained):
     m = both()
     now, of = freeze(m, what)
-    assert {k.split('.')[0] if k.startswith('text') else '.'.join(k.split('.')[:2]) for k,
-            p in m.named_parameters() if p.requires_grad} == trained
+    def part(name): return 'text' if name.startswith('text') else '.'.join(name.split('.')[:2])
+    assert {part(k) for k, p in m.named_parameters() if p.requires_grad} == trained
     assert now == count_parameters(m, True) < of == count_parameters(m)
     free, _ = freeze(both().model, 'text')
-    assert free == sum(p.numel() for k, p in both().model.named_parameters()
-                       if not k.startswith(('y_embedder', 'rope')))
+    assert free == sum(
+        p.numel() for k, p in both().model.named_parameters() if not k.startswith(('y_embedder', 'rope')))
 
 @given(what=st.text(max_size=12))
 @settings(max_examples=60, deadline=None)
@@ -190,8 +191,7 @@ def test_only_chosen_words_are_trained():
 
 @needs_peft
 def test_sample_with_an_adapter(tmp_path, monkeypatch, capsys):
-    """`osnb sample --lora`: the adapter's new word is known, the adapter makes another clip, and a wrong one is one
-    sentence"""
+    "The adapter's new word is known, the adapter makes another clip, and a wrong one is one sentence"
     from opensora_nb.app.cli import main
     from opensora_nb.sample.pipeline import load_pipeline
     monkeypatch.chdir(tmp_path)
@@ -209,56 +209,71 @@ def test_sample_with_an_adapter(tmp_path, monkeypatch, capsys):
     assert 'glorp' in made('b')[1] and pixels('a/sample_0000.png') != pixels('b/sample_0000.png')
     assert made('b', '--lora', 'run')[0] == 0 # something else, so it takes the next number
     assert pixels('b/sample_0001.png') == pixels('a/sample_0000.png')
-    assert made('c', '--lora', 'nowhere') == (1,
-        "osnb: error: nowhere holds no adapter: there is no lora.json; give a folder written by save_lora, or a run "
-        "that trains one\n")
+    assert made('c', '--lora', 'nowhere') == (1, (
+        "osnb: error: nowhere holds no adapter: there is no lora.json; "
+        "give a folder written by save_lora, or a run that trains one\n"))
     code, err = made('c', '--lora', 'run', '--weights', 'worlds')
     assert code == 1 and 'was made for another model' in err
 
 # training
 
-@needs_peft
-@pytest.mark.parametrize('how, level, learn', [(dict(lora=2), 'full', 'lora_'),
-    (dict(train_only='temporal'), 'core', 'temporal_blocks')], ids=['lora', 'temporal'])
-def test_a_run_that_stops_goes_on_bit_equal_and_can_be_sampled(tmp_path, how, level, learn):
-    from dataclasses import replace
-    from opensora_nb.data.dataset import DataConfig
-    from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
-    from opensora_nb.train.diffusion import T2VTrain
-    from opensora_nb.train.loop import Callback, train
-    from opensora_nb.train.optim import OptimConfig
-    from opensora_nb.weights import read_state
-    class Kill(Callback):
-        def after(self, run): run.stopped = 'SIGTERM' if run.step == 2 else run.stopped
-    cfg = T2VTrain(out=str(tmp_path), init='tiny', data=DataConfig(n=8, level=level), steps=4, batch_size=4, log_every=1, validate_on=0, preview_every=0, device='cpu', precision='no', features=str(tmp_path/'features'),
-                   optim=OptimConfig(lr=3e-3, warmup=1), **how)
-    whole = train(replace(cfg, name='whole'), progress=False)
-    part = replace(cfg, name='part')
-    assert train(part, progress=False, callbacks=(Kill(),)).step == 2
-    rest = train(part, progress=False)
-    base = load_pipeline('tiny', 'cpu')
+def check_that_it_goes_on_bit_equal(whole, rest):
+    "A run that was stopped and continued against one that was not"
     assert [r['loss'] for r in rest.log if 'loss' in r] == [r['loss'] for r in whole.log if 'loss' in r]
     a, b = whole.model.state_dict(), rest.model.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert all(torch.equal(whole.ema.shadow[k], rest.ema.shadow[k]) for k in whole.ema.shadow)
-    new = ['text.token.new'] if 'lora' in how else []
-    trained = [k for k, p in rest.model.named_parameters() if p.requires_grad]
+
+def check_that_the_rest_is_frozen(run, base, learn, new):
+    "What is frozen did not move, not even in the last bit, and takes no place in the checkpoint"
+    from opensora_nb.weights import read_state
+    trained = [k for k, p in run.model.named_parameters() if p.requires_grad]
     assert all(learn in k or k in new for k in trained) and set(new) <= set(trained)
-    for k, p in base.model.named_parameters(): # what is frozen did not move, not even in the last bit
+    now = run.model.state_dict()
+    for k, p in base.model.named_parameters():
         head, _, leaf = k.rpartition('.')
-        now = b.get(f'model.{k}', b.get(f'model.{head}.base_layer.{leaf}'))
-        if learn not in k: assert torch.equal(now, p)
-    saved = max((tmp_path/'part'/'checkpoints').iterdir())
-    held = read_state(saved/'model.safetensors')
-    assert not [k for k in held if 'spatial' in k and learn not in k]
-    assert set(rest.ema.shadow) == set(trained) and sum(len(g['params']) for g in rest.opt.param_groups) == len(trained)
-    made = load_pipeline(tmp_path/'part', 'cpu')
+        if learn not in k: assert torch.equal(now.get(f'model.{k}', now.get(f'model.{head}.base_layer.{leaf}')), p)
+    saved = max((run.folder/'checkpoints').iterdir())
+    assert not [k for k in read_state(saved/'model.safetensors') if 'spatial' in k and learn not in k]
+    assert set(run.ema.shadow) == set(trained)
+    assert sum(len(g['params']) for g in run.opt.param_groups) == len(trained)
+
+def check_that_it_can_be_sampled(run, base, lora):
+    "The folder of the run makes what the run makes; so does an adapter by itself, on the weights it started from"
+    from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
+    def picture(pipe):
+        cfg = SampleConfig(num_sampling_steps=2, num_frames=1)
+        return generate(pipe, ['a red circle moves left'], cfg)[0].astype(int)
+    made = load_pipeline(run.folder, 'cpu')
     assert list(made.model.state_dict()) == list(base.model.state_dict())
-    one = lambda pipe: generate(pipe, ['a red circle moves left'], SampleConfig(num_sampling_steps=2, num_frames=1))[0]
-    with rest.ema.applied(rest.model): want = one(rest.task.pipeline())
-    assert abs(one(made).astype(int) - want).max() <= 1
-    if 'lora' in how: # the adapter by itself makes the same, on the weights it started from
-        assert abs(one(merge_lora(load_lora(base, tmp_path/'part'))).astype(int) - want).max() <= 1
+    with run.ema.applied(run.model): want = picture(run.task.pipeline())
+    assert abs(picture(made) - want).max() <= 1
+    if lora: assert abs(picture(merge_lora(load_lora(base, run.folder))) - want).max() <= 1
+
+@needs_peft
+@pytest.mark.parametrize('how, level, learn', [
+    (dict(lora=2),                'full', 'lora_'),
+    (dict(train_only='temporal'), 'core', 'temporal_blocks'),
+], ids=['lora', 'temporal'])
+def test_a_run_that_stops_goes_on_bit_equal_and_can_be_sampled(tmp_path, how, level, learn):
+    from dataclasses import replace
+    from opensora_nb.data.dataset import DataConfig
+    from opensora_nb.sample.pipeline import load_pipeline
+    from opensora_nb.train.diffusion import T2VTrain
+    from opensora_nb.train.loop import Callback, train
+    from opensora_nb.train.optim import OptimConfig
+    class Kill(Callback):
+        def after(self, run): run.stopped = 'SIGTERM' if run.step == 2 else run.stopped
+    cfg = T2VTrain(out=str(tmp_path), init='tiny', data=DataConfig(n=8, level=level), steps=4, batch_size=4,
+                   log_every=1, validate_on=0, preview_every=0, device='cpu', precision='no',
+                   features=str(tmp_path/'features'), optim=OptimConfig(lr=3e-3, warmup=1), **how)
+    whole = train(replace(cfg, name='whole'), progress=False)
+    part = replace(cfg, name='part')
+    assert train(part, progress=False, callbacks=(Kill(),)).step == 2
+    rest, base = train(part, progress=False), load_pipeline('tiny', 'cpu')
+    check_that_it_goes_on_bit_equal(whole, rest)
+    check_that_the_rest_is_frozen(rest, base, learn, ['text.token.new'] if 'lora' in how else [])
+    check_that_it_can_be_sampled(rest, base, 'lora' in how)
     with pytest.raises(ValueError, match='Train the same parts as before'):
         train(replace(part, steps=5, lora=0, train_only='spatial+text'), progress=False)
 

@@ -7,7 +7,7 @@ from opensora_nb.check import Exercise, Wrong, call, check, check_value, differe
 ROOT = Path(__file__).resolve().parent.parent
 double = Exercise(lambda x: x*2, lambda: [(torch.arange(3.),), (torch.randn(2, 5).T,), (torch.randn(3).bfloat16(),)],
                   wrong=[Wrong(lambda x: x**2, 'square'), Wrong(lambda x: x + 2, 'plus')], hints=('gentle', 'direct'))
-right = lambda x: x + x
+def right(x): return x + x
 
 def test_stub_that_passes_is_an_error_except_for_a_reader(monkeypatch):
     with pytest.raises(AssertionError, match='the stub passes'): double.prove(right, right)
@@ -18,8 +18,8 @@ def test_stub_that_passes_is_an_error_except_for_a_reader(monkeypatch):
 
 def test_hints():
     assert check(lambda x: x*x, double).hint == 'square' and check(lambda x: 2 + x, double).hint == 'plus'
-    assert [check(lambda x: x, double, hint=h).hint for h in (-1, 0, 1, 2, 9)] == ['gentle', 'gentle', 'gentle',
-        'direct', 'direct']
+    hints = [check(lambda x: x, double, hint=h).hint for h in (-1, 0, 1, 2, 9)]
+    assert hints == ['gentle', 'gentle', 'gentle', 'direct', 'direct']
 
 def boom(x): raise RuntimeError('`bad`\n\n# title')
 class Sour(Exception):
@@ -80,13 +80,17 @@ def test_a_loop_in_the_last_case_only():
 
 def test_a_reader_may_interrupt():
     "Ctrl-C reaches the reader, and the loop does not go on behind their back"
-    code = ("import os, signal, threading, time\nfrom opensora_nb.check import *\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n" # a job in the background is born deaf to it
-            "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
-            "def endless(n):\n    while True: n += 1\n"
-            "try: check(endless, Exercise(lambda n: n, [(1,)]), seconds=60)\n"
-            "except KeyboardInterrupt: print('stopped', sum(t.daemon for t in threading.enumerate()))")
-    out = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True,
-                         text=True, timeout=60)
+    code = (
+        "import os, signal, threading, time\n"
+        "from opensora_nb.check import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n" # a job in the background is born deaf to it
+        "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "def endless(n):\n"
+        "    while True: n += 1\n"
+        "try: check(endless, Exercise(lambda n: n, [(1,)]), seconds=60)\n"
+        "except KeyboardInterrupt: print('stopped', sum(t.daemon for t in threading.enumerate()))")
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=60)
     assert out.stdout.split() == ['stopped', '0'], out.stdout + out.stderr
 
 def test_cases_are_never_changed():

@@ -44,8 +44,10 @@ def test_own_clips_are_scored(mine, monkeypatch, capsys):
     assert found['n'] == found['captions'] == 3 and 0 <= found['same_caption'] <= 1 and found['distance'] > 0
     assert 'reconstruction of 3 clips' in said and 'nearest clip of 3 samples' in said
 
-@pytest.mark.parametrize('words, says', [(['--data', 'nowhere.csv'], 'nowhere.csv'),
-                                         (['--data', 'toys', '--ceiling'], 'without --following')])
+@pytest.mark.parametrize('words, says', [
+    (['--data', 'nowhere.csv'],         'nowhere.csv'),
+    (['--data', 'toys', '--ceiling'],   'without --following'),
+])
 def test_wrong_words_are_one_sentence(mine, monkeypatch, capsys, words, says):
     "No traceback, and what to change"
     monkeypatch.chdir(mine)

@@ -11,10 +11,11 @@ from opensora_nb.text.prompts import parse_prompt_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT/'README.md').read_text(encoding='utf-8')
-LINES = [c.strip() for block in re.findall(r'```bash\n(.*?)```', README, re.S) for l in block.splitlines()
-         for c in l.split(' && ')]
-SAMPLES = [l for l in LINES if l.startswith('osnb sample') and '--prompt ' in l and '--plan' not in l
-           and 'runs/' not in l]
+LINES = []
+for block in re.findall(r'```bash\n(.*?)```', README, re.S):
+    for line in block.splitlines(): LINES += [c.strip() for c in line.split(' && ')]
+SAMPLES = [
+    l for l in LINES if l.startswith('osnb sample') and '--prompt ' in l and '--plan' not in l and 'runs/' not in l]
 ROUND = 17 # frames of the first round of a film
 
 def weights_of(words): return words[2] if words[2] in embedded() else 'tiny'

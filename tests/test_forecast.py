@@ -1,5 +1,4 @@
-"""What a run will cost: the FLOP formula against torch's counter, the dry run against the formula and against real
-tensors, and what people may ask for."""
+"What a run will cost: the FLOP formula against torch's counter, the dry run against both, and what people may ask for."
 from dataclasses import replace
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -7,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from opensora_nb.blocks.attention import use_backend
 from opensora_nb.data import sizes
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny, stdit3_xl2
-from opensora_nb.sample.forecast import PUBLISHED, Meter, decode_stage, denoise_stages, forecast, stdit3_flops, total_flops
+from opensora_nb.sample.forecast import (PUBLISHED, Meter, decode_stage, denoise_stages, forecast, stdit3_flops,
+                                         total_flops)
 from opensora_nb.sample.pipeline import load_pipeline
 from opensora_nb.vae.video import VideoVAE, video_vae_tiny, video_vae_v12
 
@@ -35,8 +35,8 @@ def test_dry_run_is_the_formula(guidance):
 def test_depths_are_extrapolated_exactly():
     cfg = replace(stdit3_tiny(), depth=4)
     model, row = STDiT3(cfg).eval(), torch.ones(2)
-    assert denoise_stages(cfg, (5, 8, 8), (64, 64), 1, 40, True,
-                          torch.float32)[0].params == sum(p.numel() for p in model.parameters())
+    first = denoise_stages(cfg, (5, 8, 8), (64, 64), 1, 40, True, torch.float32)[0]
+    assert first.params == sum(p.numel() for p in model.parameters())
 
 @pytest.mark.parametrize('f', [1, 4, 17, 20, 51])
 def test_decode_counts_all_chunks(f):
@@ -53,29 +53,33 @@ def test_whole_generate_is_metered_alike(): # the real thing on real tensors
     from opensora_nb.sample.pipeline import SampleConfig, generate
     pipe = load_pipeline('tiny', device='cpu', dtype='fp32')
     plan, words = forecast(pipe, 34, (64, 96), 3, device=None), pipe.text.max_length
-    pipe.text.encode = lambda texts: (torch.zeros(len(texts), 1, words, pipe.text.dim),
-                                      torch.ones(len(texts), words, dtype=torch.long))
+    def zeros(texts):
+        return torch.zeros(len(texts), 1, words, pipe.text.dim), torch.ones(len(texts), words, dtype=torch.long)
+    pipe.text.encode = zeros
     with Meter(pipe.model, pipe.vae, pipe.text) as m:
         generate(pipe, ['a red circle'], SampleConfig(num_frames=34, image_size=(64, 96), num_sampling_steps=3))
     assert m.flops == pytest.approx(plan.total_flops, rel=1e-6) and m.peak == pytest.approx(plan.memory, rel=0.1)
 
 def test_no_model_is_allocated():
     from opensora_nb.sample import forecast as module
-    assert all(p.is_meta for cls, cfg in zip((STDiT3, VideoVAE), RELEASED)
-               for p in module.on_meta(cls, cfg).parameters())
+    for cls, cfg in zip((STDiT3, VideoVAE), RELEASED):
+        assert all(p.is_meta for p in module.on_meta(cls, cfg).parameters())
 
 def test_published_rows_have_forecasts():
-    near = [forecast(RELEASED, l, r, 30, dtype='bf16', device=None, extra=19_000_000_000) for r,
-            l in (('360p', 1), ('480p', '4s'), ('720p', '16s'))]
-    for p, (s, g) in zip(near, (PUBLISHED['360p', 1], PUBLISHED['480p', '4s'], PUBLISHED['720p', '16s'])):
+    def of_released(length, resolution):
+        return forecast(RELEASED, length, resolution, 30, dtype='bf16', device=None, extra=19_000_000_000)
+    rows = (('360p', 1), ('480p', '4s'), ('720p', '16s'))
+    near = [of_released(length, resolution) for resolution, length in rows]
+    for p, (s, g) in zip(near, (PUBLISHED[k] for k in rows)):
         assert 0.6 < p.memory/1e9/g < 1.1 and dict(p.lines())['published'].startswith(f'{s} s and {g} GB')
-    assert all(100 < p.total_flops/PUBLISHED[k][0]/1e12 < 150 for p,
-               k in zip(near[1:], (('480p', '4s'), ('720p', '16s'))))
+    for p, k in zip(near[1:], rows[1:]): assert 100 < p.total_flops/PUBLISHED[k][0]/1e12 < 150
     assert 'published' not in dict(forecast(RELEASED, '4s', '720p', 20, device=None).lines())
 
 @settings(max_examples=60, deadline=None)
-@given(st.one_of(st.text(max_size=6), st.integers(-3, 60), st.sampled_from(['2s', '1x', None])), st.one_of(st.text(max_size=6), st.none(), st.tuples(st.integers(-9, 99), st.integers(-9, 99)),
-       st.sampled_from(['144p', '256'])), st.integers(-2, 4), st.integers(-1, 2), st.integers(-1, 12))
+@given(st.one_of(st.text(max_size=6), st.integers(-3, 60), st.sampled_from(['2s', '1x', None])),
+       st.one_of(st.text(max_size=6), st.none(), st.tuples(st.integers(-9, 99), st.integers(-9, 99)),
+                 st.sampled_from(['144p', '256'])),
+       st.integers(-2, 4), st.integers(-1, 2), st.integers(-1, 12))
 def test_any_question_has_an_answer_or_a_clear_error(f, size, steps, batch, words):
     try: plan = forecast((TOY, video_vae_tiny()), f, size, steps, batch, device=None, caption_tokens=words)
     except ValueError as e: assert len(str(e)) > 20

@@ -1,21 +1,24 @@
-"""Resolution and aspect tables against those of Open-Sora 1.2 (goldens/aspect.json): every row, exactly; and what people may type.
+"""Resolution and aspect tables against those of Open-Sora 1.2 (goldens/aspect.json): every row, exactly; and what
+people may type.
 
-Odd cases of the reference, mirrored: 144p, 240p and 480p have odd sides, few "p" sizes divide by 8, the name 50:27 means the key 2.08 (25:12),
-five keys of the table 2880 are not its ratios, and the formula `get_h_w` does not give the tables back.
+Odd cases of the reference, mirrored: 144p, 240p and 480p have odd sides, few "p" sizes divide by 8, the name 50:27
+means the key 2.08 (25:12), five keys of the table 2880 are not its ratios, and the formula `get_h_w` does not give the
+tables back.
 """
 import json
+from itertools import product
 from pathlib import Path
 import pytest
 from hypothesis import example, given, settings, strategies as st
-from opensora_nb.data.sizes import RATIOS, SIZES, TOY_SIZES, closest_ratio, decoded_size, even_size, image_size, num_frames, num_pixels
+from opensora_nb.data.sizes import (RATIOS, SIZES, TOY_SIZES, closest_ratio, decoded_size, even_size, image_size,
+                                    num_frames, num_pixels)
 
 G = json.loads((Path(__file__).parent/'goldens'/'aspect.json').read_text())
 
 # The reference raises where a square table has no such key; 1:1 fails too, since the table writes 1.0 and the name
-# means
-# 1.00. Ours takes the nearest key. 12:25 is the one name the square tables know (but for 2880).
-DEFECT_ROWS = {f'{r}|{n}' for r in ('256', '512', '1024', '2048', '2880') for n in G['ratio_names']
-               if n != '12:25'} | {'2880|12:25'}
+# means 1.00. Ours takes the nearest key. 12:25 is the one name the square tables know (but for 2880).
+SQUARE = [n for n in G['ratio_names'] if n != '12:25']
+DEFECT_ROWS = {f'{r}|{n}' for r, n in product(('256', '512', '1024', '2048', '2880'), SQUARE)} | {'2880|12:25'}
 NEAREST_512 = {
     '3:8':   (320, 800),
     '9:21':  (320, 768),
@@ -53,8 +56,8 @@ def test_defect_rows_take_the_nearest(scale, name):
     assert {n: image_size(name, n) for n in NEAREST_512} == {n: (h*scale, w*scale) for n, (h, w) in NEAREST_512.items()}
 
 def test_2880_takes_the_nearest(): # own keys: 0.55 for 9:16, 0.47 for 12:25
-    assert [image_size('2880', n) for n in ('1:1', '9:16', '12:25', '3:8')] == [(2880, 2880), (2112, 3840),
-        (1920, 4096), (1792, 4480)]
+    nearest = {'1:1': (2880, 2880), '9:16': (2112, 3840), '12:25': (1920, 4096), '3:8': (1792, 4480)}
+    assert {n: image_size('2880', n) for n in nearest} == nearest
 
 @pytest.mark.parametrize('row', G['closest_ratio'], ids=lambda r: f'{r[0]}-{r[1]}x{r[2]}')
 def test_closest_ratio(row):
@@ -78,8 +81,8 @@ def test_multiple_is_what_comes_out():
 
 words = st.one_of(st.text(max_size=12), st.from_regex(r'\s*[0-9]{1,4}[pk]?\s*', fullmatch=True),
                   st.sampled_from([*SIZES, *TOY_SIZES, '4K', ' 720P ']))
-shapes = st.one_of(st.text(max_size=12), st.from_regex(r'-?[0-9]{0,8}[.]?[0-9]{0,3}:?[0-9]{0,8}', fullmatch=True), st.sampled_from([*RATIOS, '0.56', '1.0', '1:0']),
-                   st.floats(), st.integers(), st.none())
+shapes = st.one_of(st.text(max_size=12), st.from_regex(r'-?[0-9]{0,8}[.]?[0-9]{0,3}:?[0-9]{0,8}', fullmatch=True),
+                   st.sampled_from([*RATIOS, '0.56', '1.0', '1:0']), st.floats(), st.integers(), st.none())
 
 @settings(max_examples=400, deadline=None)
 @given(words, shapes)

@@ -1,10 +1,12 @@
 "Frame masks against the reference's: strategies with their recorded draws, mask strings, and what they do to latents."
 import json, random
+from itertools import product
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, strategies as st
 from safetensors.torch import load_file
-from opensora_nb.flow.masks import Condition, apply_conditions, conditions_text, draw_mask, mask_ratios, parse_conditions, pick_strategy, snap
+from opensora_nb.flow.masks import (Condition, apply_conditions, conditions_text, draw_mask, mask_ratios,
+                                    parse_conditions, pick_strategy, snap)
 
 HERE = Path(__file__).parent/'goldens'
 TRAIN, INFER = (json.loads((HERE/f'{n}.json').read_text()) for n in ('mask_train', 'mask_infer'))
@@ -29,8 +31,8 @@ def fixed(r): # rows where the reference fails, or leaves nothing to learn, and 
     return r['error'] is not None or not any(r['mask'])
 
 def test_the_defect_rows_are_the_known_ones():
-    assert {(r['strategy'], r['T']) for r in TRAIN['forced'] if fixed(r)} == {
-        (f'quarter_{s}', t) for s in ('random', 'head', 'tail', 'head_tail') for t in (2, 3)} | {('image_head_tail', 2)}
+    quarters = product(('quarter_random', 'quarter_head', 'quarter_tail', 'quarter_head_tail'), (2, 3))
+    assert {(r['strategy'], r['T']) for r in TRAIN['forced'] if fixed(r)} == {*quarters, ('image_head_tail', 2)}
 
 def test_forced_strategies():
     for r in TRAIN['forced']:
@@ -48,8 +50,8 @@ def test_a_long_mix_with_the_reference_generators():
     random.seed(TRAIN['mix_seed'])
     torch.manual_seed(TRAIN['mix_seed'])
     rng, ratios = Python(), mask_ratios({k: v for k, v in TRAIN['ratios'].items() if k != 'identity'})
-    assert [draw_mask(15, pick_strategy(ratios, rng.random()), rng).int().tolist()
-            for _ in TRAIN['mix']] == TRAIN['mix']
+    drawn = [draw_mask(15, pick_strategy(ratios, rng.random()), rng) for _ in TRAIN['mix']]
+    assert [m.int().tolist() for m in drawn] == TRAIN['mix']
 
 def test_selection():
     ratios = mask_ratios({k: v for k, v in TRAIN['ratios'].items() if k != 'identity'})
@@ -71,8 +73,8 @@ def test_conditions_on_latents(row):
     n = row['index']
     before = t['z'].clone()
     refs = [[t[k] for k in sorted(t) if k.startswith(f'ref.{i}.')] for i in range(len(t['z']))]
-    z, mask = apply_conditions(t['z'], refs, [parse_conditions(s) for s in row['mask_strategy']], row['loop'],
-                               row['align'])
+    conditions = [parse_conditions(s) for s in row['mask_strategy']]
+    z, mask = apply_conditions(t['z'], refs, conditions, row['loop'], row['align'])
     assert torch.equal(z, t[f'apply.{n}.z']) and torch.equal(t['z'], before)
     want = t[f'apply.{n}.mask']
     # the reference returns ones; ours says: no mask
@@ -88,9 +90,9 @@ def test_any_string_is_read_or_refused_with_a_sentence(text):
     assert parse_conditions(conditions_text(conditions)) == conditions
 
 small = st.integers(-20, 20)
-@given(st.lists(st.builds(Condition, st.integers(0, 3), st.integers(0, 3), small, small, st.integers(1, 20),
-                          st.floats(0, 1)), max_size=4), st.integers(1, 16), st.integers(1, 16),
-    st.sampled_from([None, 4, 5]))
+any_condition = st.builds(Condition, st.integers(0, 3), st.integers(0, 3), small, small, st.integers(1, 20),
+                          st.floats(0, 1))
+@given(st.lists(any_condition, max_size=4), st.integers(1, 16), st.integers(1, 16), st.sampled_from([None, 4, 5]))
 def test_any_condition_is_placed_or_refused(conditions, f, n, align):
     conditions = tuple(conditions)
     assert parse_conditions(conditions_text(conditions)) == conditions

@@ -1,6 +1,6 @@
-"""Cleaning, score sentences and the grammar of prompts against stored results of Open-Sora 1.2:
-goldens/text_clean.json, goldens/prompts.json."""
+"Cleaning, score sentences and the grammar of prompts against stored results of Open-Sora 1.2 (text_clean, prompts)."
 import json, math, warnings
+from itertools import chain
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -9,8 +9,9 @@ from opensora_nb.core import assets
 from opensora_nb.toy.world import parse_prompt
 from opensora_nb.toy.levels import prompt_warnings
 from opensora_nb.flow.masks import Condition, parse_conditions
-from opensora_nb.text.prompts import (MAX_NAME, PromptSpec, _mask_text, example_prompts, join_segments, parse_prompt_spec, read_prompt_file, safe_name, sample_name,
-                                      split_segments, with_previous)
+from opensora_nb.text.prompts import (
+    MAX_NAME, PromptSpec, _mask_text, example_prompts, join_segments, parse_prompt_spec, read_prompt_file, safe_name,
+    sample_name, split_segments, with_previous)
 from opensora_nb.data.captions import MAX_LETTERS, clean_caption, clean_prompt, plain_prompt, repair_text, score_text
 
 HERE = Path(__file__).parent/'goldens'
@@ -31,8 +32,8 @@ def quiet(fn, *args):
         warnings.simplefilter('ignore')
         return fn(*args)
 
-@pytest.mark.parametrize('row', CLEAN['rows'], ids=lambda r: r['input'][:24].encode('ascii', 'replace').decode()
-                         or 'empty')
+def short(text): return text[:24].encode('ascii', 'replace').decode() or 'empty'
+@pytest.mark.parametrize('row', CLEAN['rows'], ids=lambda r: short(r['input']))
 def test_cleaning(row):
     assert clean_caption(row['input']) == row['clean_once']
     assert quiet(clean_prompt, row['input']) == row['preprocess']
@@ -54,8 +55,8 @@ def test_steps_without_a_golden(text, want): assert clean_caption(text) == want
 
 def test_every_step_matters(monkeypatch):
     "Without any one row of the table some result changes"
-    texts = [r['input'] for r in CLEAN['rows']] + ['www:a boat', 'a ‘‘b’’ c', 'a &amp;quot; b', 'at sea 1:20 @joe',
-        'a boat . a gull']
+    more = ['www:a boat', 'a ‘‘b’’ c', 'a &amp;quot; b', 'at sea 1:20 @joe', 'a boat . a gull']
+    texts = [r['input'] for r in CLEAN['rows']] + more
     right = [clean_caption(t) for t in texts]
     for step in captions.STEPS:
         with monkeypatch.context() as m:
@@ -83,7 +84,8 @@ def test_scores():
 
 @quick
 @given(texts, st.one_of(st.none(), st.floats(), st.integers(), st.text(max_size=5), st.booleans(), st.just([1])),
-       st.one_of(st.none(), st.floats(), st.integers(-10, 10**400)), st.one_of(st.none(), texts, st.integers()), st.sampled_from(['infer', 'train', 'report', 'other']))
+       st.one_of(st.none(), st.floats(), st.integers(-10, 10**400)), st.one_of(st.none(), texts, st.integers()),
+       st.sampled_from(['infer', 'train', 'report', 'other']))
 def test_scores_are_numbers_in_range_or_a_clear_error(prompt, aes, flow, camera, style):
     try: out = score_text(prompt, aes, flow, camera, style)
     except ValueError as e: assert any(w in str(e) for w in ('from 0 to', 'camera_motion is', 'unknown style'))
@@ -153,8 +155,8 @@ def test_append_generated(row):
 @pytest.mark.parametrize('kw, want', G['save_path'])
 def test_save_path(kw, want):
     prompt = kw['prompt'] if kw.get('prompt_as_path') else None
-    assert 'DIR/' + sample_name(kw.get('sample_idx', 0), kw.get('k', 0), kw.get('num_sample', 1), kw.get('sample_name'),
-                                prompt) == want
+    numbers = kw.get('sample_idx', 0), kw.get('k', 0), kw.get('num_sample', 1)
+    assert 'DIR/' + sample_name(*numbers, kw.get('sample_name'), prompt) == want
 
 def told(e): return str(e) and len(str(e)) < 1500 and '\n' not in str(e)
 
@@ -168,13 +170,16 @@ def test_any_line_is_read_or_refused_with_a_sentence(text, paths, masks):
         return
     assert quiet(parse_prompt_spec, str(spec)) == spec and spec.text_at(0) == spec.segments[0][1]
 
-values = st.recursive(st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), texts),
-                      lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(texts, v, max_size=3)), max_leaves=5)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), texts),
+    lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(texts, v, max_size=3)), max_leaves=5)
 masks = st.lists(st.sampled_from(['0', '1,1,-5,0,5,0.3', '0,1', '2']), max_size=3).map(';'.join)
+any_settings = st.dictionaries(st.sampled_from(['reference_path', 'mask_strategy', 'mask', '']), values, max_size=3)
+like_settings = st.fixed_dictionaries(
+    dict(reference_path=st.sampled_from(['a.png', 'a.png; b.mp4', '']), mask_strategy=masks))
 
 @quick
-@given(texts, st.one_of(st.dictionaries(st.sampled_from(['reference_path', 'mask_strategy', 'mask', '']), values, max_size=3),
-                        st.fixed_dictionaries(dict(reference_path=st.sampled_from(['a.png', 'a.png; b.mp4', '']), mask_strategy=masks))))
+@given(texts, st.one_of(any_settings, like_settings))
 def test_any_json_is_read_or_refused_with_a_sentence(text, said):
     try: spec = quiet(parse_prompt_spec, text + json.dumps(said))
     except ValueError as e:
@@ -195,11 +200,11 @@ def test_awful_json(tail):
 paths = st.one_of(st.text(min_size=1, max_size=8), st.sampled_from(['a.png', '{}.mp4', 'a b', '\\{', 'é"\ud800']))
 conditions = st.builds(Condition, st.integers(0, 10**30), st.integers(0, 2), st.integers(-9, 9), st.integers(-9, 9),
                        st.integers(1, 9), st.one_of(st.floats(0, 1), st.integers(0, 1)))
+def first_at_0(segments): return tuple((k if i else 0, text) for i, (k, text) in enumerate(segments))
+segments = st.lists(st.tuples(st.integers(0, 10**10), texts), max_size=3).map(first_at_0)
 
 @quick
-@given(st.lists(st.tuples(st.integers(0, 10**10), texts),
-                max_size=3).map(lambda s: tuple((k if i else 0, t) for i, (k, t) in enumerate(s))),
-    st.lists(paths, max_size=3), st.lists(conditions, max_size=3))
+@given(segments, st.lists(paths, max_size=3), st.lists(conditions, max_size=3))
 def test_every_object_that_is_built_comes_back(segments, references, conditions):
     try: spec = PromptSpec(segments, references, conditions)
     except ValueError as e:
@@ -265,9 +270,9 @@ def test_examples():
         assert set(named) == {'shape', 'colour', 'motion'} and not strange and not prompt_warnings(p, ('core',)), p
     for name in ('t2v', 't2i'):
         for p in example_prompts(name):
-            assert p.isascii() and sum(p.count(c) for c in '.!?') <= 6 and parse_prompt_spec(p) == PromptSpec(((0,
-                p),)), p
-    everything = [l for f in assets('prompts').glob('*.txt') for l in example_prompts(f.stem)]
+            assert p.isascii() and sum(p.count(c) for c in '.!?') <= 6, p
+            assert parse_prompt_spec(p) == PromptSpec(((0, p),)), p
+    everything = list(chain(*(example_prompts(f.stem) for f in assets('prompts').glob('*.txt'))))
     assert len(set(everything)) == len(everything)
 
 def test_small_print():

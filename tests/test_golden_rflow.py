@@ -1,7 +1,8 @@
 """Rectified flow against stored results of Open-Sora 1.2 (fp32, CPU): goldens/rflow.*, model = STDiT3 A.
 
 Left out on purpose: `loss.weighted`. The reference's table of weights is indexed by the timestep, which a fractional
-t cannot do and nobody passes; our `loss` has no such argument. There is no bfloat16 switch either: the goldens are fp32.
+t cannot do and nobody passes; our `loss` has no such argument. There is no bfloat16 switch either: the goldens are
+fp32.
 """
 import json
 from pathlib import Path
@@ -33,8 +34,8 @@ def model():
 def close(ours, theirs, **tol): torch.testing.assert_close(ours, theirs, **tol, check_dtype=False)
 
 def test_add_noise():
-    close(interpolate(G['add_noise.x'], G['add_noise.noise'], G['add_noise.t']/1000), G['add_noise.out'], atol=1e-6,
-          rtol=1e-6)
+    out = interpolate(G['add_noise.x'], G['add_noise.noise'], G['add_noise.t']/1000)
+    close(out, G['add_noise.out'], atol=1e-6, rtol=1e-6)
 
 ROWS = INFO['timestep_transform']
 @pytest.mark.parametrize('row', ROWS, ids=lambda r: f"{r['height']}x{r['width']}x{r['num_frames']}-scale{r['scale']}")
@@ -75,12 +76,13 @@ CASES = ('sample_tt', 'sample_plain', 'sample_discrete', 'sample_mask')
 def test_sample(model, case):
     info, g = INFO['samples'][case], {k.split('.', 1)[1]: v for k, v in G.items() if k.startswith(case + '.')}
     a, sched, b = info['args'], info['scheduler'], len(g['z'])
-    shift = dict(n_pix=int(a['height']*a['width']),
-                 n_frames=latent_frames(int(a['num_frames']))) if sched.get('use_timestep_transform') else {}
+    shift = {}
+    if sched.get('use_timestep_transform'):
+        shift = dict(n_pix=int(a['height']*a['width']), n_frames=latent_frames(int(a['num_frames'])))
     times = sampling_times(info['steps'], **shift, discrete=sched.get('use_discrete_timesteps', False))
     close(1000*times[:, None].expand(-1, b), g['t'], atol=1e-6, rtol=1e-6)
-    v = guided_velocity(model, info['cfg'], g['y'], g['text_mask'],
-                        **{k: torch.full((b,), a[k]) for k in ('height', 'width', 'fps')})
+    sizes = {k: torch.full((b,), a[k]) for k in ('height', 'width', 'fps')}
+    v = guided_velocity(model, info['cfg'], g['y'], g['text_mask'], **sizes)
     entered = []                                   # the reference stored the latent that entered model calls 1 and 5
     def watched(z, t, *m):
         entered.append(z)

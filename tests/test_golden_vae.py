@@ -1,5 +1,4 @@
-"""Video VAE against stored outputs of the reference (Open-Sora 1.2, float32): temporal part, gradients, whole
-pipeline, sizes, losses"""
+"Video VAE against stored outputs of the reference (Open-Sora 1.2, float32): parts, gradients, pipeline, sizes, losses"
 import json
 from pathlib import Path
 import pytest, torch
@@ -102,7 +101,7 @@ def test_latent_sizes(micro):
 def test_released_preset():
     with torch.device('meta'): m = VideoVAE(video_vae_v12())
     assert (sum(p.numel() for p in m.parameters()), len(m.state_dict())) == (393_341_007, 517)
-    count = lambda part: (sum(p.numel() for p in part.parameters()), len(part.state_dict()))
+    def count(part): return sum(p.numel() for p in part.parameters()), len(part.state_dict())
     assert count(m.spatial_vae) == (83_653_863, 248) and count(m.temporal_vae) == (309_687_144, 267)
 
 @torch.no_grad()
@@ -122,7 +121,7 @@ def test_old_attention_names_and_scalar_buffers():
 @pytest.mark.parametrize('case', [c for c in LOSSES if c != 'perceptual'])
 def test_losses(case):
     data, init, call = tensors('vae_losses'), LOSSES[case]['init'], LOSSES[case]['call']
-    want = lambda name: data[f'vae.{case}.{name}']
+    def want(name): return data[f'vae.{case}.{name}']
     nll = reconstruction(data['vae.video'], data['vae.rec'], logvar=init.get('logvar_init', 0.))
     close(nll, want('nll'), 1e-5)
     close(nll*call.get('nll_weights', 1.), want('weighted_nll'), 1e-5)

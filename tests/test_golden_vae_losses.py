@@ -1,11 +1,11 @@
-"""Losses of the autoencoder against stored outputs of the reference (Open-Sora 1.2, float32): LPIPS,
-discriminators, adversarial terms"""
+"Losses of the autoencoder against stored outputs of the reference (Open-Sora 1.2, float32): LPIPS, adversarial terms"
 import json, math
 from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file
-from opensora_nb.vae.adversarial import (Adversary, AdversarialConfig, PatchDiscriminator, PatchDiscriminator3d, adaptive_weight,
-                                         discriminator_loss, generator_loss, gradient_penalty, lecam)
+from opensora_nb.vae.adversarial import (
+    Adversary, AdversarialConfig, PatchDiscriminator, PatchDiscriminator3d, adaptive_weight, discriminator_loss,
+    generator_loss, gradient_penalty, lecam)
 from opensora_nb.vae.image import Posterior
 from opensora_nb.vae.losses import VAELossConfig, kl, perceptual_term, reconstruction, vae_loss
 from opensora_nb.vae.perceptual import LPIPS
@@ -14,8 +14,8 @@ from opensora_nb.vae.video import VAEOutput
 GOLDENS = Path(__file__).parent/'goldens'
 SPEC, DATA = json.loads((GOLDENS/'vae_losses.json').read_text()), load_file(GOLDENS/'vae_losses.safetensors')
 def close(got, want, atol=1e-5, rtol=1e-4):
-    torch.testing.assert_close(torch.as_tensor(got, dtype=torch.float32), torch.as_tensor(want, dtype=torch.float32),
-                               atol=atol, rtol=rtol)
+    got, want = (torch.as_tensor(x, dtype=torch.float32) for x in (got, want))
+    torch.testing.assert_close(got, want, atol=atol, rtol=rtol)
 
 @pytest.fixture(scope='module')
 def lpips():
@@ -52,15 +52,16 @@ def test_loss_with_lpips(lpips):
     close(terms['rec'] + terms['perceptual'], DATA['vae.perceptual.weighted_nll'], atol=1e-3)
     close(terms['kl'], DATA['vae.perceptual.weighted_kl'], atol=1e-9)
     assert terms['perceptual'] > 0.005*terms['rec'] # far above the tolerance
-    once = VAELossConfig(perceptual='lpips', perceptual_sum=False,
-                         perceptual_loss_weight=init['perceptual_loss_weight'])
+    weight = init['perceptual_loss_weight']
+    once = VAELossConfig(perceptual='lpips', perceptual_sum=False, perceptual_loss_weight=weight)
     close(terms['perceptual'], perceptual_term(x, rec, lpips, once)*3*32*32)
 
 @pytest.mark.parametrize('kind', ['2d', '3d'])
 @torch.no_grad()
 def test_discriminators(kind):
-    cls, name, how = {'2d': (PatchDiscriminator, 'nlayer2d', SPEC['nlayer']['d2']),
-                      '3d': (PatchDiscriminator3d, 'nlayer3d', SPEC['nlayer']['d3'])}[kind]
+    kinds = {'2d': (PatchDiscriminator, 'nlayer2d', SPEC['nlayer']['d2']),
+             '3d': (PatchDiscriminator3d, 'nlayer3d', SPEC['nlayer']['d3'])}
+    cls, name, how = kinds[kind]
     net, prefix = cls(**how), f'{name}.weights.'
     net.load_state_dict({k.removeprefix(prefix): v for k, v in DATA.items() if k.startswith(prefix)}, strict=True)
     close(net.eval()(DATA[f'{name}.x']), DATA[f'{name}.eval'])

@@ -1,5 +1,4 @@
-"""Every notebook runs, as nbdev-test runs it: in a process of its own, in its own folder; as many at a time as
-there are cores."""
+"Every notebook runs as nbdev-test runs it: in a process and a folder of its own; as many at a time as there are cores."
 import os, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +10,9 @@ PAGES = [p for p in sorted([*(ROOT/'nbs').rglob('*.ipynb'), *(ROOT/'tutorials').
 ALONE = ('03_fast_inference', '02_forecast', '14_cost') # they compare times, so nothing else may run beside them
 
 def run(page, threads):
-    return subprocess.run([str(Path(sys.executable).parent/'nbdev-test'), str(page), '--n-workers', '0'],
-                          cwd=ROOT, capture_output=True, text=True, timeout=900, env=dict(os.environ, MPLBACKEND='agg') | threads)
+    command = [str(Path(sys.executable).parent/'nbdev-test'), str(page), '--n-workers', '0']
+    env = dict(os.environ, MPLBACKEND='agg') | threads
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=env)
 
 @pytest.fixture(scope='module')
 def runs(request): # page -> function that waits for its result; those that were selected, no others

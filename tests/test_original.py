@@ -1,6 +1,6 @@
-"""Documented command lines of Open-Sora, with `osnb` in front: each is read, and planned as the original would have
-run it."""
+"Documented command lines of Open-Sora, with `osnb` in front: each is read and planned as the original would run it."
 import argparse, shlex, warnings
+from itertools import chain
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from opensora_nb.app.cli import main, train_options
@@ -13,25 +13,53 @@ from opensora_nb.train.launch import recipe_names, resolve
 
 SAMPLE = 'scripts/inference.py configs/opensora-v1-2/inference/sample.py'
 LINES = [ # command, and what must come of it: prompts, frames of a round, size, and more fields
-    (f'python {SAMPLE} --num-frames 4s --resolution 720p --aspect-ratio 9:16 --prompt "a beautiful waterfall"', 1, 102, (720, 1280), {}),
-    (f'python {SAMPLE} --num-frames 4s --resolution 720p --layernorm-kernel False --flash-attn False --prompt "a beautiful waterfall"', 1, 102, (720, 1280), {}),
-    (f'python {SAMPLE} --num-frames 4s --resolution 720p --layernorm-kernel True --flash-attn True --prompt "a beautiful waterfall"', 1, 102, (720, 1280), {}),
-    (f'CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc_per_node 2 {SAMPLE} --num-frames 4s --resolution 720p --aspect-ratio 9:16 --prompt "a beautiful waterfall"', 1, 102, (720, 1280), {}),
-    (f'torchrun --standalone --nproc_per_node=8 {SAMPLE} --num-frames 2s --resolution 480p --aspect-ratio 1:1 --prompt "a cat" "a dog"', 2, 51, (640, 640), {}),
-    (f'python {SAMPLE} --num-frames 4s --resolution 720p --prompt "a beautiful waterfall" --aes 7 --flow 5 --camera-motion "pan right"', 1, 102, (720, 1280),
+    (f'python {SAMPLE} --num-frames 4s --resolution 720p --aspect-ratio 9:16 --prompt "a beautiful waterfall"',
+     1, 102, (720, 1280), {}),
+    (f'python {SAMPLE} --num-frames 4s --resolution 720p --layernorm-kernel False --flash-attn False '
+     '--prompt "a beautiful waterfall"',
+     1, 102, (720, 1280), {}),
+    (f'python {SAMPLE} --num-frames 4s --resolution 720p --layernorm-kernel True --flash-attn True '
+     '--prompt "a beautiful waterfall"',
+     1, 102, (720, 1280), {}),
+    (f'CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc_per_node 2 {SAMPLE} --num-frames 4s --resolution 720p '
+     '--aspect-ratio 9:16 --prompt "a beautiful waterfall"',
+     1, 102, (720, 1280), {}),
+    (f'torchrun --standalone --nproc_per_node=8 {SAMPLE} --num-frames 2s --resolution 480p --aspect-ratio 1:1 '
+     '--prompt "a cat" "a dog"',
+     2, 51, (640, 640), {}),
+    (f'python {SAMPLE} --num-frames 4s --resolution 720p --prompt "a beautiful waterfall" --aes 7 --flow 5 '
+     '--camera-motion "pan right"',
+     1, 102, (720, 1280),
      dict(texts=['a beautiful waterfall aesthetic score: 7.0. motion score: 5.0. camera motion: pan right.'])),
-    (f'python {SAMPLE} --num-frames 1 --image-size 1024 1024 --prompt "A scene from a disaster film."', 1, 1, (1024, 1024), dict(suffix='.png')),
-    (f'python {SAMPLE} --prompt-path prompts.txt --start-index 1 --end-index 3 --num-frames 1 --resolution 240p --sample-name image', 2, 1, (240, 426), dict(names=['image_0001.png', 'image_0002.png'])),
-    (f'python {SAMPLE} --prompt "a cat" --num-sample 3 --batch-size 2', 1, 51, (240, 426), dict(names=['sample_0000-0.mp4', 'sample_0000-1.mp4', 'sample_0000-2.mp4'])),
-    (f'python {SAMPLE} --prompt "a cat" --prompt-as-path --save-dir out --sample-name ""', 1, 51, (240, 426), dict(names=['a cat.mp4'])),
-    (f"""python {SAMPLE} --num-frames 4s --resolution 720p --prompt 'A sunrise over the sea.{{"reference_path": "assets/images/condition/wave.png","mask_strategy": "0"}}'""", 1, 102, (720, 1280),
-     dict(references=('assets/images/condition/wave.png',))),
-    (f"""python {SAMPLE} --prompt 'A car drives on the ocean.{{"reference_path": "video.mp4","mask_strategy": "0,0,-5,0,5"}}' --loop 3 --condition-frame-length 5""", 1, 51, (240, 426), dict(frames=119)),
-    (f'python {SAMPLE} --prompt "a bird" --reference-path "a.png;b.png" --mask-strategy "0;0,1,0,-1,1"', 1, 51, (240, 426), dict(references=('a.png', 'b.png'))),
-    (f'python {SAMPLE} --loop 5 --prompt "|0|a sunny day |2|a rainy day"', 1, 51, (240, 426), dict(frames=187, texts=['a sunny day aesthetic score: 6.5.', 'a rainy day aesthetic score: 6.5.'])),
-    (f'python {SAMPLE} --prompt "a cat" --fps 24 --save-fps 12 --seed 7 --num-sampling-steps 50 --cfg-scale 5 --dtype fp32', 1, 51, (240, 426), dict(fps=12, steps=50)),
-    (f'python {SAMPLE} --prompt "a cat" --frame-interval 3 --verbose 2 --watermark True --llm-refine False', 1, 51, (240, 426), dict(fps=8)),
-    (f'python {SAMPLE} --prompt "a cat" --ckpt-path hpcai-tech/OpenSora-STDiT-v3 --num-frames 16s --resolution 144p --aspect-ratio 3:8', 1, 408, (117, 312), {}),
+    (f'python {SAMPLE} --num-frames 1 --image-size 1024 1024 --prompt "A scene from a disaster film."',
+     1, 1, (1024, 1024), dict(suffix='.png')),
+    (f'python {SAMPLE} --prompt-path prompts.txt --start-index 1 --end-index 3 --num-frames 1 --resolution 240p '
+     '--sample-name image',
+     2, 1, (240, 426), dict(names=['image_0001.png', 'image_0002.png'])),
+    (f'python {SAMPLE} --prompt "a cat" --num-sample 3 --batch-size 2',
+     1, 51, (240, 426), dict(names=['sample_0000-0.mp4', 'sample_0000-1.mp4', 'sample_0000-2.mp4'])),
+    (f'python {SAMPLE} --prompt "a cat" --prompt-as-path --save-dir out --sample-name ""',
+     1, 51, (240, 426), dict(names=['a cat.mp4'])),
+    (f'python {SAMPLE} --num-frames 4s --resolution 720p --prompt '
+     """'A sunrise over the sea.{"reference_path": "assets/images/condition/wave.png","mask_strategy": "0"}'""",
+     1, 102, (720, 1280), dict(references=('assets/images/condition/wave.png',))),
+    (f'python {SAMPLE} --prompt '
+     """'A car drives on the ocean.{"reference_path": "video.mp4","mask_strategy": "0,0,-5,0,5"}' """
+     '--loop 3 --condition-frame-length 5',
+     1, 51, (240, 426), dict(frames=119)),
+    (f'python {SAMPLE} --prompt "a bird" --reference-path "a.png;b.png" --mask-strategy "0;0,1,0,-1,1"',
+     1, 51, (240, 426), dict(references=('a.png', 'b.png'))),
+    (f'python {SAMPLE} --loop 5 --prompt "|0|a sunny day |2|a rainy day"',
+     1, 51, (240, 426),
+     dict(frames=187, texts=['a sunny day aesthetic score: 6.5.', 'a rainy day aesthetic score: 6.5.'])),
+    (f'python {SAMPLE} --prompt "a cat" --fps 24 --save-fps 12 --seed 7 --num-sampling-steps 50 --cfg-scale 5 '
+     '--dtype fp32',
+     1, 51, (240, 426), dict(fps=12, steps=50)),
+    (f'python {SAMPLE} --prompt "a cat" --frame-interval 3 --verbose 2 --watermark True --llm-refine False',
+     1, 51, (240, 426), dict(fps=8)),
+    (f'python {SAMPLE} --prompt "a cat" --ckpt-path hpcai-tech/OpenSora-STDiT-v3 --num-frames 16s --resolution 144p '
+     '--aspect-ratio 3:8',
+     1, 408, (117, 312), {}),
 ]
 
 def plan(line, tmp_path):
@@ -51,39 +79,71 @@ def test_documented_lines_plan(line, prompts, frames, size, more, tmp_path, monk
         write_image(tmp_path/name, np.zeros((16, 24, 3), np.uint8))
     write_video(tmp_path/'video.mp4', np.zeros((40, 16, 24, 3), np.uint8))
     p = plan(line, tmp_path)
-    assert (p.preset, p.cfg.num_frames, p.cfg.image_size, len({j.index for j in p.jobs})) == ('opensora-1.2', frames,
-        size, prompts)
+    assert (p.preset, len({j.index for j in p.jobs})) == ('opensora-1.2', prompts)
+    assert (p.cfg.num_frames, p.cfg.image_size) == (frames, size)
     seen = dict(texts=p.texts, names=[j.path.name for j in p.jobs], suffix=p.jobs[0].path.suffix,
                 references=p.jobs[0].spec.references, frames=p.frames, fps=p.save_fps, steps=p.cfg.num_sampling_steps)
     assert {k: seen[k] for k in more} == more
 
-@pytest.mark.parametrize('line',
-                         ['python scripts/inference.py configs/opensora-v1-1/inference/sample.py --prompt "a cat"',
-                          'python scripts/inference.py configs/opensora/inference/16x256x256.py --prompt "a cat"'])
+@pytest.mark.parametrize('line', [
+    'python scripts/inference.py configs/opensora-v1-1/inference/sample.py --prompt "a cat"',
+    'python scripts/inference.py configs/opensora/inference/16x256x256.py --prompt "a cat"',
+])
 def test_other_versions_say_so(line, tmp_path):
     with pytest.raises(ValueError, match='another version than 1.2'): plan(line, tmp_path)
 
 TRAIN, V12, V10 = 'scripts/train.py', 'configs/opensora-v1-2/train', 'configs/opensora/train'
-TRAINED = [ # command, the same for osnb, settings that must come of it; None: the recipe is not here (yet), or can only be planned
-    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage1.py --data-path YOUR_CSV_PATH --ckpt-path YOUR_PRETRAINED_CKPT', 'v12_stages only=1 init=YOUR_PRETRAINED_CKPT data.path=YOUR_CSV_PATH --num-processes 8',
-     {'name': 'v12_stages/1', 'init': 'YOUR_PRETRAINED_CKPT', 'data.path': 'YOUR_CSV_PATH', 'steps': 30_000, 'buckets': 'v12_stage1'}),
-    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv', 'v12_stages only=2 data.path=c.csv --num-processes 8', {'name': 'v12_stages/2', 'init': 'runs/v12_stages/1', 'buckets': 'v12_stage2'}),
-    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage3.py --data-path c.csv --ckpt-path W', 'v12_stages only=3 init=W data.path=c.csv --num-processes 8', {'name': 'v12_stages/3', 'init': 'W', 'masks': 'v12_stage3', 'optim.warmup': 1000}),
-    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/adapt.py --data-path c.csv', 'v12_stages:v12_adapt data.path=c.csv --num-processes 8', {'name': 'v12_adapt', 'buckets': 'v12_adapt', 'masks': 'v12_adapt', 'checkpointing': False}),
-    (f'colossalai run --nproc_per_node 8 --hostfile hostfile {TRAIN} {V12}/stage1.py --data-path c.csv --ckpt-path W', 'v12_stages only=1 init=W data.path=c.csv --num-processes 8 --nodes 3', {'init': 'W'}),
-    (f'colossalai run --nproc_per_node 8 --host a,b --master_addr a {TRAIN} {V12}/stage1.py --data-path c.csv', 'v12_stages only=1 data.path=c.csv --num-processes 8 --nodes 2', {}),
-    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V12}/stage1.py --seed 7 --outputs out --dtype fp16 --lr 2e-5 --warmup-steps 10', 'v12_stages only=1 seed=7 out=out precision=fp16 optim.lr=2e-5 optim.warmup=10 --num-processes 8',
+# command, the same for osnb, settings that must come of it; None: the recipe is made elsewhere or can only be planned
+TRAINED = [
+    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage1.py --data-path YOUR_CSV_PATH '
+     '--ckpt-path YOUR_PRETRAINED_CKPT',
+     'v12_stages only=1 init=YOUR_PRETRAINED_CKPT data.path=YOUR_CSV_PATH --num-processes 8',
+     {'name': 'v12_stages/1', 'init': 'YOUR_PRETRAINED_CKPT', 'data.path': 'YOUR_CSV_PATH', 'steps': 30_000,
+      'buckets': 'v12_stage1'}),
+    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv',
+     'v12_stages only=2 data.path=c.csv --num-processes 8',
+     {'name': 'v12_stages/2', 'init': 'runs/v12_stages/1', 'buckets': 'v12_stage2'}),
+    (f'torchrun --standalone --nproc_per_node 8 {TRAIN} {V12}/stage3.py --data-path c.csv --ckpt-path W',
+     'v12_stages only=3 init=W data.path=c.csv --num-processes 8',
+     {'name': 'v12_stages/3', 'init': 'W', 'masks': 'v12_stage3', 'optim.warmup': 1000}),
+    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/adapt.py --data-path c.csv',
+     'v12_stages:v12_adapt data.path=c.csv --num-processes 8',
+     {'name': 'v12_adapt', 'buckets': 'v12_adapt', 'masks': 'v12_adapt', 'checkpointing': False}),
+    (f'colossalai run --nproc_per_node 8 --hostfile hostfile {TRAIN} {V12}/stage1.py --data-path c.csv --ckpt-path W',
+     'v12_stages only=1 init=W data.path=c.csv --num-processes 8 --nodes 3', {'init': 'W'}),
+    (f'colossalai run --nproc_per_node 8 --host a,b --master_addr a {TRAIN} {V12}/stage1.py --data-path c.csv',
+     'v12_stages only=1 data.path=c.csv --num-processes 8 --nodes 2', {}),
+    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V12}/stage1.py --seed 7 --outputs out --dtype fp16 --lr 2e-5 '
+     '--warmup-steps 10',
+     'v12_stages only=1 seed=7 out=out precision=fp16 optim.lr=2e-5 optim.warmup=10 --num-processes 8',
      {'seed': 7, 'out': 'out', 'precision': 'fp16', 'optim.lr': 2e-5, 'optim.warmup': 10}),
-    (f'python {TRAIN} {V12}/stage1.py --dtype fp32 --data_path=a=b.csv --plan', 'v12_stages only=1 data.path=a=b.csv precision=no --plan', {'precision': 'no', 'data.path': 'a=b.csv'}),
-    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/stage1.py --data-path c.csv --load old/v12_stages/1', 'v12_stages only=1 data.path=c.csv out=old --num-processes 8', {'out': 'old', 'resume': True}),
-    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv --load old/v12_stages/1 --start-from-scratch', 'v12_stages only=2 data.path=c.csv init=old/v12_stages/1 --num-processes 8', {'init': 'old/v12_stages/1', 'out': 'runs'}),
-    (f'WANDB_API_KEY=k torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/64x512x512.py --data-path c.csv --wandb True', 'v10_stages only=64x512x512_hq data.path=c.csv --num-processes 8', None),
-    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/16x256x256.py --data-path c.csv', 'v10_stages only=16x256x256 data.path=c.csv --num-processes 8', None),
-    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} configs/opensora-v1-1/train/stage1.py --data-path c.csv', 'v11_stages only=1b data.path=c.csv --num-processes 8', None),
-    *((f'torchrun --nnodes=1 --nproc_per_node=8 scripts/train_vae.py configs/vae/train/stage{i}.py --data-path YOUR_CSV_PATH', f'v12_vae only={i} data.path=YOUR_CSV_PATH --num-processes 8', None) for i in (1, 2, 3)),
-    ('torchrun --nnodes=3 --nproc_per_node=8 scripts/train_vae.py configs/vae/train/stage3.py --data-path c.csv --batch-size 2', 'v12_vae only=3 data.path=c.csv batch_size=48 --num-processes 8 --nodes 3', None),
-    ('torchrun --standalone --nproc_per_node 1 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --data-path s.csv --resolution 240p', 'search-batch v12_stages only=1 data.path=s.csv', None),
-    ('torchrun --standalone --nproc_per_node 8 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --data-path s.csv', 'search-batch v12_stages only=1 data.path=s.csv', None),
+    (f'python {TRAIN} {V12}/stage1.py --dtype fp32 --data_path=a=b.csv --plan',
+     'v12_stages only=1 data.path=a=b.csv precision=no --plan', {'precision': 'no', 'data.path': 'a=b.csv'}),
+    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/stage1.py --data-path c.csv --load old/v12_stages/1',
+     'v12_stages only=1 data.path=c.csv out=old --num-processes 8', {'out': 'old', 'resume': True}),
+    (f'torchrun --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv --load old/v12_stages/1 '
+     '--start-from-scratch',
+     'v12_stages only=2 data.path=c.csv init=old/v12_stages/1 --num-processes 8',
+     {'init': 'old/v12_stages/1', 'out': 'runs'}),
+    (f'WANDB_API_KEY=k torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/64x512x512.py --data-path c.csv '
+     '--wandb True',
+     'v10_stages only=64x512x512_hq data.path=c.csv --num-processes 8', None),
+    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/16x256x256.py --data-path c.csv',
+     'v10_stages only=16x256x256 data.path=c.csv --num-processes 8', None),
+    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} configs/opensora-v1-1/train/stage1.py --data-path c.csv',
+     'v11_stages only=1b data.path=c.csv --num-processes 8', None),
+    *((f'torchrun --nnodes=1 --nproc_per_node=8 scripts/train_vae.py configs/vae/train/stage{i}.py '
+       '--data-path YOUR_CSV_PATH',
+       f'v12_vae only={i} data.path=YOUR_CSV_PATH --num-processes 8', None) for i in (1, 2, 3)),
+    ('torchrun --nnodes=3 --nproc_per_node=8 scripts/train_vae.py configs/vae/train/stage3.py --data-path c.csv '
+     '--batch-size 2',
+     'v12_vae only=3 data.path=c.csv batch_size=48 --num-processes 8 --nodes 3', None),
+    ('torchrun --standalone --nproc_per_node 1 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py '
+     '--data-path s.csv --resolution 240p',
+     'search-batch v12_stages only=1 data.path=s.csv', None),
+    ('torchrun --standalone --nproc_per_node 8 scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py '
+     '--data-path s.csv',
+     'search-batch v12_stages only=1 data.path=s.csv', None),
 ]
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
@@ -115,9 +175,8 @@ def test_every_config_leads_to_a_stage():
             else: assert recipe in ('v12_vae', 'search-batch')
 
 def test_what_changes_nothing_is_said_once(tmp_path, monkeypatch):
-    line = (
-        f'python {TRAIN} {V12}/stage1.py --flash-attn False --layernorm-kernel True --wandb True --batch-size 4 '
-        f'--resolution 240p --start-from-scratch')
+    line = (f'{STAGE1} --flash-attn False --layernorm-kernel True --wandb True --batch-size 4 --resolution 240p '
+            '--start-from-scratch')
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         argv, _ = from_original(shlex.split(line))
@@ -128,16 +187,39 @@ def test_what_changes_nothing_is_said_once(tmp_path, monkeypatch):
         warnings.simplefilter('error')
         from_original(shlex.split(f'python {TRAIN} {V12}/stage1.py --wandb False'))
 
-WRONG = [(f'python {TRAIN}', 'needs a config first, such as configs/opensora-v1-2/train/stage1.py'), (f'python {TRAIN} {V12}/stage4.py', 'stage4.py has no counterpart'), (f'python {TRAIN} configs/vae/train/stage1.py', 'has no counterpart'),
-    (f'python {TRAIN} {V12}/stage1.py --lr 0', "--lr is a number above 0, not '0'"), (f'python {TRAIN} {V12}/stage1.py --lr nan', '--lr is a number above 0'), (f'python {TRAIN} {V12}/stage1.py --lr', '--lr needs a value'),
-    (f'python {TRAIN} {V12}/stage1.py --lr --seed 3', '--lr needs a value'), (f'python {TRAIN} {V12}/stage1.py --seed -1', '--seed is a whole number'), (f'python {TRAIN} {V12}/stage1.py --seed ²', '--seed is a whole number'), (f'python {TRAIN} {V12}/stage1.py --load gone/v12_stages/1', 'a folder that exists'), (f'python {TRAIN} {V12}/stage1.py --dtype half', '--dtype is one of bf16'),
-    (f'python {TRAIN} {V12}/stage1.py --wandb maybe', '--wandb is True or False'), (f'python {TRAIN} {V12}/stage1.py --warmup 5', 'did you mean --warmup-steps?'), (f'python {TRAIN} {V12}/stage1.py --prompt cat', "has no option '--prompt'"),
-    (f'python {TRAIN} {V12}/stage1.py stage2.py', "has no option 'stage2.py'"), (f'python {TRAIN} {V12}/stage1.py --load outputs/000-STDiT3-XL-2/epoch0-global_step1000', 'a run of this kit is needed'),
-    (f'python {TRAIN} {V12}/stage1.py --load old/v12_stages/1 --outputs new', 'goes on in old, but --outputs is new'), (f'python {TRAIN} {V12}/stage1.py --load old/v12_stages/1 --ckpt-path W', 'give one of them'),
-    (f"python {TRAIN} {V12}/stage1.py --data-path ''", '--data-path is empty'), ('python scripts/train_vae.py configs/vae/train/stage1.py --batch-size 0', '--batch-size must be at least 1'),
-    (f'torchrun --nnodes 1:4 {TRAIN} {V12}/stage1.py', "--nnodes is a number of machines, not '1:4'"), (f'colossalai {TRAIN} {V12}/stage1.py', 'colossalai run'), ('colossalai', 'colossalai run'), (f'colossalai run --hostfile empty {TRAIN} {V12}/stage1.py', 'names no machine'),
-    ('python scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --plan', 'has no --plan'), ('python scripts/misc/eval_loss.py configs/opensora-v1-2/misc/eval_loss.py --data-path c.csv', 'osnb eval scores weights'), ('python scripts/misc/extract_feat.py configs/opensora-v1-2/misc/extract.py', 'training computes latents and captions itself'),
-    (f'torchrun --nnodes 2 --nproc_per_node 8 {SAMPLE} --prompt x', '2 machines cannot sample together')]
+STAGE1 = f'python {TRAIN} {V12}/stage1.py'
+WRONG = [
+    (f'python {TRAIN}', 'needs a config first, such as configs/opensora-v1-2/train/stage1.py'),
+    (f'python {TRAIN} {V12}/stage4.py',                             'stage4.py has no counterpart'),
+    (f'python {TRAIN} configs/vae/train/stage1.py',                 'has no counterpart'),
+    (f'{STAGE1} --lr 0',                                            "--lr is a number above 0, not '0'"),
+    (f'{STAGE1} --lr nan',                                          '--lr is a number above 0'),
+    (f'{STAGE1} --lr',                                              '--lr needs a value'),
+    (f'{STAGE1} --lr --seed 3',                                     '--lr needs a value'),
+    (f'{STAGE1} --seed -1',                                         '--seed is a whole number'),
+    (f'{STAGE1} --seed ²',                                          '--seed is a whole number'),
+    (f'{STAGE1} --load gone/v12_stages/1',                          'a folder that exists'),
+    (f'{STAGE1} --dtype half',                                      '--dtype is one of bf16'),
+    (f'{STAGE1} --wandb maybe',                                     '--wandb is True or False'),
+    (f'{STAGE1} --warmup 5',                                        'did you mean --warmup-steps?'),
+    (f'{STAGE1} --prompt cat',                                      "has no option '--prompt'"),
+    (f'{STAGE1} stage2.py',                                         "has no option 'stage2.py'"),
+    (f'{STAGE1} --load outputs/000-STDiT3-XL-2/epoch0-global_step1000', 'a run of this kit is needed'),
+    (f'{STAGE1} --load old/v12_stages/1 --outputs new',             'goes on in old, but --outputs is new'),
+    (f'{STAGE1} --load old/v12_stages/1 --ckpt-path W',             'give one of them'),
+    (f"{STAGE1} --data-path ''",                                    '--data-path is empty'),
+    ('python scripts/train_vae.py configs/vae/train/stage1.py --batch-size 0', '--batch-size must be at least 1'),
+    (f'torchrun --nnodes 1:4 {TRAIN} {V12}/stage1.py',              "--nnodes is a number of machines, not '1:4'"),
+    (f'colossalai {TRAIN} {V12}/stage1.py',                         'colossalai run'),
+    ('colossalai',                                                  'colossalai run'),
+    (f'colossalai run --hostfile empty {TRAIN} {V12}/stage1.py',    'names no machine'),
+    ('python scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --plan', 'has no --plan'),
+    ('python scripts/misc/eval_loss.py configs/opensora-v1-2/misc/eval_loss.py --data-path c.csv',
+     'osnb eval scores weights'),
+    ('python scripts/misc/extract_feat.py configs/opensora-v1-2/misc/extract.py',
+     'training computes latents and captions itself'),
+    (f'torchrun --nnodes 2 --nproc_per_node 8 {SAMPLE} --prompt x', '2 machines cannot sample together'),
+]
 
 @pytest.mark.parametrize('line, said', WRONG, ids=range(len(WRONG)))
 def test_wrong_training_lines(line, said, tmp_path, monkeypatch):
@@ -150,18 +232,23 @@ def test_wrong_training_lines(line, said, tmp_path, monkeypatch):
 def test_no_hostfile_is_one_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="no file of hosts 'hosts' here; one machine"):
-        argv, _ = from_original(shlex.split(
-            f'colossalai run --nproc_per_node 8 --hostfile hosts {TRAIN} {V12}/stage1.py'))
+        line = f'colossalai run --nproc_per_node 8 --hostfile hosts {TRAIN} {V12}/stage1.py'
+        argv, _ = from_original(shlex.split(line))
     assert argv[-2:] == ['--num-processes', '8']
 
-WORDS = st.sampled_from([*LAUNCHERS, 'run', TRAIN, 'scripts/train_vae.py', 'scripts/misc/search_bs.py', 'scripts/inference.py', *(f'configs/{k}' for rows in CONFIGS.values() for k in rows), *SETTINGS, *IDLE, '--load', '--start-from-scratch', '--plan',
-    '--nproc_per_node', '--nnodes', '--hostfile', '--host', '--standalone', 'True', '8', '1e-4', 'bf16', 'c.csv', '--lr=1', '--seed=x', '=', '--', '', '.', 'A=1', '²', '٣'])
+configs = [f'configs/{k}' for k in chain(*CONFIGS.values())]
+WORDS = st.sampled_from([
+    *LAUNCHERS, 'run', TRAIN, 'scripts/train_vae.py', 'scripts/misc/search_bs.py', 'scripts/inference.py', *configs,
+    *SETTINGS, *IDLE, '--load', '--start-from-scratch', '--plan', '--nproc_per_node', '--nnodes', '--hostfile',
+    '--host', '--standalone', 'True', '8', '1e-4', 'bf16', 'c.csv', '--lr=1', '--seed=x', '=', '--', '', '.', 'A=1',
+    '²', '٣',
+])
+LAUNCHED = ['', 'colossalai run --hostfile', 'torchrun --nnodes', 'python',
+            f'torchrun --nproc_per_node 2 {TRAIN} {V12}/stage1.py']
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
 @settings(max_examples=400, deadline=None)
-@given(st.lists(WORDS | st.text(max_size=6), max_size=10),
-       st.sampled_from(['', 'colossalai run --hostfile', 'torchrun --nnodes', 'python',
-                        f'torchrun --nproc_per_node 2 {TRAIN} {V12}/stage1.py']))
+@given(st.lists(WORDS | st.text(max_size=6), max_size=10), st.sampled_from(LAUNCHED))
 def test_no_line_of_words_breaks_the_reader(words, front):
     "A launcher in front or not: a command, the words as they were, or a ValueError in one sentence"
     words, started = [*front.split(), *words], TRAIN in front
@@ -181,16 +268,15 @@ def test_no_line_of_words_breaks_the_reader(words, front):
 
 def test_plan_of_a_training_line_starts_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(
-        f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage2.py --data-path c.csv --lr 3e-5 --flash-attn True '
-        f'--plan')) == 0
+    launched = f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage2.py'
+    assert main(shlex.split(f'{launched} --data-path c.csv --lr 3e-5 --flash-attn True --plan')) == 0
     out, err = capsys.readouterr()
     assert 'v12_stages/2 on 16 processes of 2 machines: from runs/v12_stages/1 to runs/v12_stages/2' in out
     assert 'optim.lr=3e-05 (the recipe: 0.0001)' in out
     assert '23,000 steps on 16 processes' in out
     assert '--node_rank 1' in out
-    assert (
-        'read as: osnb train v12_stages only=2 data.path=c.csv optim.lr=3e-5 --num-processes 8 --nodes 2 --plan' in err)
+    read_as = 'osnb train v12_stages only=2 data.path=c.csv optim.lr=3e-5 --num-processes 8 --nodes 2 --plan'
+    assert f'read as: {read_as}' in err
     assert err.count('without effect') == 1
     assert not list(tmp_path.iterdir())
 
