@@ -179,7 +179,7 @@ def test_the_notebook_refuses_the_same():
 
 def test_ranges_have_one_source():
     "What the form refuses is what `SampleConfig` refuses"
-    from opensora_nb.sample.pipeline import RANGES, SampleConfig
+    from opensora_nb.sample.settings import RANGES, SampleConfig
     defaults = load_pipeline('tiny').defaults
     for name, (low, high, _, told) in RANGES.items():
         for value in [low - 1] + ([high + 1] if high < 2**40 else []):
