@@ -7,7 +7,8 @@ from opensora_nb.app.cli import main, train_options
 from opensora_nb.app.opensora_cli import CONFIGS, IDLE, LAUNCHERS, SETTINGS, from_original
 from opensora_nb.config import flat
 from opensora_nb.data.video_io import write_image, write_video
-from opensora_nb.app.sampling import plan_sample, sample_options
+from opensora_nb.app.options import parse_options
+from opensora_nb.app.sampling import plan_sample
 from opensora_nb.train.earlier import EARLIER
 from opensora_nb.train.launch import recipe_names, resolve
 
@@ -65,11 +66,7 @@ LINES = [ # command, and what must come of it: prompts, frames of a round, size,
 def plan(line, tmp_path):
     argv, _ = from_original(shlex.split(line))
     assert argv[0] == 'sample'
-    p = argparse.ArgumentParser()
-    sample_options(p)
-    args = p.parse_args(argv[1:])
-    args.save_dir = str(tmp_path/'out')
-    return plan_sample(args)
+    return plan_sample(parse_options([*argv[1:], '--save-dir', str(tmp_path/'out')]))
 
 @pytest.mark.parametrize('line, prompts, frames, size, more', LINES, ids=range(len(LINES)))
 def test_documented_lines_plan(line, prompts, frames, size, more, tmp_path, monkeypatch):

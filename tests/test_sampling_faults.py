@@ -1,6 +1,5 @@
 """Wrong settings, odd lengths and damaged runs of sampling: each ends in one sentence, and no clip is wrong without
 a word."""
-import argparse
 import json
 import shutil
 import subprocess
@@ -13,7 +12,8 @@ import psutil
 import pytest
 import torch
 from opensora_nb.app.fields import make
-from opensora_nb.app.sampling import UNKNOWN_VAE, plan_cost, plan_sample, sample_options
+from opensora_nb.app.options import parse_options
+from opensora_nb.app.sampling import UNKNOWN_VAE, plan_cost, plan_sample
 from opensora_nb.core import assets, rng_for
 from opensora_nb.toy.world import Scene, render
 from opensora_nb.data.video_io import probe, read_frames, write_video
@@ -25,9 +25,10 @@ from opensora_nb.sample.condition import given, read_reference
 from opensora_nb.sample.forecast import forecast
 from opensora_nb.sample.jobs import left, plan_jobs, run_jobs, write_clip
 from opensora_nb.sample.long import LongConfig, rounds
-from opensora_nb.sample.pipeline import (ModelDefaults, RANGES, SampleConfig, generate, length_note, load_pipeline, made_frames,
+from opensora_nb.sample.pipeline import (ModelDefaults, SampleConfig, generate, length_note, load_pipeline, made_frames,
                                          text_to_video, warnings_for)
 from opensora_nb.sample.released import OPENSORA_12
+from opensora_nb.sample.settings import RANGES
 from opensora_nb.text.prompts import parse_prompt_spec, read_prompt_file
 
 RED = 'a red circle moves left'
@@ -164,11 +165,9 @@ def test_films_and_given_frames_of_such_lengths(tiny, tmp_path, monkeypatch, fra
     "Plan and run agree on the frames of a film, and frames can be given in all latent frames that are made"
     monkeypatch.chdir(tmp_path)
     write_video('own.mp4', render(Scene('circle', 'red', 'moves left'), num_frames=17))
-    parser = argparse.ArgumentParser()
-    sample_options(parser)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        plan = plan_sample(parser.parse_args(['--prompt', RED, '--num-frames', str(frames), '--loop', '2',
+        plan = plan_sample(parse_options(['--prompt', RED, '--num-frames', str(frames), '--loop', '2',
             '--reference-path', 'own.mp4', '--mask-strategy', '0,0,0,-1,1', *'--num-sampling-steps 2'.split()]))
         refs = [read_reference('own.mp4', plan.cfg.image_size)]
         film = np.concatenate([p[0] for p in rounds(tiny, [plan.jobs[0].spec], [refs], plan.cfg, plan.long)])
@@ -375,11 +374,9 @@ def test_a_ledger_of_the_version_before_is_read(tmp_path):
 # ---------------------------------------------------------------- seconds
 
 def plan_of(*words):
-    parser = argparse.ArgumentParser()
-    sample_options(parser)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return plan_sample(parser.parse_args([*words, '--prompt', RED]))
+        return plan_sample(parse_options([*words, '--prompt', RED]))
 
 @pytest.mark.parametrize('words,frames', [
     (['--num-frames', '2s'],                                 16),

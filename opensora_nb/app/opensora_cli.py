@@ -136,7 +136,7 @@ def read_load(
                          f"in its path, such as runs/{name}; weights alone, of Open-Sora too, are --ckpt-path")
     return '/'.join(parts[:len(parts) - 1 - parts[::-1].index(name)]) or '.'
 
-# %% ../../nbs/13_app/05_opensora_cli.ipynb #027fb6a2
+# %% ../../nbs/13_app/05_opensora_cli.ipynb #c0e0299e
 def recipe_for(
     script:str,      # one of `CONFIGS`
     words:list[str], # what follows it
