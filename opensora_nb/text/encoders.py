@@ -1,4 +1,4 @@
-"""A text encoder turns prompts into features `y (b 1 l d)` and a mask; a tiny one learns with the model, T5 comes ready made.
+"""Prompts become features `y (b 1 l d)` and a mask: a tiny encoder, the T5 text encoder, and the null (unconditional) caption.
 
 Docs: https://opensora-nb.github.io/opensora_nb/07_text/encoders.html.md"""
 
@@ -20,7 +20,8 @@ from ..core import require, torch_rng
 from ..weights import fetch, kind_of, load_into, read_state, save_state, whole_weights
 
 # %% ../../nbs/07_text/01_encoders.ipynb #a4fc4de8
-_CJK = '\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff' # kana, Chinese, Korean: one character, one word
+# kana, Chinese, Korean: one character, one word
+_CJK = '\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff'
 _PIECE = re.compile(rf'[{_CJK}]|\d|[^\W\d_{_CJK}]+|[^\w\s]|_')
 
 def split_text(
@@ -46,9 +47,12 @@ class TinyTextConfig:
         check_range(self, 0, 1000, 'layers')
         check_range(self, 1, 1000, 'heads')
         check_range(self, 1, 2**20, 'dim', 'max_length')
-        if len(set(self.words)) < len(self.words): raise ValueError(f"the vocabulary has {len(self.words)} words, but only {len(set(self.words))} different ones")
+        different = len(set(self.words))
+        if different < len(self.words):
+            raise ValueError(f"the vocabulary has {len(self.words)} words, but only {different} different ones")
         if self.dim % self.heads: raise ValueError(f"dim {self.dim} is not a multiple of {self.heads} heads")
-        if self.max_length < 2: raise ValueError(f"max_length {self.max_length} leaves no room for a word and the end mark; use 2 or more")
+        if self.max_length < 2:
+            raise ValueError(f"max_length {self.max_length} leaves no room for a word and the end mark; use 2 or more")
 
 # %% ../../nbs/07_text/01_encoders.ipynb #bf6770af
 def _first_vector(word, dim): return torch.randn(dim, generator=torch_rng(*word.encode()))
@@ -60,13 +64,16 @@ class TinyText(nn.Module):
     ):
         super().__init__()
         self.cfg, self._told = cfg, set()
-        rows = [torch.zeros(cfg.dim) if w in ('<pad>', '<unk>') else _first_vector(w, cfg.dim) for w in SPECIALS + cfg.words]
+        known = SPECIALS + cfg.words
+        rows = [torch.zeros(cfg.dim) if w in ('<pad>', '<unk>') else _first_vector(w, cfg.dim) for w in known]
         self.token = nn.Embedding.from_pretrained(torch.stack(rows), freeze=False)
         self.position = nn.Parameter(0.3*torch.randn(cfg.max_length, cfg.dim))
-        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(cfg.dim, cfg.heads, 4*cfg.dim, dropout=0., activation='gelu',
-                                                               batch_first=True, norm_first=True) for _ in range(cfg.layers))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(cfg.dim, cfg.heads, 4*cfg.dim, dropout=0., activation='gelu',
+                                       batch_first=True, norm_first=True)
+            for _ in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.dim)
-        self.index = {w: i for i, w in enumerate(SPECIALS + cfg.words)}
+        self.index = {w: i for i, w in enumerate(known)}
 
     @property
     def dim(self) -> int: return self.cfg.dim
@@ -91,7 +98,7 @@ def tiny_text(
     heads:int=4,          # attention heads
 ) -> TinyText:
     "An encoder that knows every word of `texts`, and all ten digits"
-    words = {p for t in texts for p in split_text(t)} | set('0123456789')
+    words = set().union(*(split_text(t) for t in texts)) | set('0123456789')
     return TinyText(TinyTextConfig(tuple(sorted(words)), dim, max_length, layers, heads))
 
 # %% ../../nbs/07_text/01_encoders.ipynb #c4d2a220
@@ -106,7 +113,8 @@ def tokenize(self:TinyText,
     texts:list[str], # b sentences
 ) -> tuple[Tensor, Tensor]: # ids (b, l) int64 and mask (b, l) int64, 1 = a real token
     "Ids and mask of fixed length; unknown words and texts that are cut are named in a warning"
-    if isinstance(texts, str): raise ValueError(f"encode takes a list of texts; got the single text {texts!r}, write [{texts!r}]")
+    if isinstance(texts, str):
+        raise ValueError(f"encode takes a list of texts; got the single text {texts!r}, write [{texts!r}]")
     n, unknown, longest = self.max_length, {}, 0
     ids = torch.zeros(len(texts), n, dtype=torch.long)
     for row, text in zip(ids, texts):
@@ -133,8 +141,8 @@ def encode(self:TinyText,
 def grow(self:TinyText,
     texts, # captions that may hold new words
 ) -> int:  # how many words were added
-    "Add the unknown words of `texts` to the vocabulary; old rows stay as they are; call it before building the optimiser"
-    new = sorted({p for t in texts for p in split_text(t)} - set(self.index))
+    "Add the unknown words of `texts` to the vocabulary; old rows stay; call it before building the optimiser"
+    new = sorted(set().union(*(split_text(t) for t in texts)) - set(self.index))
     if not new: return 0
     self.cfg = replace(self.cfg, words=self.cfg.words + tuple(new))
     old = self.token.weight.detach()
@@ -159,9 +167,11 @@ def check_text_sizes(
 ):
     "`ValueError` where a configuration is not that of the weights, with both numbers; no encoder is built for it"
     if lost := [k for k in ('token.weight', 'position') if k not in state or state[k].ndim != 2]:
-        raise ValueError(f"these are no TinyText weights: {lost[0]} is not among them; they look like {kind_of(state) or 'nothing known here'}")
+        looks = kind_of(state) or 'nothing known here'
+        raise ValueError(f"these are no TinyText weights: {lost[0]} is not among them; they look like {looks}")
     rows, dim = state['token.weight'].shape
-    seen = dict(words=rows - len(SPECIALS), dim=dim, max_length=len(state['position']), layers=len({k.split('.')[1] for k in state if k.startswith('layers.')}))
+    layers = {k.split('.')[1] for k in state if k.startswith('layers.')}
+    seen = dict(words=rows - len(SPECIALS), dim=dim, max_length=len(state['position']), layers=len(layers))
     asked = dict(words=len(cfg.words), dim=cfg.dim, max_length=cfg.max_length, layers=cfg.layers)
     clash = [f"{k} {asked[k]}, the weights have {v}" for k, v in seen.items() if asked[k] != v]
     if clash: raise ValueError(f"config.json asks for another text encoder than these weights: {'; '.join(clash)}")
@@ -205,17 +215,22 @@ def t5_lacks(
     folder, lost = _folder(name), []
     if not folder: return ['config.json', 'the tokenizer', 'the weights']
     if not (folder/'config.json').is_file(): lost.append('config.json')
-    if not any((folder/f).is_file() for f in ('tokenizer.json', 'spiece.model')): lost.append('the tokenizer (tokenizer.json or spiece.model)')
+    if not any((folder/f).is_file() for f in ('tokenizer.json', 'spiece.model')):
+        lost.append('the tokenizer (tokenizer.json or spiece.model)')
     try: whole_weights(folder)
     except (FileNotFoundError, ValueError) as e: lost.append(f"the weights ({e})")
     return lost
 
 def _missing(name, error=None):
     home, here = os.environ.get('HF_HOME', '~/.cache/huggingface'), os.path.isdir(name)
-    lost = f"this folder lacks {' and '.join(t5_lacks(name)) or 'a part of it'}" if here else f"it is no local folder, and not in the cache (HF_HOME is {home})"
+    if here: lost = f"this folder lacks {' and '.join(t5_lacks(name)) or 'a part of it'}"
+    else: lost = f"it is no local folder, and not in the cache (HF_HOME is {home})"
+    size = f' ({T5_GB:.0f} GB)' if here or name == T5_NAME else ''
     reason = f" The reason given: {(str(error).strip() or type(error).__name__).splitlines()[0]}" if error else ''
-    return FileNotFoundError(f"cannot load the T5 encoder {str(name)!r}: {lost}. Where there is a network, run `hf download {T5_NAME if here else name}`{f' ({T5_GB:.0f} GB)' if here or name == T5_NAME else ''} and copy "
-                             f"HF_HOME, or pass a folder that holds config.json, the weights and the tokenizer; behind a firewall set HF_ENDPOINT to a mirror.{reason}")
+    return FileNotFoundError(
+        f"cannot load the T5 encoder {str(name)!r}: {lost}. Where there is a network, run "
+        f"`hf download {T5_NAME if here else name}`{size} and copy HF_HOME, or pass a folder that holds config.json, "
+        f"the weights and the tokenizer; behind a firewall set HF_ENDPOINT to a mirror.{reason}")
 
 def _can_read_pieces(folder): # of the released tokenizer
     if (folder/'spiece.model').exists() and not (folder/'tokenizer.json').exists():
@@ -254,9 +269,12 @@ class T5Sizes:
         check_range(self, 1, 1000, 'num_layers', 'num_heads', 'relative_attention_num_buckets')
         check_range(self, 1, 2**20, 'vocab_size', 'd_model', 'd_kv', 'd_ff', 'relative_attention_max_distance')
         check_range(self, 0, 1, 'layer_norm_epsilon')
-        if self.feed_forward_proj not in ('relu', 'gelu', 'gated-gelu', 'gated-silu'): raise ValueError(f"feed_forward_proj is {self.feed_forward_proj!r}; T5 has relu, v1.1 gated-gelu")
+        kinds = ('relu', 'gelu', 'gated-gelu', 'gated-silu')
+        if self.feed_forward_proj not in kinds:
+            raise ValueError(f"feed_forward_proj is {self.feed_forward_proj!r}; T5 has relu, v1.1 gated-gelu")
 
-T5_OPTIONS = ('quantization_config', 'device_map', 'max_memory', 'offload_folder') # of from_pretrained, from whoever calls; none is read from a file
+# of from_pretrained, from whoever calls; none is read from a file
+T5_OPTIONS = ('quantization_config', 'device_map', 'max_memory', 'offload_folder')
 
 def _t5_model(folder, dtype, options):
     "Weights and sizes, read by this kit and compared before transformers builds anything"
@@ -268,10 +286,13 @@ def _t5_model(folder, dtype, options):
         if layers != sizes.num_layers: raise ValueError(f"num_layers {sizes.num_layers}, the weights have {layers}")
     config = T5Config(**vars(sizes))
     with torch.device('meta'): hollow = T5EncoderModel(config)
-    one = next((state[k] for k in T5_WORDS if k in state), None) # two names of one array, of which a file may hold either
-    state = {k: state.get(k, one) if k in T5_WORDS else state[k] for k in hollow.state_dict() if k in state or k in T5_WORDS and one is not None}
+    # two names of one array, of which a file may hold either
+    one = next((state[k] for k in T5_WORDS if k in state), None)
+    have = [k for k in hollow.state_dict() if k in state or k in T5_WORDS and one is not None]
+    state = {k: state.get(k, one) if k in T5_WORDS else state[k] for k in have}
     load_into(hollow, state, assign=True, source=file)
-    return T5EncoderModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype, weights_only=True, **options)
+    return T5EncoderModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype,
+                                          weights_only=True, **options)
 
 T5_WORDS = ('shared.weight', 'encoder.embed_tokens.weight')
 T5_TOKENIZERS = ('T5Tokenizer', 'T5TokenizerFast', 'PreTrainedTokenizerFast', 'TokenizersBackend')
@@ -283,29 +304,40 @@ def _t5_tokenizer(folder):
     asked = read_json(file) if file.exists() else {}
     kind = asked.get('tokenizer_class', T5_TOKENIZERS[0])
     if kind not in T5_TOKENIZERS or 'auto_map' in asked:
-        raise ValueError(f"{file} asks for {'code of its own (auto_map)' if 'auto_map' in asked else f'the tokenizer {kind!r}'}, which is not run here; T5 has {T5_TOKENIZERS[0]}")
+        wish = 'code of its own (auto_map)' if 'auto_map' in asked else f'the tokenizer {kind!r}'
+        raise ValueError(f"{file} asks for {wish}, which is not run here; T5 has {T5_TOKENIZERS[0]}")
     _can_read_pieces(folder)
-    try: return AutoTokenizer.from_pretrained(str(folder), config=T5Config(), local_files_only=True, trust_remote_code=False)
+    try: return AutoTokenizer.from_pretrained(str(folder), config=T5Config(), local_files_only=True,
+                                              trust_remote_code=False)
     except Exception as e: # a damaged file can raise nearly anything
-        raise ValueError(f"the tokenizer in {folder} cannot be read ({type(e).__name__}: {str(e).strip()[:90]}); copy or download its files again") from e
+        said = f"{type(e).__name__}: {str(e).strip()[:90]}"
+        raise ValueError(f"the tokenizer in {folder} cannot be read ({said}); "
+                         "copy or download its files again") from e
 
 class T5Text:
-    "A frozen T5 encoder; raises `FileNotFoundError` where its files are missing, `ValueError` where they are not what they should be"
+    "A frozen T5 encoder; `FileNotFoundError` where its files are missing, `ValueError` where they do not fit"
     def __init__(self,
         name:str=T5_NAME,                # hub id or local folder
         max_length:int=300,              # tokens a text is padded or cut to (Open-Sora 1.2; 1.1: 200, 1.0: 120)
         dtype:torch.dtype=torch.float32, # of weights and features
         device:str|torch.device='cpu',   # where it runs
-        **options,                       # see `T5_OPTIONS`: quantization_config (8 bit), device_map='auto' (parts on the CPU or on disk)
+        **options,                       # see `T5_OPTIONS`: quantization_config (8 bit), device_map='auto'
     ):
-        if odd := sorted(set(options) - set(T5_OPTIONS)): raise ValueError(f"T5Text has no option {odd[0]!r}; there are {', '.join(T5_OPTIONS)}")
+        if odd := sorted(set(options) - set(T5_OPTIONS)):
+            raise ValueError(f"T5Text has no option {odd[0]!r}; there are {', '.join(T5_OPTIONS)}")
         if not 1 <= max_length <= 2**16: raise ValueError(f"max_length is {max_length} tokens; Open-Sora 1.2 uses 300")
         folder = _local_t5(name)
         self.tokenizer = _t5_tokenizer(folder)
         self.model = _t5_model(folder, dtype, options)
-        if (pieces := self.tokenizer.vocab_size) > (rows := self.model.config.vocab_size): raise ValueError(f"{folder}: the tokenizer knows {pieces} pieces, the weights have {rows}; they do not belong together")
-        self.model = (self.model if options else self.model.to(device)).eval().requires_grad_(False) # with options, transformers has placed it
-        self.tokenizer.padding_side, self.max_length, self.dim, self.name = 'right', max_length, self.model.config.d_model, str(name)
+        pieces, rows = self.tokenizer.vocab_size, self.model.config.vocab_size
+        if pieces > rows:
+            raise ValueError(f"{folder}: the tokenizer knows {pieces} pieces, the weights have {rows}; "
+                             "they do not belong together")
+
+        if not options: self.model = self.model.to(device) # with options, transformers has placed it
+        self.model = self.model.eval().requires_grad_(False)
+        self.tokenizer.padding_side, self.name = 'right', str(name)
+        self.max_length, self.dim = max_length, self.model.config.d_model
 
     def to(self, device=None):
         self.model.to(device)
@@ -316,6 +348,8 @@ class T5Text:
         texts:list[str], # b sentences
     ) -> tuple[Tensor, Tensor]: # y (b, 1, l, d) and mask (b, l) int64, on the encoder's device
         "Features and mask; padding positions hold what T5 puts there"
-        if isinstance(texts, str): raise ValueError(f"encode takes a list of texts; got the single text {texts!r}, write [{texts!r}]")
-        t = self.tokenizer(list(texts), max_length=self.max_length, padding='max_length', truncation=True, return_tensors='pt').to(self.model.device)
+        if isinstance(texts, str):
+            raise ValueError(f"encode takes a list of texts; got the single text {texts!r}, write [{texts!r}]")
+        t = self.tokenizer(list(texts), max_length=self.max_length, padding='max_length', truncation=True,
+                           return_tensors='pt').to(self.model.device)
         return self.model(**t).last_hidden_state[:, None], t.attention_mask

@@ -1,4 +1,4 @@
-"""One line of text may hold several scenes, pictures to begin with and the frames they go to; here it becomes one checked object.
+"""One prompt line may hold several scenes, reference pictures and the frames they condition (image-to-video); here it becomes one checked object.
 
 Docs: https://opensora-nb.github.io/opensora_nb/07_text/prompts.html.md"""
 
@@ -33,7 +33,8 @@ def join_segments(
     return ''.join(f'|{k}|{t}' for k, t in segments)
 
 # %% ../../nbs/07_text/02_prompts.ipynb #71cd48d2
-HOW = 'Write a line such as: a boat at sea  or: |0|a boat at sea|2|a boat in a storm  or: a boat at sea{"reference_path": "boat.png", "mask_strategy": "0"}'
+HOW = ('Write a line such as: a boat at sea  or: |0|a boat at sea|2|a boat in a storm  or: '
+       'a boat at sea{"reference_path": "boat.png", "mask_strategy": "0"}')
 
 def _mask_text(conditions): # a mask string without the numbers at the end of a group that are defaults
     groups = []
@@ -43,6 +44,46 @@ def _mask_text(conditions): # a mask string without the numbers at the end of a 
         groups.append(','.join(repr(v) for v, _ in values))
     return ';'.join(groups)
 
+def _checked_segments(given): # as a tuple of (round, text), or `ValueError`
+    try: segments = tuple((k, t) for k, t in given)
+    except (TypeError, ValueError):
+        raise ValueError("segments are pairs of a round and a text, such as ((0, 'a boat'), (2, 'a storm')), "
+                         f"not {given!r}") from None
+    for k, t in segments:
+        if type(k) is not int or not isinstance(t, str):
+            raise ValueError(f"a segment is a whole number and a text, not {(k, t)!r}")
+    rounds = [k for k, _ in segments]
+    if not rounds or rounds[0] != 0 or sorted(set(rounds)) != rounds:
+        raise ValueError(f"the rounds of segments rise from 0, without repeats; these are {rounds}")
+
+    if len(segments) > 1: segments = tuple((k, t.strip()) for k, t in segments)
+    joined = join_segments(segments)
+    if '{' in joined: raise ValueError(f"a text cannot hold '{{', which begins the JSON part: {_start(joined)}")
+    if split_segments(joined) != segments:
+        raise ValueError(f"this would be read back as other segments, leave out signs like |0|: {_start(joined)}")
+    return segments
+
+def _checked_references(given): # as a tuple of paths, or `ValueError`
+    if isinstance(given, (str, os.PathLike)):
+        raise ValueError(f"references are a tuple of paths; write ({os.fspath(given)!r},)")
+    references = tuple(os.fspath(r) for r in _all(given, (str, os.PathLike), 'references', 'paths'))
+    for r in references:
+        if not isinstance(r, str) or not r or r != r.strip() or ';' in r:
+            raise ValueError(f"the path {r!r} cannot be written in a prompt: it is empty, holds ; "
+                             "or has a space at an end; rename the file")
+    return references
+
+def _checked_conditions(given, references): # as a tuple of `Condition`, or `ValueError`
+    conditions = _all(given, Condition, 'conditions', 'Condition')
+    for c in conditions:
+        if c.ref >= len(references):
+            raise ValueError(f"condition {_mask_text([c])!r} asks for reference {c.ref}, but there are "
+                             f"{len(references)} (they count from 0); reference_path names their files")
+    text = _mask_text(conditions)
+    if parse_conditions(text) != conditions:
+        raise ValueError(f"these conditions would be read back as others: {_start(text)}")
+    return conditions
+
 @dataclass(frozen=True)
 class PromptSpec:
     "All that a prompt line can ask for; what could not be written as a line raises `ValueError`"
@@ -51,36 +92,24 @@ class PromptSpec:
     conditions:tuple = ()       # of `Condition`: which of their frames go where
 
     def __post_init__(self):
-        try: segments = tuple((k, t) for k, t in self.segments)
-        except (TypeError, ValueError): raise ValueError(f"segments are pairs of a round and a text, such as ((0, 'a boat'), (2, 'a storm')), not {self.segments!r}") from None
-        for k, t in segments:
-            if type(k) is not int or not isinstance(t, str): raise ValueError(f"a segment is a whole number and a text, not {(k, t)!r}")
-        rounds = [k for k, _ in segments]
-        if not rounds or rounds[0] != 0 or sorted(set(rounds)) != rounds: raise ValueError(f"the rounds of segments rise from 0, without repeats; these are {rounds}")
-        if len(segments) > 1: segments = tuple((k, t.strip()) for k, t in segments)
-        joined = join_segments(segments)
-        if '{' in joined: raise ValueError(f"a text cannot hold '{{', which begins the JSON part: {_start(joined)}")
-        if split_segments(joined) != segments: raise ValueError(f"this would be read back as other segments, leave out signs like |0|: {_start(joined)}")
-        if isinstance(self.references, (str, os.PathLike)): raise ValueError(f"references are a tuple of paths; write ({os.fspath(self.references)!r},)")
-        references, conditions = _all(self.references, (str, os.PathLike), 'references', 'paths'), _all(self.conditions, Condition, 'conditions', 'Condition')
-        references = tuple(os.fspath(r) for r in references)
-        for r in references:
-            if not isinstance(r, str) or not r or r != r.strip() or ';' in r: raise ValueError(f"the path {r!r} cannot be written in a prompt: it is empty, holds ; or has a space at an end; rename the file")
-        for c in conditions:
-            if c.ref >= len(references): raise ValueError(f"condition {_mask_text([c])!r} asks for reference {c.ref}, but there are {len(references)} (they count from 0); reference_path names their files")
-        if parse_conditions(_mask_text(conditions)) != conditions: raise ValueError(f"these conditions would be read back as others: {_start(_mask_text(conditions))}")
-        for name, value in (('segments', segments), ('references', references), ('conditions', conditions)): object.__setattr__(self, name, value)
+        segments, references = _checked_segments(self.segments), _checked_references(self.references)
+        conditions = _checked_conditions(self.conditions, references)
+        for name, value in (('segments', segments), ('references', references), ('conditions', conditions)):
+            object.__setattr__(self, name, value)
 
     def __str__(self):
         "The line that `parse_prompt_spec` reads"
-        extra = {k: v for k, v in dict(reference_path=';'.join(self.references), mask_strategy=_mask_text(self.conditions)).items() if v}
-        return join_segments(self.segments) + (json.dumps(extra)[0] + json.dumps(extra)[1:].replace('{', '\\u007b') if extra else '')
+        parts = dict(reference_path=';'.join(self.references), mask_strategy=_mask_text(self.conditions))
+        extra = json.dumps({k: v for k, v in parts.items() if v})
+        if extra == '{}': return join_segments(self.segments)
+        return join_segments(self.segments) + '{' + extra[1:].replace('{', '\\u007b')
 
     def text_at(self,
         loop:int, # round of a long video, from 0
     ) -> str:
         "The text of the last segment that has begun"
-        if type(loop) is not int or loop < 0: raise ValueError(f"a round is 0, 1, 2, …, not {loop!r}")
+        if type(loop) is not int or loop < 0:
+            raise ValueError(f"a round is 0, 1, 2, …, not {loop!r}")
         return next(t for k, t in reversed(self.segments) if k <= loop)
 
     def map(self,
@@ -100,13 +129,18 @@ def _all(values, kind, name, of): # a tuple, each of a kind
 KEYS = ('reference_path', 'mask_strategy')
 
 def _once(pairs): # of a JSON object, each key at most once
-    if len(dict(pairs)) < len(pairs): raise ValueError(f"a key is there twice among {_start(', '.join(k for k, _ in pairs))}")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a key is there twice among {_start(', '.join(k for k, _ in pairs))}")
     return dict(pairs)
 
 def _json_part(text):
-    if text.count('{') > 1: raise ValueError(f"a prompt has at most one '{{', which begins its JSON part; here are {text.count('{')}: {_start(text)}. {HOW}")
+    braces = text.count('{')
+    if braces > 1:
+        raise ValueError(f"a prompt has at most one '{{', which begins its JSON part; here are {braces}: "
+                         f"{_start(text)}. {HOW}")
     try: said = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as e: raise ValueError(f"what follows '{{' is not valid JSON ({str(e)[:120]}): {_start(text)}. {HOW}") from None
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"what follows '{{' is not valid JSON ({str(e)[:120]}): {_start(text)}. {HOW}") from None
     for k in said:
         if k not in KEYS: raise ValueError(f"the JSON part of a prompt may hold {' and '.join(KEYS)}, not {_start(k)}")
     return said
@@ -119,12 +153,16 @@ def parse_prompt_spec(
     "Read a prompt line; `ValueError` says what is wrong with it"
     if not isinstance(text, str): raise ValueError(f"a prompt is a text, not {text!r}. {HOW}")
     head, brace, tail = text.partition('{')
-    said = dict(reference_path=reference_path, mask_strategy=mask_strategy) | (_json_part(brace + tail) if brace else {})
+    said = dict(reference_path=reference_path, mask_strategy=mask_strategy)
+    if brace: said |= _json_part(brace + tail)
     paths = '' if said['reference_path'] is None else said['reference_path']
-    if not isinstance(paths, str): raise ValueError(f"reference_path is a text such as 'a.png;b.mp4', not {_start(repr(paths))}")
+    if not isinstance(paths, str):
+        raise ValueError(f"reference_path is a text such as 'a.png;b.mp4', not {_start(repr(paths))}")
     references = tuple(p.strip() for p in paths.split(';')) if paths.strip() else ()
     spec = PromptSpec(split_segments(head), references, parse_conditions(said['mask_strategy']))
-    if references and not spec.conditions: warnings.warn(f"the references {paths!r} are not used, for no mask_strategy says where they go; '0' makes the first one the first frame", stacklevel=2)
+    if references and not spec.conditions:
+        warnings.warn(f"the references {paths!r} are not used, for no mask_strategy says where they go; "
+                      "'0' makes the first one the first frame", stacklevel=2)
     return spec
 
 # %% ../../nbs/07_text/02_prompts.ipynb #c3210220
@@ -136,8 +174,10 @@ def with_previous(
     edit:float=0.,    # 0 keeps them, above 0 redraws them; Open-Sora's `condition_frame_edit`
 ) -> PromptSpec:
     "Add the previous clip as a reference whose end is the beginning of round `loop`"
-    if type(loop) is not int or loop < 1: raise ValueError(f"round {loop!r} has no clip before it; rounds with one are 1, 2, 3, …")
-    if type(length) is not int or length < 1: raise ValueError(f"length is a number of latent frames, 1 or more, not {length!r}")
+    if type(loop) is not int or loop < 1:
+        raise ValueError(f"round {loop!r} has no clip before it; rounds with one are 1, 2, 3, …")
+    if type(length) is not int or length < 1:
+        raise ValueError(f"length is a number of latent frames, 1 or more, not {length!r}")
     new = Condition(loop, len(spec.references), -length, 0, length, edit)
     return replace(spec, references=spec.references + (clip,), conditions=spec.conditions + (new,))
 
@@ -148,7 +188,7 @@ RESERVED = {'CON', 'PRN', 'AUX', 'NUL', *(f'{d}{i}' for d in ('COM', 'LPT') for 
 def safe_name(
     text:str, # any text
 ) -> str:     # without an ending; empty where nothing of the text can be kept
-    "A file name on every system: spaces kept, unsafe signs to _, at most `MAX_NAME` bytes; a name that had to change ends with a hash of the text"
+    "A file name on every system, at most `MAX_NAME` bytes; one that had to change ends with a hash of the text"
     plain = ' '.join(text.split())
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]', '_', plain).strip('. ')
     if len(name.encode()) > MAX_NAME: name = name.encode()[:MAX_NAME].decode(errors='ignore').strip('. ')
@@ -177,18 +217,27 @@ def read_prompt_file(
     start:int=0,  # first line, from 0
     end:int=None, # line at which to stop; this one is not read. None reads all
 ) -> list:        # of (line number, prompt)
-    "The prompts of a file; empty lines are skipped, yet they count. A file or range without a prompt raises `ValueError`"
+    "The prompts of a file; empty lines are skipped, yet they count. Without any prompt: `ValueError`"
     for what, n in (('start', start), ('end', end)):
-        if n is not None and (type(n) is not int or n < 0): raise ValueError(f"{what} is a line number from 0, not {n!r}")
+        if n is not None and (type(n) is not int or n < 0):
+            raise ValueError(f"{what} is a line number from 0, not {n!r}")
     path, start = Path(path), start or 0
-    if not path.is_file(): raise ValueError(f"the prompt file {str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}; give a text file with one prompt a line")
+    if not path.is_file():
+        problem = 'is a folder' if path.is_dir() else 'does not exist'
+        raise ValueError(f"the prompt file {str(path)!r} {problem}; give a text file with one prompt a line")
     try: lines = path.read_text(encoding='utf-8-sig').split('\n')
-    except UnicodeDecodeError as e: raise ValueError(f"the prompt file {str(path)!r} is no text in UTF-8 (byte {e.start}); save it as UTF-8") from None
+    except UnicodeDecodeError as e:
+        raise ValueError(f"the prompt file {str(path)!r} is no text in UTF-8 (byte {e.start}); "
+                         "save it as UTF-8") from None
     except OSError as e: raise ValueError(f"the prompt file {str(path)!r} cannot be read: {e.strerror}") from None
-    found = [(i, text) for i, line in enumerate(lines) if (text := line.replace('\ufeff', '').strip())] # joined files bring marks within
+
+    lines = [line.replace('\ufeff', '').strip() for line in lines] # joined files bring byte order marks within
+    found = [(i, text) for i, text in enumerate(lines) if text]
     if not found: raise ValueError(f"the prompt file {str(path)!r} holds no prompt")
-    picked = [(i, line) for i, line in found if i >= start and (end is None or i < end)]
-    if not picked: raise ValueError(f"no prompt in the lines {start} to {'the end' if end is None else end} of {str(path)!r}; its prompts are in the lines {found[0][0]} to {found[-1][0]}, and end itself is not read")
+    picked = [(i, text) for i, text in found if i >= start and (end is None or i < end)]
+    if not picked:
+        raise ValueError(f"no prompt in the lines {start} to {'the end' if end is None else end} of {str(path)!r}; "
+                         f"its prompts are in the lines {found[0][0]} to {found[-1][0]}, and end itself is not read")
     return picked
 
 # %% ../../nbs/07_text/02_prompts.ipynb #bec72282

@@ -14,7 +14,9 @@ from ..endpoint import Endpoint
 from .prompts import PromptSpec, example_prompts
 
 # %% ../../nbs/07_text/03_refine.ipynb #b305cc3f
-RULES = """You write prompts for a model that turns text into short video clips. The user gives you an idea in any language; you answer with one better prompt for the same idea.
+RULES = """\
+You write prompts for a model that turns text into short video clips. \
+The user gives you an idea in any language; you answer with one better prompt for the same idea.
 - Write in English. Translate what is in another language.
 - Write at most six sentences, in plain prose, on one line.
 - Keep everything the user named: subjects, actions, numbers, colours, style. Add only what can be seen.
@@ -40,7 +42,8 @@ def clean_answer(
     text = ' '.join(re.sub(r'\|\d+\||[{}|]', ' ', text).split()).strip('`"“”* ')
     text = re.sub(r'^(?:\w+ )?prompt\W*:\W*', '', text, flags=re.IGNORECASE).strip('`"“”* ')
     if not re.search(r'\w', text): raise ValueError("the answer holds no prompt")
-    if len(text) > MAX_LETTERS: raise ValueError(f"the answer has {len(text)} letters; a prompt has at most {MAX_LETTERS}")
+    if len(text) > MAX_LETTERS:
+        raise ValueError(f"the answer has {len(text)} letters; a prompt has at most {MAX_LETTERS}")
     return text
 
 # %% ../../nbs/07_text/03_refine.ipynb #dfde2410
@@ -60,7 +63,9 @@ def refine_spec(
     endpoint:Endpoint=None, # by default from OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL
 ) -> PromptSpec:            # references and conditions stay
     "Refine every segment, one request each; on any failure a warning says why and the same spec comes back"
-    if not isinstance(spec, PromptSpec): raise ValueError(f"refine_spec takes a PromptSpec, not {spec!r}; parse_prompt_spec makes one of a line, refine takes a text")
+    if not isinstance(spec, PromptSpec):
+        raise ValueError(f"refine_spec takes a PromptSpec, not {spec!r}; "
+                         "parse_prompt_spec makes one of a line, refine takes a text")
     try:
         new = iter(_talk([t for _, t in spec.segments], endpoint))
         return spec.map(lambda _: next(new))
@@ -72,7 +77,7 @@ def refine(
     prompt:str,             # a text in any language, without the grammar of prompt lines; an empty one is invented
     endpoint:Endpoint=None, # by default from OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL
 ) -> str:                   # one line
-    "Have a language model rewrite a prompt: English, at most six sentences; on any failure a warning says why and the prompt comes back unchanged"
+    "Have a language model rewrite a prompt; on any failure a warning says why and the prompt comes back unchanged"
     if not isinstance(prompt, str): raise ValueError(f"a prompt is a text, not {prompt!r}")
     try: return _talk([prompt], endpoint)[0]
     except Exception as e: # as above
