@@ -1,4 +1,4 @@
-"""Three exchanges between processes that know their own backward, for pieces of any size; a ledger of bytes; and real processes from a cell.
+"""Three exchanges between processes, each with its backward, for pieces of any size; a ledger of the bytes sent; and real processes from a cell.
 
 Docs: https://opensora-nb.github.io/opensora_nb/08_parallel/collectives.html.md"""
 
@@ -35,7 +35,8 @@ def rank_of(
     group=None, # a process group; None = all
 ) -> tuple[int, int]: # my number in it, and how many we are
     "Rank 0 of 1 where no processes were started together"
-    return (dist.get_rank(group), dist.get_world_size(group)) if dist.is_available() and dist.is_initialized() else (0, 1)
+    if not (dist.is_available() and dist.is_initialized()): return 0, 1
+    return dist.get_rank(group), dist.get_world_size(group)
 
 class RankError(RuntimeError):
     "A rank of `local_ranks` failed"
@@ -46,10 +47,13 @@ def _rank_main(fn, rank, world, args, folder, timeout, pipe): # what a new proce
     with open(folder/f'said{rank}', 'w', buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         for fd in (1, 2): os.dup2(log.fileno(), fd)
         try:
-            dist.init_process_group('gloo', init_method=f"file://{folder/'store'}", rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
+            dist.init_process_group('gloo', init_method=f"file://{folder/'store'}", rank=rank, world_size=world,
+                                    timeout=timedelta(seconds=timeout))
             message = True, time.monotonic(), pickle.dumps(fn(*args))
             dist.barrier() # nobody leaves while another still reads
-        except BaseException as e: message = False, time.monotonic(), (f'{type(e).__name__}: {e}', traceback.format_exc())
+        except BaseException as e:
+            said = f'{type(e).__name__}: {e}', traceback.format_exc()
+            message = False, time.monotonic(), said
     pipe.send(message)
     pipe.close()
     os._exit(0)        # without the goodbyes of the parent's libraries
@@ -61,10 +65,14 @@ def local_ranks(
     *args,            # the same for all
     timeout:float=60, # seconds for all of it
 ) -> list:            # what each rank returned, by rank
-    "Run a function on several processes of this machine; a rank that fails ends the others and raises `RankError` with its own message"
+    "Run a function on several processes of this machine; the first rank that fails ends all: `RankError`"
     if world < 1: raise ValueError(f"{world} ranks cannot run anything; give 1 or more")
-    if not hasattr(os, 'fork'): raise ValueError("local_ranks copies the running process (fork), which this system cannot; write a script and start it with torchrun")
-    if torch.cuda.is_initialized(): raise ValueError("this process has used the GPU, and its copies could not compute; restart the kernel, or start a script with torchrun")
+    if not hasattr(os, 'fork'):
+        raise ValueError("local_ranks copies the running process (fork), which this system cannot; "
+                         "write a script and start it with torchrun")
+    if torch.cuda.is_initialized():
+        raise ValueError("this process has used the GPU, and its copies could not compute; "
+                         "restart the kernel, or start a script with torchrun")
     with tempfile.TemporaryDirectory() as folder:
         folder, fork, ranks = Path(folder), multiprocessing.get_context('fork'), []
         try:
@@ -87,7 +95,9 @@ def _answers(ranks, world, end, timeout): # wait for all, or for the first that 
     answers, left = {}, {pipe: r for r, (_, pipe) in enumerate(ranks)}
     while left:
         if not (ready := wait(list(left), max(0, end - time.monotonic()))):
-            raise RankError(f"rank{'s' if len(left) > 1 else ''} {', '.join(map(str, sorted(left.values())))} of {world} gave no answer within {timeout:g} s; does every rank take part in every exchange?")
+            late = f"rank{'s' if len(left) > 1 else ''} {', '.join(map(str, sorted(left.values())))}"
+            raise RankError(f"{late} of {world} gave no answer within {timeout:g} s; "
+                            "does every rank take part in every exchange?")
         failed = []
         for pipe in ready:
             r = left.pop(pipe)
@@ -109,7 +119,7 @@ def _repeat(path, rank): # what a rank printed, without gloo's greeting
 
 # %% ../../nbs/08_parallel/01_collectives.ipynb #6b223566
 class Ledger:
-    "Inside the `with`, each exchange of this process is written down: what it was, bytes sent to others, begin and end"
+    "Inside the `with`, each exchange of this process is recorded: name, bytes sent to others, begin and end"
     open = [] # ledgers that are listening
     def __init__(self): self.rows = []
     def __enter__(self):
@@ -122,8 +132,9 @@ class Ledger:
         return sum(row[1] for row in self.rows)
     def by(self) -> dict:
         "Number of exchanges and bytes sent, by name"
-        names = dict.fromkeys(row[0] for row in self.rows)
-        return {n: (sum(row[0] == n for row in self.rows), sum(row[1] for row in self.rows if row[0] == n)) for n in names}
+        sent = {}
+        for name, size, *_ in self.rows: sent.setdefault(name, []).append(size)
+        return {name: (len(sizes), sum(sizes)) for name, sizes in sent.items()}
 
 class LostRanks(RuntimeError):
     "Another rank has ended, so there is nobody to exchange with"
@@ -141,7 +152,9 @@ def exchange(
     take = [prod(s) for s in shapes]
     got, start = send.new_empty(sum(take)), time.perf_counter()
     try: dist.all_to_all_single(got, send, take, sizes, group=group)
-    except RuntimeError as e: raise LostRanks(f"rank {rank} of {world} lost the others: one of them has ended, and its own message says why ({str(e).splitlines()[0][:120]})") from e
+    except RuntimeError as e:
+        raise LostRanks(f"rank {rank} of {world} lost the others: one of them has ended, and its own message "
+                        f"says why ({str(e).splitlines()[0][:120]})") from e
     row = what, (sum(sizes) - sizes[rank])*send.element_size(), start, time.perf_counter()
     for ledger in Ledger.open: ledger.rows.append(row)
     return [g.view(s) for g, s in zip(got.split(take), shapes)]
@@ -150,7 +163,9 @@ def exchange(
 def _mine(x, axis, n, group): # check that I hold what `pieces` gives me
     rank, world = rank_of(group)
     have = pieces(n, world)
-    if x.shape[axis] != have[rank]: raise ValueError(f"rank {rank} of {world} holds {x.shape[axis]} of {n} along axis {axis}, its piece would be {have[rank]}; cut with `split`, and give the whole length")
+    if x.shape[axis] != have[rank]:
+        raise ValueError(f"rank {rank} of {world} holds {x.shape[axis]} of {n} along axis {axis}, its piece would be "
+                         f"{have[rank]}; cut with `split`, and give the whole length")
     return rank, world, have
 
 def _swap(x, scatter, gather, n, group, what):
@@ -227,13 +242,16 @@ def together(
     device:str='auto', # what this script computes on, see `core.pick_device`
 ) -> Iterator[tuple[int, int]]: # my rank, and how many we are
     "Within the block, processes that torchrun started can exchange; one that was started alone stays alone"
-    world, local = (int(os.environ.get(name, default)) for name, default in (('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
+    world, local = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('LOCAL_RANK', 0))
     if world == 1 or 'RANK' not in os.environ or dist.is_initialized():
         yield rank_of()
         return
     backend, kind = 'gloo', pick_device(device).type
     if kind == 'cuda':
-        if local >= (have := torch.cuda.device_count()): raise ValueError(f"process {local + 1} on this machine has no GPU of its own, there {'is' if have == 1 else 'are'} {have}; start {have}, or use device cpu")
+        have = torch.cuda.device_count()
+        if local >= have:
+            raise ValueError(f"process {local + 1} on this machine has no GPU of its own, there "
+                             f"{'is' if have == 1 else 'are'} {have}; start {have}, or use device cpu")
         torch.cuda.set_device(local)
         backend = 'cpu:gloo,cuda:nccl'
     dist.init_process_group(backend)

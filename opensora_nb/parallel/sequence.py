@@ -1,4 +1,4 @@
-"""Sequence parallelism, put around STDiT3 from outside: each rank holds its piece of every frame's tokens. Any picture size, any number of heads, any number of ranks.
+"""Sequence parallelism, put around STDiT3 from outside: each rank holds a piece of every frame's tokens. It works for any picture size, any number of heads and any number of ranks.
 
 Docs: https://opensora-nb.github.io/opensora_nb/08_parallel/sequence.html.md"""
 
@@ -23,12 +23,14 @@ from .comm import all_to_all, exchange, gather, pieces, rank_of, split
 # %% ../../nbs/08_parallel/02_sequence.ipynb #e801ec8e
 def shared_attention(
     attn:nn.Module,  # a `SelfAttention`
-    tokens,          # an object whose `.n` is the number of tokens on all ranks, and `.group` says which ranks
+    tokens,          # `.n`: number of tokens on all ranks; `.group`: which ranks
     x:Tensor,        # (b, n of mine, d)
     rope=None,       # must be None
 ) -> Tensor:         # (b, n of mine, d)
     "Self-attention over the tokens of all ranks, each rank with its share of the heads"
-    if rope is not None: raise ValueError("tokens that are shared by ranks cannot be rotated by position here; share an axis whose attention has no rotation")
+    if rope is not None:
+        raise ValueError("tokens that are shared by ranks cannot be rotated by position here; "
+                         "share an axis whose attention has no rotation")
     qkv = rearrange(attn.qkv(x), 'b n (c k e) -> b n c k e', c=3, k=attn.heads)
     qkv = all_to_all(qkv, scatter=3, gather=1, n=tokens.n, group=tokens.group)     # all tokens, my heads
     q, k, v = rearrange(qkv, 'b n c k e -> c b k n e')
@@ -38,7 +40,7 @@ def shared_attention(
 
 # %% ../../nbs/08_parallel/02_sequence.ipynb #93a4f593
 class Tokens:
-    "What the parts of a shared model tell each other: how many tokens a frame has, and who shares them"
+    "What the parts of a shared model need to know: how many tokens a frame has, and which ranks share them"
     def __init__(self, group): self.group, self.n, self.hooks = group, None, []
     def __deepcopy__(self, memo): return self # a process group cannot be copied
 
@@ -55,12 +57,14 @@ def parallelize(
     model:nn.Module, # an STDiT3, changed in place
     group=None,      # ranks that share each clip; None = all
 ) -> nn.Module:      # the same model
-    "Share the tokens of a frame between ranks, until `restore`; raises `ValueError` for a model without the parts of STDiT3, or one that shares already"
+    "Share the tokens of a frame between ranks, until `restore`; `ValueError` for a model that cannot or does already"
     if missing := [n for n in ('spatial_blocks', 'temporal_blocks', 'final_layer') if not hasattr(model, n)]:
         raise ValueError(f"{type(model).__name__} has no {missing[0]}; the tokens of an STDiT3 can be shared")
-    if getattr(model, 'tokens', None) is not None: raise ValueError("this model shares its tokens already; restore(model) first")
+    if getattr(model, 'tokens', None) is not None:
+        raise ValueError("this model shares its tokens already; restore(model) first")
     model.tokens = tokens = Tokens(group)
-    tokens.hooks = [model.spatial_blocks[0].register_forward_pre_hook(tokens.cut), model.final_layer.register_forward_pre_hook(tokens.join)]
+    tokens.hooks = [model.spatial_blocks[0].register_forward_pre_hook(tokens.cut),
+                    model.final_layer.register_forward_pre_hook(tokens.join)]
     for block in model.spatial_blocks: block.attn.forward = partial(shared_attention, block.attn, tokens)
     return model
 
@@ -89,7 +93,8 @@ def mesh_ranks(
     sequence:int, # ranks that share a clip
 ) -> tuple:       # ranks of each sequence group, and of each data group
     "Ranks of a sequence group follow each other; `ValueError` where the one does not divide the other"
-    if world < 1 or sequence < 1: raise ValueError(f"{world} ranks in groups of {sequence} cannot be; both must be at least 1")
+    if world < 1 or sequence < 1:
+        raise ValueError(f"{world} ranks in groups of {sequence} cannot be; both must be at least 1")
     if world % sequence:
         fits = [n for n in range(1, world + 1) if world % n == 0]
         raise ValueError(f"{world} ranks cannot form groups of {sequence}; groups of {', '.join(map(str, fits))} fit")
@@ -110,11 +115,14 @@ def mesh(
     world:int,    # ranks in all, as started
     sequence:int, # ranks that share a clip
 ) -> Mesh:
-    "Make the groups; every rank calls it. `ValueError` where the numbers do not fit, or other than `world` ranks were started"
+    "Make the groups; every rank calls it. `ValueError` where the numbers do not fit"
     rank, started = rank_of()
-    if started != world: raise ValueError(f"{world} ranks were asked for, but {started} started; start {world} with torchrun --nproc_per_node {world}")
+    if started != world:
+        raise ValueError(f"{world} ranks were asked for, but {started} started; "
+                         f"start {world} with torchrun --nproc_per_node {world}")
     rows, columns = mesh_ranks(world, sequence)
-    made = [[dist.new_group(r) if world > 1 else None for r in side] for side in (rows, columns)] # all ranks make all groups, in this order
+    # all ranks make all groups, in this order
+    made = [[dist.new_group(r) if world > 1 else None for r in side] for side in (rows, columns)]
     i, j = divmod(rank, sequence)
     return Mesh(i, len(rows), j, sequence, made[1][j], made[0][i])
 
@@ -127,11 +135,13 @@ def check_same(
     rank, world = rank_of(group)
     for name, t in tensors.items():
         raw = t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        mark = int.from_bytes(hashlib.sha256(repr((tuple(t.shape), t.dtype)).encode() + raw).digest()[:7], 'big')
-        marks = [int(m) for m in exchange([torch.tensor([mark], device=t.device)]*world, [(1,)]*world, group, 'check')]
+        shape = repr((tuple(t.shape), t.dtype)).encode()
+        mark = torch.tensor([int.from_bytes(hashlib.sha256(shape + raw).digest()[:7], 'big')], device=t.device)
+        marks = [int(m) for m in exchange([mark]*world, [(1,)]*world, group, 'check')]
         if len(set(marks)) > 1:
             other = next(r for r, m in enumerate(marks) if m != marks[0])
-            raise ValueError(f"ranks 0 and {other} of {world} hold different {name}; ranks that share a clip must draw the same numbers: seed them by data_rank, not by rank")
+            raise ValueError(f"ranks 0 and {other} of {world} hold different {name}; ranks that share a clip "
+                             "must draw the same numbers: seed them by data_rank, not by rank")
 
 # %% ../../nbs/08_parallel/02_sequence.ipynb #34f42885
 def bytes_sent(

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from ..config import about
 from ..weights import atomic_write, check_finite, read_saved, read_state, save_state, load_into
-from ..parallel.memory import mine, spread, whole
+from ..parallel.memory import mine, shard_like, whole
 
 # %% ../../nbs/11_train/02_checkpoint.ipynb #466a634c
 class EMA:
@@ -206,7 +206,7 @@ def load_checkpoint(
     path = Path(path)
     own = model.state_dict()
     info = {k: v for k, v in json.loads((path/'state.json').read_text()).items() if k not in OWN}
-    state, shadow = {k: spread(v, own[k]) if k in own and own[k].shape == v.shape else v for k, v in read_state(path/'model.safetensors').items()}, read_state(path/'ema.safetensors')
+    state, shadow = {k: shard_like(v, own[k]) if k in own and own[k].shape == v.shape else v for k, v in read_state(path/'model.safetensors').items()}, read_state(path/'ema.safetensors')
     check_finite(shadow, path/'ema.safetensors')
     if 'frozen' not in info: load_into(model, state, source=path/'model.safetensors')
     if other := sorted(set(shadow) ^ set(ema.shadow)): raise ValueError(f"{path} trained {len(shadow)} arrays, this run trains {len(ema.shadow)}; only one of them trains {other[0]}. Train the same parts as before, or choose another name=…")
@@ -215,7 +215,7 @@ def load_checkpoint(
         was, now = info.pop('frozen'), _sum(frozen)
         if abs(was - now) > 1e-9*abs(was): raise ValueError(f"{path} left out the weights that are not trained, and those of this model are others (they sum to {now:g}, not {was:g}); start from the same weights as before (init=…)")
         load_into(model, state | {k: p.detach() for k, p in frozen.items()}, source=path/'model.safetensors')
-    for k, s in ema.shadow.items(): s.copy_(spread(shadow[k], s))
+    for k, s in ema.shadow.items(): s.copy_(shard_like(shadow[k], s))
     with about(path/'optim.pt'): opt.load_state_dict(read_saved(path/'optim.pt'))
-    for p, state in opt.state.items(): state.update({k: spread(v, p) for k, v in state.items() if torch.is_tensor(v) and v.shape == p.shape})
+    for p, state in opt.state.items(): state.update({k: shard_like(v, p) for k, v in state.items() if torch.is_tensor(v) and v.shape == p.shape})
     return info
