@@ -1,4 +1,4 @@
-"""The embedded autoencoder knows the toy world only; three short stages teach it other pixels, and two clips it never saw say how well.
+"""The embedded autoencoder knows only the toy world; three short stages adapt it to other pixels, and two clips it never saw show how well.
 
 Docs: https://opensora-nb.github.io/opensora_nb/12_recipes/clips_vae.html.md"""
 
@@ -21,11 +21,13 @@ def vae_stages(
     every:int,           # steps between checkpoints and previews
 ) -> list[VAETrain]:     # three stages
     "Adapt the embedded autoencoder to other clips"
-    muon = lambda lr: OptimConfig(name='muon', lr=lr, warmup=20)
-    common = dict(data=data, save_every=every, preview_every=every, ema=0.99)
-    return [VAETrain(name=f'{name}/1_image', stage='image', init='tiny', steps=steps[0], batch_size=64, optim=muon(5e-3), **common),
-            VAETrain(name=f'{name}/2_temporal', stage='temporal', init='previous', steps=steps[1], batch_size=16, optim=muon(5e-3), **common),
-            VAETrain(name=f'{name}/3_joint', stage='joint', init='previous', steps=steps[2], batch_size=joint_batch, optim=muon(1e-3), **common)]
+    def stage(part, what, init, n, batch_size, lr):
+        return VAETrain(name=f'{name}/{part}', stage=what, init=init, steps=n, batch_size=batch_size, data=data,
+                        optim=OptimConfig(name='muon', lr=lr, warmup=20), save_every=every, preview_every=every,
+                        ema=0.99)
+    return [stage('1_image', 'image', 'tiny', steps[0], 64, 5e-3),
+            stage('2_temporal', 'temporal', 'previous', steps[1], 16, 5e-3),
+            stage('3_joint', 'joint', 'previous', steps[2], joint_batch, 1e-3)]
 
 def clips_vae(
     quick:bool=False, # a tenth of the steps, to see the losses fall

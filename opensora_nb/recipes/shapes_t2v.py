@@ -1,4 +1,4 @@
-"""A transformer that turns "a red circle moves left" into a clip, trained from nothing on one core, and its score.
+"""Rectified flow with a small STDiT3 that turns "a red circle moves left" into a clip, trained from scratch on one core, and its score.
 
 Docs: https://opensora-nb.github.io/opensora_nb/12_recipes/shapes_t2v.html.md"""
 

@@ -1,4 +1,4 @@
-"""Pictures, then time, then both: what a quarter of an hour on one core buys, and the ceiling it sets.
+"""Multi-stage training of an autoencoder (VAE): pictures, then time, then both. What a quarter of an hour on one core gives, and the ceiling it sets.
 
 Docs: https://opensora-nb.github.io/opensora_nb/12_recipes/shapes_vae.html.md"""
 
@@ -18,8 +18,10 @@ def shapes_vae(
 ) -> list[VAETrain]:  # three stages
     "The autoencoder of the embedded weights"
     short, data = (8 if quick else 1), DataConfig(n=256 if quick else 1024, level='core:0.7,full:0.3')
-    muon = lambda lr: OptimConfig(name='muon', lr=lr, warmup=20)
-    common = dict(data=data, save_every=200, preview_every=200, ema=0.99)
-    return [VAETrain(name='shapes_vae/1_image', stage='image', steps=560//short, batch_size=64, optim=muon(5e-3), **common),
-            VAETrain(name='shapes_vae/2_temporal', stage='temporal', init='previous', steps=560//short, batch_size=16, optim=muon(5e-3), **common),
-            VAETrain(name='shapes_vae/3_joint', stage='joint', init='previous', steps=120//short, batch_size=4, optim=muon(1e-3), **common)]
+    def stage(name, what, steps, batch_size, lr, **more):
+        return VAETrain(name=f'shapes_vae/{name}', stage=what, steps=steps//short, batch_size=batch_size, data=data,
+                        optim=OptimConfig(name='muon', lr=lr, warmup=20), save_every=200, preview_every=200,
+                        ema=0.99, **more)
+    return [stage('1_image', 'image', 560, 64, 5e-3),
+            stage('2_temporal', 'temporal', 560, 16, 5e-3, init='previous'),
+            stage('3_joint', 'joint', 120, 4, 1e-3, init='previous')]

@@ -23,31 +23,39 @@ def speedrun_stages(
     steps:int,      # most steps of the transformer
     clips:int,      # whose latents the transformer sees
     every:int,      # steps between validations
-    probe:tuple=(48, 48, 10), # clips of an autoencoder's validation; prompts of the transformer's, and their sampling steps
+    probe:tuple=(48, 48, 10), # clips that validate the VAE; prompts and sampling steps for the transformer
     stop_at:float=0.9, # strict score at which the clock stops
 ) -> list:          # three stages of the autoencoder, one of the transformer
     "The stages of a speedrun"
-    muon = lambda lr, **more: OptimConfig(name='muon', lr=lr, warmup=20, **more)
+    def muon(lr, **more): return OptimConfig(name='muon', lr=lr, warmup=20, **more)
     common = dict(preview_every=0, save_every=200, validate_on=probe[0])
     small = dict(vae=vae, data=DataConfig(n=min(clips, 1024), level=level), ema=0.98, **common)
-    return [VAETrain(name=f'{name}/1_windows', stage='image', crop=32, steps=vae_steps[0], batch_size=64, optim=muon(5e-3), **small),
-            VAETrain(name=f'{name}/2_image', stage='image', init='previous', steps=vae_steps[1], batch_size=64, optim=muon(3e-3), **small),
-            VAETrain(name=f'{name}/3_temporal', stage='temporal', init='previous', steps=vae_steps[2], batch_size=16, optim=muon(5e-3), **small),
-            T2VTrain(name=f'{name}/4_t2v', vae_weights='previous', steps=steps, batch_size=32, ema=0.995, optim=muon(3e-3, decay='linear', final=0.3),
-                     validate_every=every, validate_steps=probe[2], stop_at=stop_at, **common | dict(data=DataConfig(n=clips, level=level), validate_on=probe[1]))]
+    def vae_stage(part, what, n, batch_size, lr, **more):
+        return VAETrain(name=f'{name}/{part}', stage=what, steps=n, batch_size=batch_size, optim=muon(lr),
+                        **small, **more)
+
+    t2v = common | dict(data=DataConfig(n=clips, level=level), validate_on=probe[1], validate_steps=probe[2])
+    return [vae_stage('1_windows', 'image', vae_steps[0], 64, 5e-3, crop=32),
+            vae_stage('2_image', 'image', vae_steps[1], 64, 3e-3, init='previous'),
+            vae_stage('3_temporal', 'temporal', vae_steps[2], 16, 5e-3, init='previous'),
+            T2VTrain(name=f'{name}/4_t2v', vae_weights='previous', steps=steps, batch_size=32, ema=0.995,
+                     optim=muon(3e-3, decay='linear', final=0.3), validate_every=every, stop_at=stop_at, **t2v)]
 
 def speedrun(
     quick:bool=False, # a few steps a stage, to see that all of them work
 ) -> list:            # four stages
     "S1: level core, strict 0.90: `osnb train speedrun`"
-    if quick: return speedrun_stages('speedrun_quick', 'core', video_vae_narrow(4), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
+    if quick:
+        return speedrun_stages('speedrun_quick', 'core', video_vae_narrow(4), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
     return speedrun_stages('speedrun', 'core', video_vae_narrow(4), (300, 60, 500), 2600, 3072, 650)
 
 def speedrun_s2(
     quick:bool=False, # a few steps a stage
 ) -> list:            # four stages
     "S2: levels core and full: `osnb train speedrun:speedrun_s2`"
-    if quick: return speedrun_stages('speedrun_s2_quick', 'core,full', video_vae_narrow(), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
+    if quick:
+        return speedrun_stages('speedrun_s2_quick', 'core,full', video_vae_narrow(), (6, 3, 6), 12, 24, 12,
+                               probe=(4, 4, 4))
     return speedrun_stages('speedrun_s2', 'core,full', video_vae_narrow(), (700, 300, 2000), 6000, 8192, 500)
 
 # %% ../../nbs/12_recipes/11_speedrun.ipynb #ea6d1367
@@ -59,5 +67,8 @@ def attempt(
 ) -> dict:       # a line of logs/speedrun_attempts.jsonl
     "A line for the leaderboard"
     last = list(result['stages'].values())[-1]
-    return dict(date=result['date'], goal=result['recipe'].split('_')[-1] if '_' in result['recipe'] else 's1', change=change, strict=last.get('confirm_strict', last.get('val_strict')),
-                confirmed='confirm_strict' in last, minutes=round(result['wall']/60, 1), cpu_minutes=round(result['cpu']/60, 1), steps=last['steps'], kept=kept, note=note)
+    goal = result['recipe'].split('_')[-1] if '_' in result['recipe'] else 's1'
+    return dict(date=result['date'], goal=goal, change=change,
+                strict=last.get('confirm_strict', last.get('val_strict')), confirmed='confirm_strict' in last,
+                minutes=round(result['wall']/60, 1), cpu_minutes=round(result['cpu']/60, 1),
+                steps=last['steps'], kept=kept, note=note)

@@ -1,4 +1,4 @@
-"""Four stages from a CSV to a model, with nothing about the data in the code but its path.
+"""Four stages on captioned sprites, with nothing about the data in the code but its path.
 
 Docs: https://opensora-nb.github.io/opensora_nb/12_recipes/sprites.html.md"""
 
@@ -20,5 +20,6 @@ def sprites(
     "Characters of `data.sprites`, or other clips of 8 frames: `osnb train sprites data.path=sprites/train.csv`"
     data = DataConfig(num_frames=8)
     return [*vae_stages('sprites', data, (50, 80, 20) if quick else (500, 800, 200), 8, 200),
-            T2VTrain(name='sprites/4_t2v', vae_weights='previous', steps=300 if quick else 3000, batch_size=32, ema=0.995, save_every=500, preview_every=0, validate_every=250,
-                     data=data, preview_prompts=(), optim=OptimConfig(name='muon', lr=3e-3, warmup=50))]
+            T2VTrain(name='sprites/4_t2v', vae_weights='previous', steps=300 if quick else 3000, batch_size=32,
+                     data=data, optim=OptimConfig(name='muon', lr=3e-3, warmup=50), ema=0.995,
+                     save_every=500, preview_every=0, preview_prompts=(), validate_every=250)]

@@ -1,4 +1,4 @@
-"""The stages of Open-Sora's autoencoder in twelve minutes of one core, and what each term of the loss brings there.
+"""The three training stages of Open-Sora's VAE in twelve minutes on one core: reconstruction, KL divergence, a perceptual term and a discriminator, each measured.
 
 Docs: https://opensora-nb.github.io/opensora_nb/12_recipes/toy_vae_stages.html.md"""
 
@@ -20,12 +20,14 @@ def toy_vae_stages(
     quick:bool=False, # an eighth of the steps on half of the clips, to see the loss fall
 ) -> list[VAETrain]:  # stages 1 to 3
     "The three stages of `v12_vae` on 64x64 clips of the toy world"
-    part = lambda n: n//8 if quick else n
-    muon = lambda lr: OptimConfig(name='muon', lr=lr, warmup=part(20))
+    def part(n): return n//8 if quick else n
+    data = DataConfig(n=256 if quick else 512, level='core:0.5,full:0.5')
     def stage(n, what, steps, batch_size, lr, loss, **more):
-        return VAETrain(name=f'toy_vae_stages/{n}', form='v12', stage=what, loss=loss, steps=part(steps), batch_size=batch_size, optim=muon(lr), ema=0.99,
-                        data=DataConfig(n=256 if quick else 512, level='core:0.5,full:0.5'), save_every=200, preview_every=0, **more)
+        return VAETrain(name=f'toy_vae_stages/{n}', form='v12', stage=what, loss=loss, steps=part(steps), data=data,
+                        batch_size=batch_size, optim=OptimConfig(name='muon', lr=lr, warmup=part(20)), ema=0.99,
+                        save_every=200, preview_every=0, **more)
+    edges = replace(LOSSES[3], perceptual='edges', perceptual_loss_weight=1.)
     return [stage(1, 'temporal', 320, 16, 5e-3, LOSSES[1], init_2d='tiny', calibrate=False),
             stage(2, 'all', 160, 8, 5e-4, LOSSES[2], init='previous'),
-            stage(3, 'all', 480, 4, 3e-4, replace(LOSSES[3], perceptual='edges', perceptual_loss_weight=1.), init='previous', mix='mixed_video_random',
+            stage(3, 'all', 480, 4, 3e-4, edges, init='previous', mix='mixed_video_random',
                   adversarial=AdversarialConfig(start=part(120), ndf=16, n_layers=2, lr=5e-4))]

@@ -1,4 +1,4 @@
-"""The settings with which the released model was trained, as far as they were published: sizes, masks, steps. For a cluster, and to look at.
+"""The published settings with which the released model was trained: sizes, masks, steps. For a cluster, and to read.
 
 Docs: https://opensora-nb.github.io/opensora_nb/12_recipes/v12_stages.html.md"""
 
@@ -22,10 +22,16 @@ def v12_stages(
 ) -> list[T2VTrain]:  # stages 1 to 3
     "The main stages of Open-Sora 1.2; give data.path and, for the first, init"
     def stage(n, steps, warmup, masks):
-        return T2VTrain(name=f'v12_stages/{n}', model=stdit3_xl2(), vae_weights=VAE_REPO, text_weights=T5_NAME, data=DataConfig(path='metadata.csv', num_frames=51, image_size=(240, 426)), buckets=f'v12_stage{n}', masks=masks,
-                        steps=10 if quick else steps, init='previous' if n > 1 else 'hpcai-tech/OpenSora-STDiT-v3', base_pix=512*512, cfg_scale=7., ema=0.99, precision='bf16', checkpointing=True, save_every=200, preview_every=1000,
-                        preview_prompts=('A calm sea at dawn.', 'A snowy forest.'), optim=OptimConfig(name='adamw', lr=1e-4, betas=(0.9, 0.999), eps=1e-15, warmup=warmup, decay='constant'))
-    return [stage(1, 30_000, 1000, 'v12_stage1'), stage(2, 23_000, 0, 'v12_stage1'), stage(3, 15_000, 1000, 'v12_stage3')]
+        optim = OptimConfig(name='adamw', lr=1e-4, betas=(0.9, 0.999), eps=1e-15, warmup=warmup, decay='constant')
+        return T2VTrain(name=f'v12_stages/{n}', model=stdit3_xl2(), vae_weights=VAE_REPO, text_weights=T5_NAME,
+                        init='previous' if n > 1 else 'hpcai-tech/OpenSora-STDiT-v3',
+                        data=DataConfig(path='metadata.csv', num_frames=51, image_size=(240, 426)),
+                        buckets=f'v12_stage{n}', masks=masks, steps=10 if quick else steps,
+                        base_pix=512*512, cfg_scale=7., ema=0.99, precision='bf16', checkpointing=True, optim=optim,
+                        save_every=200, preview_every=1000,
+                        preview_prompts=('A calm sea at dawn.', 'A snowy forest.'))
+    return [stage(1, 30_000, 1000, 'v12_stage1'), stage(2, 23_000, 0, 'v12_stage1'),
+            stage(3, 15_000, 1000, 'v12_stage3')]
 
 # %% ../../nbs/12_recipes/04_v12_stages.ipynb #8bbcb3a0
 def v12_adapt(
@@ -33,4 +39,6 @@ def v12_adapt(
 ) -> T2VTrain:        # to be started as v12_stages:v12_adapt
     "The published adaptation of Open-Sora 1.2; give data.path"
     one = v12_stages()[0]
-    return replace(one, name='v12_adapt', init='PixArt-alpha/PixArt-Sigma-XL-2-2K-MS', buckets='v12_adapt', masks='v12_adapt', steps=10 if quick else 38_000, checkpointing=False, save_every=500, optim=replace(one.optim, warmup=0))
+    return replace(one, name='v12_adapt', init='PixArt-alpha/PixArt-Sigma-XL-2-2K-MS', buckets='v12_adapt',
+                   masks='v12_adapt', steps=10 if quick else 38_000, checkpointing=False, save_every=500,
+                   optim=replace(one.optim, warmup=0))

@@ -1,4 +1,4 @@
-"""Sizes, backgrounds, cameras, two things and counts in one transformer that can be steered: first as pictures, then as clips.
+"""Multi-stage training of one transformer for sizes, backgrounds, cameras, two objects and counts: first on pictures, then on clips with frame conditioning.
 
 Docs: https://opensora-nb.github.io/opensora_nb/12_recipes/worlds_t2v.html.md"""
 
@@ -13,20 +13,28 @@ from ..train.diffusion import T2VTrain
 from ..train.optim import OptimConfig
 
 # %% ../../nbs/12_recipes/08_worlds_t2v.ipynb #03527278
-PREVIEWS = ('a red circle moves left', 'a small blue square moves up quickly on a light background', 'a yellow star spins on a checkered background, the camera pans left',
-            'a red circle moves left above a blue square', 'a cyan triangle moves down to the left of a white circle that moves up', 'three green stars move up')
-MASKS = 'image_head:0.08,quarter_head:0.05,image_tail:0.03,image_head_tail:0.06,quarter_head_tail:0.05,quarter_tail:0.03,random:0.05'
+PREVIEWS = ('a red circle moves left', 'a small blue square moves up quickly on a light background',
+            'a yellow star spins on a checkered background, the camera pans left',
+            'a red circle moves left above a blue square',
+            'a cyan triangle moves down to the left of a white circle that moves up', 'three green stars move up')
+MASKS = ('image_head:0.08,quarter_head:0.05,image_tail:0.03,image_head_tail:0.06,'
+         'quarter_head_tail:0.05,quarter_tail:0.03,random:0.05')
 
 def worlds_t2v(
     quick:bool=False, # a few minutes at level core
 ) -> list[T2VTrain]:  # four stages
     "Text to video on levels core, full and many: pictures, then clips with given frames and scores behind captions"
     level, n = ('core', 256) if quick else ('core:0.15,full:0.4,many:0.45', 32768)
+    common = dict(data=DataConfig(n=n, level=level), validate_on=96, preview_prompts=PREVIEWS)
     def stage(name, steps, batch_size, warmup, final, lr=2e-3, **more):
+        more = common | more
         if quick: steps, batch_size, more = 150, 32, more | dict(validate_on=16, preview_prompts=PREVIEWS[:1])
-        return T2VTrain(name=f'worlds_t2v/{name}', steps=steps, batch_size=batch_size, ema=0.998, save_every=200, validate_every=1000, validate_steps=15,
-                        optim=OptimConfig(name='muon', lr=lr, warmup=warmup, decay='linear', final=final), **dict(data=DataConfig(n=n, level=level), validate_on=96, preview_prompts=PREVIEWS) | more)
+        optim = OptimConfig(name='muon', lr=lr, warmup=warmup, decay='linear', final=final)
+        return T2VTrain(name=f'worlds_t2v/{name}', steps=steps, batch_size=batch_size, optim=optim, ema=0.998,
+                        save_every=200, validate_every=1000, validate_steps=15, **more)
+    clips = dict(init='previous', masks=MASKS)
+    new = dict(data=DataConfig(n=n, seed=1, level=level), features='runs/features_1')
     return [stage('1_pictures', 6000, 96, 100, 0.1, pictures=True),
-            stage('2_clips', 5500, 64, 50, 0.05, init='previous', masks=MASKS, caption_augment=0.3),
-            stage('3_longer', 4600, 64, 50, 0.03, lr=1.5e-3, init='previous', masks=MASKS, caption_augment=0.5),
-            stage('4_numbers', 2100, 64, 50, 0.03, lr=8e-4, init='previous', masks=MASKS, caption_augment=0.5, data=DataConfig(n=n, seed=1, level=level), features='runs/features_1')]
+            stage('2_clips', 5500, 64, 50, 0.05, caption_augment=0.3, **clips),
+            stage('3_longer', 4600, 64, 50, 0.03, lr=1.5e-3, caption_augment=0.5, **clips),
+            stage('4_numbers', 2100, 64, 50, 0.03, lr=8e-4, caption_augment=0.5, **clips, **new)]

@@ -1,4 +1,4 @@
-"""Pictures, then time, then both: what less than an hour on one busy core buys, and the ceiling it sets.
+"""Multi-stage training: crops, pictures, then time. What less than an hour on one busy core gives, and the ceiling it sets.
 
 Docs: https://opensora-nb.github.io/opensora_nb/12_recipes/worlds_vae.html.md"""
 
@@ -21,11 +21,11 @@ def worlds_vae(
     quick:bool=False, # an eighth of the steps, to see the loss fall
 ) -> list[VAETrain]:  # four stages
     "An autoencoder for the five levels of the toy world"
-    muon = lambda lr: OptimConfig(name='muon', lr=lr, warmup=20)
     def stage(name, what, steps, batch_size, lr, level=FIRST, **more):
         data = DataConfig(n=256 if quick else 2048, level=level)
-        return VAETrain(name=f'worlds_vae/{name}', stage=what, steps=steps//8 if quick else steps, batch_size=batch_size, optim=muon(lr), data=data,
-                        save_every=200, preview_every=200, ema=0.99, vae=video_vae_narrow(), **more)
+        return VAETrain(name=f'worlds_vae/{name}', stage=what, steps=steps//8 if quick else steps, data=data,
+                        batch_size=batch_size, optim=OptimConfig(name='muon', lr=lr, warmup=20), ema=0.99,
+                        save_every=200, preview_every=200, vae=video_vae_narrow(), **more)
     return [stage('1_crops', 'image', 700, 64, 5e-3, crop=32),
             stage('2_image', 'image', 300, 64, 3e-3, init='previous'),
             stage('3_temporal', 'temporal', 700, 16, 5e-3, init='previous'),
