@@ -1,4 +1,4 @@
-"""Put one wrong line into the running system and see what it costs: the score before and after, and a clip of each.
+"""Fault injection: put one wrong line into the running system and see what it costs, by the score before and after and a clip of each.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_metrics/fault_injection.html.md"""
 
@@ -34,7 +34,8 @@ def replaced(
     old, calls, new = getattr_static(target, name), [], wrong
     function = callable(wrong) and not isinstance(wrong, type)
     if callable(getattr(target, name)) and not callable(wrong):
-        raise ValueError(f"{target.__name__}.{name} is called, so the wrong one must be a function, not {type(wrong).__name__}")
+        raise ValueError(f"{target.__name__}.{name} is called, so the wrong one must be a function, "
+                         f"not {type(wrong).__name__}")
     if function:
         @wraps(wrong)
         def new(*args, **kwargs):
@@ -60,11 +61,14 @@ class Broken:
     def same(self): return all(np.array_equal(a, b) for a, b in zip(*self.clips))
     @property
     def shown(self): # the first clip that was right and is no longer
-        hit = [[all(want.get(k, got[k]) == got[k] for k in MAIN) for want, got in r.rows] for r in (self.right, self.wrong)]
+        def right(report): return [all(want.get(k, got[k]) == got[k] for k in MAIN) for want, got in report.rows]
+        hit = right(self.right), right(self.wrong)
         return next((i for i, (a, b) in enumerate(zip(*hit)) if a and not b), 0)
     def __repr__(self):
         if not self.same: why = ""
-        elif self.calls == 0: why = " It was never called: replace it in the module that uses it, or in the package's class, not a page's own."
+        elif self.calls == 0:
+            why = (" It was never called: replace it in the module that uses it, or in the package's class, "
+                   "not a page's own.")
         else: why = " The clips are the same: it changes nothing here."
         ran, a, b = "" if self.calls is None else f", called {self.calls} times", self.right.strict, self.wrong.strict
         return f"{self.what}{ran}: strict {a:.2f} as it is, {b:.2f} broken, over {self.right.n} clips.{why}"

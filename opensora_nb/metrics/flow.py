@@ -1,4 +1,4 @@
-"""Motion read from the pixels by matching blocks: a number in the units of Open-Sora's motion score, and the way the background goes.
+"""Optical flow by block matching: a motion score in Open-Sora's units, read from the pixels, and the direction in which the background moves.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_metrics/flow.html.md"""
 
@@ -8,6 +8,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/10_metrics/flow.html.md"""
 __all__ = ['block_flow', 'measured_flow', 'background_shift']
 
 # %% ../../nbs/10_metrics/03_flow.ipynb #dfbecf48
+from itertools import product
 import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,14 +21,17 @@ def block_flow(
     reach:int=8,     # pixels; largest shift that is tried, each way
     window:int=5,    # pixels; side of the window that must fit
     doubt:float=4.,  # squared grey levels per pixel of shift: what a shift must gain to be believed
-) -> Tensor:         # (pairs, 2, h, w) shift to the right and down, pixels per frame; pairs of frames that touch: 0 and gap, gap and 2 gap, …
-    "Where each place of a frame has gone `gap` frames later, by trying every shift"
-    if len(clip) <= gap: raise ValueError(f"a clip of {len(clip)} frames has none that are {gap} frames apart; give a clip of {gap+1} or more, or a smaller gap")
+) -> Tensor:         # (pairs, 2, h, w) shift to the right and down, pixels per frame
+    "Where each pixel has gone `gap` frames later, by trying every shift (frames 0 and gap, gap and 2 gap, …)"
+    if len(clip) <= gap:
+        raise ValueError(f"a clip of {len(clip)} frames has none that are {gap} frames apart; "
+                         f"give a clip of {gap+1} or more, or a smaller gap")
     x = torch.as_tensor(np.ascontiguousarray(clip)).permute(0, 3, 1, 2).float()
     h, w = x.shape[2:]
     x = x[::gap]
     a, b = x[:-1], F.pad(x[1:], (reach,)*4, mode='replicate')
-    shifts = sorted(((r, d) for r in range(-reach, reach+1) for d in range(-reach, reach+1)), key=lambda s: s[0]**2 + s[1]**2)
+    steps = range(-reach, reach+1)
+    shifts = sorted(product(steps, steps), key=lambda s: s[0]**2 + s[1]**2)
     best = torch.full((len(a), h, w), torch.inf)
     out = torch.zeros(len(a), 2, h, w)
     for r, d in shifts: # short ones first: they win where all are equal
@@ -54,7 +58,7 @@ def background_shift(
     edge:float=.25,  # share of each side that counts as border
     **how,           # of `block_flow`
 ) -> tuple[float, float]: # pixels per frame to the right and down; a camera that pans left moves it to the right
-    "Where the background goes: the mean along the border of the picture"
+    "How the background moves: the mean along the border of the picture"
     v = block_flow(clip, **how)
     h, w = v.shape[2:]
     border = torch.ones(h, w, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Are two heaps of feature vectors alike? Fit a Gaussian to each and measure how far one has to be moved to become the other.
+"""Are two sets of feature vectors alike? Fit a Gaussian to each and measure how far one has to be moved to become the other: FID for pictures, FVD for video.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_metrics/frechet.html.md"""
 
@@ -27,10 +27,12 @@ def frechet(
     a, b = (np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x, dtype=np.float64) for x in (a, b))
     for x in (a, b):
         if x.ndim != 2: raise ValueError(f"features are (n, d), not {x.shape}; flatten what belongs to one sample")
-        if len(x) <= x.shape[1]: raise ValueError(f"{len(x)} samples of {x.shape[1]} features: a covariance needs more samples than "
-                                                  f"features; give at least {x.shape[1]+1} samples, or fewer features")
+        if len(x) <= x.shape[1]:
+            raise ValueError(f"{len(x)} samples of {x.shape[1]} features: a covariance needs more samples than "
+                             f"features; give at least {x.shape[1]+1} samples, or fewer features")
         if not np.isfinite(x).all(): raise ValueError(f"{(~np.isfinite(x)).sum()} of {x.size} features are not finite")
-    if a.shape[1] != b.shape[1]: raise ValueError(f"one set has {a.shape[1]} features, the other {b.shape[1]}; compare the same features")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"one set has {a.shape[1]} features, the other {b.shape[1]}; compare the same features")
     sa, sb = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     shared = np.linalg.svd(root(sa) @ root(sb), compute_uv=False).sum()
     return max(0., float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(sa) + np.trace(sb) - 2*shared))

@@ -1,4 +1,4 @@
-"""Where no program can read a clip, compare it with labelled ones: what the nearest one shows, the clip probably shows too.
+"""Where no program can read a clip, compare it with labelled ones: what the nearest one shows, the clip probably shows too. A clip too near a training clip was memorised.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_metrics/nearest.html.md"""
 
@@ -20,7 +20,9 @@ def nearest(
     clips = [np.asarray(c) for c in clips]
     if not len(bank): raise ValueError("the bank holds no clips to compare with")
     for i, c in enumerate(clips):
-        if c.shape != bank.shape[1:]: raise ValueError(f"clip {i} is {c.shape}, the clips of the bank are {bank.shape[1:]}; bring them to one size first")
+        if c.shape != bank.shape[1:]:
+            raise ValueError(f"clip {i} is {c.shape}, the clips of the bank are {bank.shape[1:]}; "
+                             "bring them to one size first")
     flat = bank.reshape(len(bank), -1).astype(np.float32)
     norm = np.square(flat).sum(1)
     where, far = [], []
@@ -33,11 +35,13 @@ def nearest(
 
 # %% ../../nbs/10_metrics/04_nearest.ipynb #8820f428
 def agreement(
-    asked:list, # n dicts, attribute -> value
+    requested:list, # n dicts, attribute -> value
     found:list, # n dicts with the same keys
 ) -> dict:      # attribute -> share that agrees, and 'all': every attribute of a clip agrees
     "How often two lists of labels agree"
-    if len(asked) != len(found): raise ValueError(f"{len(asked)} asked for but {len(found)} found; give one each")
-    if not asked: raise ValueError("nothing to compare")
-    out = {k: float(np.mean([a[k] == f[k] for a, f in zip(asked, found)])) for k in asked[0]}
-    return out | dict(all=float(np.mean([all(a[k] == f[k] for k in a) for a, f in zip(asked, found)])))
+    if len(requested) != len(found):
+        raise ValueError(f"{len(requested)} asked for but {len(found)} found; give one each")
+    if not requested: raise ValueError("nothing to compare")
+    both = list(zip(requested, found))
+    out = {k: float(np.mean([a[k] == f[k] for a, f in both])) for k in requested[0]}
+    return out | dict(all=float(np.mean([all(a[k] == f[k] for k in a) for a, f in both])))

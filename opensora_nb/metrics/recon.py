@@ -1,4 +1,4 @@
-"""PSNR and SSIM say how near the pixels are; the ceiling says whether the meaning survived.
+"""PSNR and SSIM say how close the pixels are; the ceiling says whether shape, colour and motion can still be read.
 
 Docs: https://opensora-nb.github.io/opensora_nb/10_metrics/recon.html.md"""
 
@@ -28,9 +28,10 @@ def ssim(
 ) -> float:
     "Structural similarity (Wang et al. 2004) with a flat window, averaged over frames and channels"
     if a.shape != b.shape: raise ValueError(f"cannot compare clips of shape {a.shape} and {b.shape}")
-    if min(a.shape[1:3]) < window: raise ValueError(f"frames of {a.shape[1]}x{a.shape[2]} are smaller than the window {window}x{window}")
+    if min(a.shape[1:3]) < window:
+        raise ValueError(f"frames of {a.shape[1]}x{a.shape[2]} are smaller than the window {window}x{window}")
     x, y = (torch.from_numpy(np.ascontiguousarray(v)).permute(0, 3, 1, 2).double() for v in (a, b))
-    mean = lambda v: F.avg_pool2d(v, window, stride=1)
+    def mean(v): return F.avg_pool2d(v, window, stride=1)
     mx, my = mean(x), mean(y)
     n = window**2/(window**2-1)
     vx, vy, vxy = (n*(mean(p*q) - mp*mq) for p,q,mp,mq in ((x,x,mx,mx), (y,y,my,my), (x,y,mx,my)))
@@ -54,7 +55,8 @@ def nearness(
 ) -> dict: # psnr in dB and ssim, means over the clips
     "How near the pixels came back"
     pairs = list(zip(clips, back))
-    return dict(psnr=float(np.mean([psnr(a, b) for a, b in pairs])), ssim=float(np.mean([ssim(a, b) for a, b in pairs])))
+    return dict(psnr=float(np.mean([psnr(a, b) for a, b in pairs])),
+                ssim=float(np.mean([ssim(a, b) for a, b in pairs])))
 
 def ceiling(
     vae,        # VideoVAE
@@ -64,4 +66,5 @@ def ceiling(
     "What a perfect generator could reach behind this autoencoder"
     back = [round_trip(vae, c.video) for c in clips]
     report = score(back, [c.text for c in clips])
-    return nearness([c.video for c in clips], back) | dict(strict=report.strict, every=report.every, **report.accuracy)
+    near = nearness([c.video for c in clips], back)
+    return near | dict(strict=report.strict, every=report.every, **report.accuracy)
