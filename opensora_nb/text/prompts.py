@@ -183,7 +183,8 @@ def with_previous(
 
 # %% ../../nbs/07_text/02_prompts.ipynb #97c4f8dd
 MAX_NAME = 180 # bytes of a name made from a prompt; file systems allow 255, with the ending and the number
-RESERVED = {'CON', 'PRN', 'AUX', 'NUL', *(f'{d}{i}' for d in ('COM', 'LPT') for i in range(10))} # devices on Windows
+# devices on Windows
+RESERVED = {'CON', 'PRN', 'AUX', 'NUL', *(f'COM{i}' for i in range(10)), *(f'LPT{i}' for i in range(10))}
 
 def safe_name(
     text:str, # any text
