@@ -29,13 +29,14 @@ def folder(tmp_path):
 # ---- tables
 
 @pytest.mark.parametrize('data, says', [
-    (b'', 'is empty'),
-    (b'\n\n', 'is empty'),
-    (b'a.mp4,a red circle\n', 'has no column path and no column text; its columns are: a.mp4, a red circle'), # Open-Sora 1.0: no header
-    (b'Path,Text\na.mp4,x\n', 'has no column path'),
-    (b'path,text\n', 'no rows'),
-    (b'path,text\na.mp4\n', 'row 2: text is empty'),
-    (b'path,text\n ,x\n', 'row 2: path is empty'),
+    (b'',                        'is empty'),
+    (b'\n\n',                    'is empty'),
+    # as Open-Sora 1.0 wrote them, without a header
+    (b'a.mp4,a red circle\n',    'has no column path and no column text; its columns are: a.mp4, a red circle'),
+    (b'Path,Text\na.mp4,x\n',    'has no column path'),
+    (b'path,text\n',             'no rows'),
+    (b'path,text\na.mp4\n',      'row 2: text is empty'),
+    (b'path,text\n ,x\n',        'row 2: path is empty'),
     ('path,text\na.mp4,café\n'.encode('latin-1'), 'not UTF-8'),
 ])
 def test_bad_table(tmp_path, data, says):
@@ -92,7 +93,7 @@ def test_picture_source(tmp_path):
     assert src.clip(0).shape == (1, 16, 16, 3) and src.fps_of(0) == 120 and src.repeatable and src.texts(0) == []
 
 def test_fingerprint_sees_files_and_captions(folder):
-    fp = lambda: open_source(folder/'meta.csv', num_frames=4, progress=False).fingerprint()
+    def fp(): return open_source(folder/'meta.csv', num_frames=4, progress=False).fingerprint()
     first = fp()
     assert first == fp()
     (folder/'meta.csv').write_text('path,text\na.mp4,ONE\nsub/b.webm,two\n')
@@ -148,18 +149,22 @@ import opensora_nb.train.features as features
 features.BLOCK = 8
 class Counted(TinyVAE):
     clips = 0
-    def encode(self, x, sample=False): Counted.clips += len(x); return super().encode(x)
+    def encode(self, x, sample=False):
+        Counted.clips += len(x)
+        return super().encode(x)
 Counted.__name__ = 'TinyVAE'
-where = build_features(ToySource(40, image_size=(16, 16)), Counted(), sys.argv[1], batch_size=4, progress=False, state=PartialState(cpu=True)); print('clips', Counted.clips, where)
+src = ToySource(40, image_size=(16, 16))
+where = build_features(src, Counted(), sys.argv[1], batch_size=4, progress=False, state=PartialState(cpu=True))
+print('clips', Counted.clips, where)
 """
 
 @pytest.mark.parametrize('disk', ['shared', 'own'])
 def test_processes_share_the_encoding(tmp_path, disk):
-    """Blocks one and three of five are the second process's; a machine that does not see the other's files makes
-    them itself; clips of before stay"""
-    before = build_features(ToySource(16, seed=9, image_size=(16, 16)), TinyVAE(), tmp_path/'0', batch_size=4,
-                            progress=False)
-    folder = lambda rank: str(tmp_path/('0' if disk == 'shared' else str(rank)))
+    """Blocks one and three of five are the second process's; a machine that does not see the other's files makes them
+    itself; what was there before stays"""
+    earlier = ToySource(16, seed=9, image_size=(16, 16))
+    before = build_features(earlier, TinyVAE(), tmp_path/'0', batch_size=4, progress=False)
+    def folder(rank): return str(tmp_path/('0' if disk == 'shared' else str(rank)))
     said = together(SHARED, tmp_path, lambda r: [folder(r)], lambda r: r if disk == 'shared' else 0)
     count, where = zip(*(s.split('clips ')[1].split() for s in said))
     assert [int(c) for c in count] == ([24, 16] if disk == 'shared' else [40, 40])
@@ -177,7 +182,7 @@ def test_what_differs_gets_a_place_of_its_own(tmp_path):
     "Another VAE, other clips or another format never replace latents that are there"
     src, other = ToySource(4, image_size=(16, 16)), TinyVAE()
     with torch.no_grad(): other.conv.bias += 1e-3
-    build = lambda src, vae, **how: build_features(src, vae, tmp_path, progress=False, **how)
+    def build(src, vae, **how): return build_features(src, vae, tmp_path, progress=False, **how)
     first = build(src, TinyVAE())
     file, = first.glob('latents-*')
     before = file.stat().st_mtime_ns
@@ -198,7 +203,7 @@ def test_overflow_is_said(tmp_path):
 def test_full_disk(tmp_path, monkeypatch):
     "One sentence, and no half file"
     import opensora_nb.data.video_io as io_
-    build = lambda: build_features(ToySource(2, image_size=(16, 16)), TinyVAE(), tmp_path/'f', progress=False)
+    def build(): return build_features(ToySource(2, image_size=(16, 16)), TinyVAE(), tmp_path/'f', progress=False)
     real = Path.write_bytes
     def full(self, data):
         if 'latents' in self.name:
@@ -206,9 +211,8 @@ def test_full_disk(tmp_path, monkeypatch):
             raise OSError(28, 'No space left on device')
         return real(self, data)
     monkeypatch.setattr(io_.Path, 'write_bytes', full)
-    with pytest.raises(OSError,
-                       match='latents.*No space left.* 0 of 2 latents are encoded and stay; osnb data features .* '
-                       '--clear unused'):
+    said = 'latents.*No space left.* 0 of 2 latents are encoded and stay; osnb data features .* --clear unused'
+    with pytest.raises(OSError, match=said):
         build()
     assert not list((tmp_path/'f').rglob('*latents-*'))
     monkeypatch.undo()

@@ -1,5 +1,4 @@
-"""The store of latents and text features: two runs with one folder, kills, damaged files, full disks, making room,
-and `osnb data features`."""
+"Latents and text features on disk: runs that share a folder, kills, damage, full disks, room, `osnb data features`."
 import json, os, re, signal, subprocess, sys, time, warnings
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +51,8 @@ state = None
 if 'RANK' in os.environ:
     from accelerate import PartialState
     state = PartialState(cpu=True)
-got = open_features(ToySource(n, image_size=(16, 16)), Slow(), store, batch_size=4, flush=0.2, progress=False, state=state)
+clips = ToySource(n, image_size=(16, 16))
+got = open_features(clips, Slow(), store, batch_size=4, flush=0.2, progress=False, state=state)
 print('clips', len(got), Slow.done, hashlib.sha256(got.latents.numpy().tobytes()).hexdigest(), flush=True)
 if len(sys.argv) > 4: sys.stdin.read()
 '''
@@ -71,8 +71,8 @@ def said(process): # -> clips, encoded by it, hash of the latents
 def until(true, *alive):
     end = time.time() + 100
     while not true():
-        assert time.time() < end and all(p.poll() is None for p in alive), [p.communicate()[0] for p in alive
-            if p.poll() is not None]
+        ended = [p for p in alive if p.poll() is not None]
+        assert time.time() < end and not ended, [p.communicate()[0] for p in ended]
         time.sleep(.02)
 
 def stored(store): return sum(k.have for k in kept(store))
@@ -82,8 +82,7 @@ def digest(features): # as the child prints it
     return hashlib.sha256(features.latents.numpy().tobytes()).hexdigest()
 
 def test_two_runs_at_once_keep_their_own_clips(tmp_path):
-    """Two runs in one folder, on 16 and on 48 clips: each trains on its own, where the first used to get the 16 of
-    the second"""
+    "Two runs, on 16 and on 48 clips: each trains on its own, where the first used to get the 16 of the second"
     a, b = child(48, tmp_path/'f', .05), child(16, tmp_path/'f', .05)
     want = [digest(Features(build(toy(n), tmp_path/'alone'))) for n in (48, 16)]
     assert [said(p)[::2] for p in (a, b)] == list(zip((48, 16), want))
@@ -136,8 +135,7 @@ def test_ctrl_c_keeps_every_clip(tmp_path, capsys):
 # ---- by content
 
 def test_only_what_differs_is_made_again(tmp_path):
-    """Another frame size, other clips, `--quick`'s fewer clips and another autoencoder keep what is there; going
-    back costs nothing"""
+    "Another frame size, other or fewer clips and another autoencoder keep what is there; going back costs nothing"
     other = TinyVAE()
     with torch.no_grad(): other.conv.bias += 1e-3
     ways = [(toy(12), TinyVAE()), (toy(8), TinyVAE()), (toy(12, seed=1), TinyVAE()),
@@ -152,16 +150,15 @@ def test_only_what_differs_is_made_again(tmp_path):
 def clips(tmp_path):
     rng = np.random.default_rng(0)
     for k in 'abc':
-        write_video(tmp_path/'clips'/f'{k}.mp4', rng.integers(0, 255, (20 if k == 'c' else 8, 32, 32, 3),
-            dtype=np.uint8), fps=10)
+        noise = rng.integers(0, 255, (20 if k == 'c' else 8, 32, 32, 3), dtype=np.uint8)
+        write_video(tmp_path/'clips'/f'{k}.mp4', noise, fps=10)
     return tmp_path/'clips'
 
 def files_of(folder, words='of', **more):
     return ClipFiles([(folder/f'{k}.mp4', [f'{words} {k}']) for k in 'abc'], 8, (16, 16), **more)
 
 def test_other_captions_cost_nothing(tmp_path, clips):
-    """A caption mended in the table does not send the pixels through the autoencoder again, and each run has its
-    own captions"""
+    "A caption mended in the table sends no pixels through the autoencoder again, and each run has its own captions"
     first = open_features(files_of(clips), TinyVAE(), tmp_path/'f', progress=False)
     mended = open_features(files_of(clips, 'mended'), Refuses(), tmp_path/'f', progress=False)
     assert first.texts(1) == ['of b']
@@ -184,15 +181,14 @@ def test_moved_clips_are_known_and_edited_ones_are_not(tmp_path, clips):
     assert build(files_of(moved), tmp_path/'f') != first
 
 def test_tasks_with_one_out_have_their_own_clips(tmp_path):
-    """In training: another number of clips, another size and pictures in the same `out`; the first run finds its
-    latents again"""
+    "In training: other numbers of clips, sizes and pictures in the same `out`; the first run finds its latents again"
     cfg = T2VTrain(out=str(tmp_path), data=DataConfig(n=6, image_size=(32, 32)), device='cpu', validate_on=0)
     def sizes(cfg):
         return [(len(f), *f.latents.shape[2:]) for f, _ in cfg.make_task(torch.device('cpu')).stores.values()]
-    fewer, smaller = replace(cfg, data=replace(cfg.data, n=3)), replace(cfg,
-        data=replace(cfg.data, image_size=(16, 16)))
-    assert [sizes(c) for c in (cfg, fewer, smaller, replace(cfg, pictures=True))] == [[(6, 5, 4, 4)], [(3, 5, 4, 4)],
-        [(6, 5, 2, 2)], [(6, 1, 4, 4)]]
+    fewer = replace(cfg, data=replace(cfg.data, n=3))
+    smaller = replace(cfg, data=replace(cfg.data, image_size=(16, 16)))
+    assert sizes(cfg) == [(6, 5, 4, 4)] and sizes(fewer) == [(3, 5, 4, 4)]
+    assert sizes(smaller) == [(6, 5, 2, 2)] and sizes(replace(cfg, pictures=True)) == [(6, 1, 4, 4)]
     before = {f: f.stat().st_mtime_ns for f in (tmp_path/'features').rglob('latents-*')}
     assert len(before) == 3
     assert sizes(cfg) == [(6, 5, 4, 4)]
@@ -214,8 +210,7 @@ DAMAGES = (cut, emptied, garbage, flipped_first, flipped_header, flipped_middle,
 @pytest.mark.parametrize('damage', DAMAGES)
 @pytest.mark.parametrize('kind', ['latents-0000004', 'captions'])
 def test_a_damaged_file_is_made_anew(tmp_path, kind, damage):
-    """Cut, emptied or with a single bit flipped, wherever it is: one warning that names the file, that part again,
-    and the numbers of before"""
+    "Cut, emptied or one bit flipped: a warning that names the file, that part again, and the numbers of before"
     folder = build(toy(12), tmp_path, flush=0)
     good = Features(folder)
     file, = folder.glob(f'{kind}*')
@@ -270,17 +265,16 @@ def test_a_disk_that_fills_up_keeps_what_was_written(tmp_path, monkeypatch):
         if len(calls) > 2: raise OSError(28, 'No space left on device')
         return real(self, data)
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(OSError,
-                       match=r'cannot write .*latents-0000008-.* 8 of 16 latents are encoded and stay; osnb data '
-                       r'features .* --clear unused'):
+    said = ('cannot write .*latents-0000008-.* 8 of 16 latents are encoded and stay; '
+            'osnb data features .* --clear unused')
+    with pytest.raises(OSError, match=said):
         build(toy(16), tmp_path, flush=0)
     monkeypatch.undo()
     vae = Counts()
     assert len(Features(build(toy(16), tmp_path, vae))) == 16 and vae.done == 8 and not list(tmp_path.rglob('*.part'))
 
 def test_a_store_that_may_only_be_read(tmp_path, monkeypatch):
-    """A class trains on its teacher's latents without the right to write there; what is missing is an error that
-    names the folder"""
+    "A class trains on its teacher's latents without the right to write there; the error names the folder"
     folder = build(toy(4), tmp_path)
     def no(*_, **__): raise PermissionError(13, 'Permission denied')
     for owner, name in ((store_module, 'hold'), (os, 'utime'), (Path, 'mkdir'), (Path, 'write_bytes')):
@@ -320,12 +314,11 @@ def test_a_limit_that_is_none_is_refused(gb):
 # ---- osnb data features
 
 def test_list_and_clear(tmp_path, capsys):
-    """The list names clips, size, autoencoder and what is in use; clearing takes a key, unused or all, and refuses
-    what is in use"""
+    "The list names clips, size, autoencoder and use; clearing takes a key, unused or all, and refuses what is in use"
     def osnb(*words): return main(['data', 'features', str(tmp_path), *words]), *capsys.readouterr()
-    used, other, third = open_features(toy(6), TinyVAE(), tmp_path/'features', progress=False,
-                                       vae_name='tiny'), build(toy(4, seed=3), tmp_path/'features'), build(toy(2),
-        tmp_path/'features')
+    store = tmp_path/'features'
+    used = open_features(toy(6), TinyVAE(), store, progress=False, vae_name='tiny')
+    other, third = build(toy(4, seed=3), store), build(toy(2), store)
     code, out, _ = osnb()
     row = next(l for l in out.splitlines() if l.startswith(used.entry.key))
     assert code == 0

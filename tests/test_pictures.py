@@ -1,11 +1,10 @@
-"""Pictures as people have them: 16 bits, transparent, animated, enormous, damaged; right values by ffmpeg (PyAV) or
-by hand"""
+"Pictures as people have them: 16 bits, transparent, animated, enormous, damaged; right values by ffmpeg or by hand"
 import io, random, struct, time, warnings, zlib
 import av, numpy as np, pytest
 from PIL import Image
 from opensora_nb.data.dataset import ClipFiles, open_source
-from opensora_nb.data.video_io import (iter_frames, probe_frames, read_frames, read_image, read_video, readable, write_image,
-                                       write_video)
+from opensora_nb.data.video_io import (iter_frames, probe_frames, read_frames, read_image, read_video, readable,
+                                       write_image, write_video)
 
 SHAPE = 24, 32
 
@@ -48,8 +47,8 @@ def test_16_bits_of_colour_and_of_transparency(tmp_path):
     assert read_image(tmp_path/'rgb.png').tolist() == [[[0, 128, 255], [9, 8, 7]]]
     (tmp_path/'la.png').write_bytes(png(2, 1, 16, 4, [struct.pack('>4H', 257*40, 65535, 257*40, 0)]))
     assert read_image(tmp_path/'la.png').tolist() == [[[40]*3, [255]*3]]
-    (tmp_path/'key.png').write_bytes(png(2, 1, 16, 0, [struct.pack('>2H', 257*40, 257*50)],
-                                         (b'tRNS', struct.pack('>H', 257*50))))
+    key = b'tRNS', struct.pack('>H', 257*50)
+    (tmp_path/'key.png').write_bytes(png(2, 1, 16, 0, [struct.pack('>2H', 257*40, 257*50)], key))
     assert read_image(tmp_path/'key.png').tolist() == [[[40]*3, [255]*3]]
 
 # ---- transparency
@@ -242,8 +241,8 @@ def test_an_odd_picture_is_one_sentence_within_two_seconds(tmp_path, name):
 def test_damaged_pictures_are_read_or_refused(tmp_path):
     "400 pictures with bytes cut, changed or taken out: frames of the right kind, or a ValueError with the name"
     files, rng, said = {}, random.Random(0), 0
-    for name, more in (('a.png', {}), ('b.jpg', {}), ('c.bmp', {}), ('d.webp', {}), ('e.png', dict(save_all=True)),
-                       ('f.webp', dict(save_all=True))):
+    films = {'e.png': dict(save_all=True), 'f.webp': dict(save_all=True)}
+    for name, more in (dict.fromkeys(('a.png', 'b.jpg', 'c.bmp', 'd.webp'), {}) | films).items():
         first, *rest = map(Image.fromarray, noise(3))
         if more: more = dict(save_all=True, append_images=rest, duration=50)
         first.save(tmp_path/name, **more)
