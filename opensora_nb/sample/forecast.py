@@ -338,8 +338,8 @@ def decode_stage(
     group = min(cfg.micro_batch_size or num_frames, num_frames)
     for frames, times in ((chunk, num_frames//chunk), (num_frames % chunk, 1)):
         if not frames: continue
-        z = new(cfg.latent_channels, vae.latent_size((frames, h, w))[0])
-        with Meter(vae) as m: vae.decode_temporal(z, frames)
+        f = vae.latent_size((frames, h, w))[0]
+        with Meter(vae) as m: vae.decode_temporal(new(cfg.latent_channels, f), frames)
         work += _combine(Counter(), m.work, times)
         calls += times*m.calls
         peaks.append(m.peak)
