@@ -320,3 +320,39 @@ def test_eval_goes_through_sizes_and_keeps_each(tmp_path):
     for sizes, said in (('9x48x80,9x50x80', 'height 50 is not a multiple of 8'), ('9x48', 'write FRAMESxHEIGHTxWIDTH')):
         out = osnb('eval', 'tiny', '--sizes', sizes, *size, cwd=tmp_path)
         assert out.returncode == 1 and said in out.stderr and read() == got
+
+WITHOUT_TORCH = '''import sys
+from opensora_nb.app.cli import main
+try: main(sys.argv[1:])
+except SystemExit: pass
+print('torch' in sys.modules)'''
+
+@pytest.mark.parametrize('line, said', [
+    ('sample', 'give a prompt'), ('sample --prompt a --weights tyni', "weights 'tyni'"),
+    ('sample --prompt a --image-size 60 64', 'height 60 is not a multiple of 8'),
+    ('sample --prompt a --num-frames many', "'many' is not a length"),
+    ('sample --prompt a --cfg-scale nan', 'from 0 (no prompt)'), ('sample --prompt a --loop 0', '--loop is 0'),
+    ('sample --help', '--negative-prompt'), ('train --help', '--num-processes'),
+    ('eval --help', '--following'), ('data plan --help', '--buckets'),
+    ('train', 'The text-to-video model of the embedded weights'), ('--version', 'osnb ')])
+def test_help_and_what_was_mistyped_need_no_torch(tmp_path, line, said):
+    "torch alone takes seconds, so what can be answered without it, is"
+    out = subprocess.run([sys.executable, '-c', WITHOUT_TORCH, *line.split()], cwd=tmp_path,
+                         env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert said in out.stdout + out.stderr and out.stdout.endswith('False\n'), out.stderr
+
+def test_the_package_runs_as_the_command(tmp_path):
+    out = subprocess.run([sys.executable, '-m', 'opensora_nb', '--version'], cwd=tmp_path,
+                         env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert out.returncode == 0 and out.stdout.startswith('osnb '), out.stderr
+
+def test_every_default_of_sample_is_that_of_a_field():
+    from opensora_nb.app.options import SampleOptions, parse_options
+    assert parse_options([]) == SampleOptions()
+
+def test_options_of_data_may_stand_before_the_word(tmp_path, capsys):
+    "As they could when `data` had one list of options"
+    from opensora_nb.app.cli import main
+    assert main(['data', '--num', '1', 'shapes', str(tmp_path/'toys')]) == 0
+    assert main(['data', 'probe', str(tmp_path/'toys'/'clips'/'00000.mp4')]) == 0
+    assert 'num_frames=17' in capsys.readouterr().out

@@ -61,8 +61,9 @@ def test_no_file_in_the_working_directory_takes_the_place_of_a_package(planted, 
     assert out.returncode == 1 and "unknown device 'nowhere'" in out.stderr and 'Traceback' not in out.stderr.split('unknown device')[0], out.stderr
     assert marks(planted) == []
 
-def test_the_command_as_a_module_does_not_run_them_either(planted):
-    out = said_by(sys.executable, '-m', 'opensora_nb.app.cli', '--help', cwd=planted/'work')
+@pytest.mark.parametrize('module', ['opensora_nb', 'opensora_nb.app.cli'])
+def test_the_command_as_a_module_does_not_run_them_either(planted, module):
+    out = said_by(sys.executable, '-m', module, '--help', cwd=planted/'work')
     assert out.returncode == 0 and 'search-batch' in out.stdout and marks(planted) == []
 
 def test_the_working_directory_is_searched_last_and_only_for_a_name_with_a_colon(planted, monkeypatch):
