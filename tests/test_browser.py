@@ -92,7 +92,7 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     prompt.press('Tab')
     button.click()
     clip, guess = box.locator('img[alt="a blue star moves up"]').first, box.locator('img[alt^="a blue star moves up, '
-        'as expected"]')
+        'as predicted"]')
     clip.wait_for()
     for img in (clip, guess):
         page.wait_for_function("i => i.complete && i.naturalWidth === 64 && i.width >= 320", arg=img.element_handle())
