@@ -184,7 +184,7 @@ def test_tasks_with_one_out_have_their_own_clips(tmp_path):
     "In training: other numbers of clips, sizes and pictures in the same `out`; the first run finds its latents again"
     cfg = T2VTrain(out=str(tmp_path), data=DataConfig(n=6, image_size=(32, 32)), device='cpu', validate_on=0)
     def sizes(cfg):
-        return [(len(f), *f.latents.shape[2:]) for f, _ in cfg.make_task(torch.device('cpu')).stores.values()]
+        return [(len(f), *f.latents.shape[2:]) for f, _ in cfg.make_task(torch.device('cpu')).data.stores.values()]
     fewer = replace(cfg, data=replace(cfg.data, n=3))
     smaller = replace(cfg, data=replace(cfg.data, image_size=(16, 16)))
     assert sizes(cfg) == [(6, 5, 4, 4)] and sizes(fewer) == [(3, 5, 4, 4)]

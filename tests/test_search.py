@@ -115,7 +115,7 @@ def test_a_drill_has_the_shapes_of_training(tmp_path):
     cfg = T2VTrain(name='d', out=str(tmp_path), data=DataConfig(n=2), device='cpu', masks='v12_stage1',
                    model=replace(stdit3_tiny(), depth=1))
     real, made = T2VTask(cfg, torch.device('cpu')), Drill(drill_config(cfg), torch.device('cpu'))
-    made.size = real.size
+    made.size = real.data.size
     a, b = (t.batch(np.arange(2), np.zeros(2, int)) for t in (real, made))
     assert {k: (v.shape, v.dtype) for k, v in a.items() if torch.is_tensor(v)} == {k: (v.shape, v.dtype) for k,
         v in b.items() if torch.is_tensor(v)}

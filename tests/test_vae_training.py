@@ -34,7 +34,7 @@ def stage3(out, name, steps, kind='2d', **more):
 
 def everything(run):
     "All that learns or remembers: weights, averages, moments, and the same of the discriminator"
-    a, o = run.task.adversary, run.task.adversary_opt
+    a, o = run.task.discriminator.adversary, run.task.discriminator.opt
     moments = {f'{i}.{k}': v for opt in (run.opt, o) for i, s in opt.state_dict()['state'].items() for k,
                v in s.items()}
     return [dict(run.model.state_dict()), run.ema.shadow, a.state_dict(), moments]
@@ -48,12 +48,12 @@ def test_a_resumed_run_with_a_discriminator_is_the_same_to_the_bit(start, kind):
     for a, b in zip(everything(whole), everything(parts)):
         assert a.keys() == b.keys()
         for k in a: assert torch.equal(a[k], b[k]), k
-    assert whole.task.adversary.ema_real != 0
+    assert whole.task.discriminator.adversary.ema_real != 0
     seen = lambda run: [{k: r.get(k) for k in ('loss', 'rec', 'perceptual', 'g', 'd', 'real', 'fake')} for r in run.log
                         if 'loss' in r]
     assert seen(whole) == seen(parts)
     saved = torch.load(latest(parts.folder)/'adversary.pt', weights_only=True)
-    assert torch.equal(saved['net']['net.main.0.weight'], whole.task.adversary.net.main[0].weight)
+    assert torch.equal(saved['net']['net.main.0.weight'], whole.task.discriminator.adversary.net.main[0].weight)
 
 def test_another_discriminator_is_refused(start):
     train(stage3(start, 'other', 2), progress=False)
@@ -101,7 +101,7 @@ TWO = '''
 import sys; from tests.test_vae_training import *
 import torch.distributed as dist
 out = Path(sys.argv[1]); run = train(stage3(out, 'two', 4, processes=2), progress=False)
-mine = torch.cat([p.detach().flatten() for p in run.task.adversary.net.parameters()]); all_ = [torch.empty_like(mine) for _ in range(2)]
+mine = torch.cat([p.detach().flatten() for p in run.task.discriminator.adversary.net.parameters()]); all_ = [torch.empty_like(mine) for _ in range(2)]
 dist.all_gather(all_, mine); assert torch.equal(*all_), 'the discriminators differ'; before = torch.tensor(run.log[1]['d']); assert run.step == 4
 if run.acc.is_main_process: print('same', any('d' in r for r in run.log))
 '''

@@ -169,7 +169,7 @@ def train_command(args):
     "Run a recipe"
     if not args.recipe: return list_recipes()
     from opensora_nb.train.earlier import check_trainable
-    from opensora_nb.train.launch import cost_table, resolve, run_recipe, start_processes, summary
+    from opensora_nb.train.launch import cost_summary, cost_table, resolve, run_recipe, start_processes
     if args.profile is not None: args.overrides.append(f'profile={args.profile}')
     check_at_least_one(args, 'num_processes', 'nodes')
     if args.plan: return plan_training(args)
@@ -185,7 +185,7 @@ def train_command(args):
         return code
     runs = run_recipe(args.recipe, *args.overrides, quick=args.quick)
     if runs[-1].stopped: return 130
-    print(cost_table(summary(runs)))
+    print(cost_table(cost_summary(runs)))
     print(f"done: {runs[-1].folder}")
 
 def list_recipes():

@@ -1,4 +1,4 @@
-"""The moving average of the weights, checkpoints that are whole or absent, and resuming where a run stopped.
+"""The moving average of the weights, checkpoints that are whole or absent, and resuming exactly where a run stopped.
 
 Docs: https://opensora-nb.github.io/opensora_nb/11_train/checkpoint.html.md"""
 
@@ -38,7 +38,8 @@ class EMA:
         "Move the average towards the model"
         beta = self.decay if step is None else min(self.decay, (1+step)/(10+step))
         params = dict(model.named_parameters())
-        torch._foreach_lerp_([mine(s) for s in self.shadow.values()], [mine(params[k].detach()).float() for k in self.shadow], 1-beta)
+        torch._foreach_lerp_([mine(s) for s in self.shadow.values()],
+                             [mine(params[k].detach()).float() for k in self.shadow], 1-beta)
 
     @contextmanager
     def applied(self,
@@ -86,12 +87,15 @@ def damage(
         state = json.loads((path/'state.json').read_text())
         sizes = state.get('files', {}).items()
         sums = state.get('sums', {}).items() if closely else ()
-        if type(state['step']) is not int or 'seal' in state and state['seal'] != _seal(state) or 'sums' in state and 'seal' not in state: raise ValueError
+        if type(state['step']) is not int: raise ValueError
+        if 'seal' in state and state['seal'] != _seal(state): raise ValueError
+        if 'sums' in state and 'seal' not in state: raise ValueError
     except (FileNotFoundError, NotADirectoryError): return 'state.json is missing'
     except (OSError, ValueError, KeyError, AttributeError, RecursionError): return 'state.json is cut off or damaged'
     have = {p.relative_to(path).as_posix(): p.stat() for p in path.rglob('*') if p.is_file()}
     for name, size in sizes:
-        if name not in have or have[name].st_size != size: return f'{name} has {have[name].st_size if name in have else 0} of {size} bytes'
+        if name not in have or have[name].st_size != size:
+            return f'{name} has {have[name].st_size if name in have else 0} of {size} bytes'
     for name, crc in sums:
         try: now = _crc_as_it_is(path/name, have[name].st_size, have[name].st_mtime_ns, have[name].st_ino)
         except OSError as e: return f'{name} cannot be read ({e.strerror})'
@@ -119,9 +123,10 @@ def latest(
 def latest_or_none(
     folder:str|Path, # run folder
 ) -> Path|None:
-    "As `latest`; but where there are checkpoints and all are damaged, `ValueError`: a run that begins anew would write over its log"
+    "As `latest`; `ValueError` where all checkpoints are damaged, since a run that begins anew would overwrite its log"
     if (found := latest(folder)) is None and (left := _folders(folder)):
-        raise ValueError(f"no checkpoint of {folder} can be used ({left[0].name}: {damage(left[0])}); move this folder away to begin anew, or choose another name=…")
+        raise ValueError(f"no checkpoint of {folder} can be used ({left[0].name}: {damage(left[0])}); "
+                         f"move this folder away to begin anew, or choose another name=…")
     return found
 
 # %% ../../nbs/11_train/02_checkpoint.ipynb #097cc813
@@ -143,29 +148,43 @@ def save_checkpoint(
     tmp = root/f'.writing_{step:08d}'
     weights, average, moments = (whole(s, keep=main) for s in (model.state_dict(), ema.shadow, opt.state_dict()))
     if not main: return final
+    frozen = {k: p for k, p in model.named_parameters() if lean and not p.requires_grad}
     try:
-        for left in (*root.glob('.writing_*'), *root.glob('.old_*')): shutil.rmtree(left, ignore_errors=True) # of a killed process
+        _remove_leftovers(root)
         tmp.mkdir(parents=True)
-        frozen = {k: p for k, p in model.named_parameters() if lean and not p.requires_grad}
         save_state({k: v for k, v in weights.items() if k not in frozen}, tmp/'model.safetensors')
         save_state(average, tmp/'ema.safetensors')
         torch.save(moments, tmp/'optim.pt')
         if extra: extra(tmp)
-        sizes = {p.relative_to(tmp).as_posix(): p.stat().st_size for p in sorted(tmp.rglob('*')) if p.is_file()}
-        sums = {name: _crc(tmp/name) for name in sizes}
-        _write_state(tmp, dict(step=step, **(info or {}), **(dict(frozen=_sum(frozen)) if lean else {}), files=sizes, sums=sums))
-        for p in (*tmp.rglob('*'), tmp): _flush(p)
-        if final.exists(): _remove(final)
-        os.replace(tmp, final)
-        _flush(root)
+        _write_sealed_state(tmp, dict(step=step, **(info or {}), **(dict(frozen=_sum(frozen)) if lean else {})))
+        _publish(tmp, final)
     except (OSError, RuntimeError) as e: # torch.save reports a full disk as RuntimeError
         shutil.rmtree(tmp, ignore_errors=True)
         if isinstance(e, RuntimeError) and 'write' not in str(e): raise
-        safe = latest(folder)
-        raise OSError(getattr(e, 'errno', None) or errno.ENOSPC, f"could not save step {step} to {root}: {e}. "
-                      f"{_free_mb(folder)} MB are free; {f'{safe.name} is intact' if safe else 'no earlier checkpoint exists'}") from None
+        raise _not_saved(e, folder, step) from None
     for old in checkpoints(folder)[:-keep or None]: _remove(old)
     return final
+
+def _remove_leftovers(root): # of a killed process
+    for left in (*root.glob('.writing_*'), *root.glob('.old_*')): shutil.rmtree(left, ignore_errors=True)
+
+def _write_sealed_state(tmp, state): # state.json, with size and checksum of every file
+    sizes = {p.relative_to(tmp).as_posix(): p.stat().st_size for p in sorted(tmp.rglob('*')) if p.is_file()}
+    sums = {name: _crc(tmp/name) for name in sizes}
+    _write_state(tmp, dict(**state, files=sizes, sums=sums))
+
+def _publish(tmp, final): # flush everything to the disk, then rename: from here on it is a checkpoint
+    for p in (*tmp.rglob('*'), tmp): _flush(p)
+    if final.exists(): _remove(final)
+    os.replace(tmp, final)
+    _flush(final.parent)
+
+def _not_saved(e, folder, step): # -> the error that says how much room there is, and what is intact
+    safe = latest(folder)
+    intact = f'{safe.name} is intact' if safe else 'no earlier checkpoint exists'
+    return OSError(getattr(e, 'errno', None) or errno.ENOSPC,
+                   f"could not save step {step} to {Path(folder)/'checkpoints'}: {e}. "
+                   f"{_free_mb(folder)} MB are free; {intact}")
 
 def note(
     folder:str|Path,    # run folder
@@ -206,16 +225,26 @@ def load_checkpoint(
     path = Path(path)
     own = model.state_dict()
     info = {k: v for k, v in json.loads((path/'state.json').read_text()).items() if k not in OWN}
-    state, shadow = {k: shard_like(v, own[k]) if k in own and own[k].shape == v.shape else v for k, v in read_state(path/'model.safetensors').items()}, read_state(path/'ema.safetensors')
+    saved, shadow = read_state(path/'model.safetensors'), read_state(path/'ema.safetensors')
+    state = {k: shard_like(v, own[k]) if k in own and own[k].shape == v.shape else v for k, v in saved.items()}
     check_finite(shadow, path/'ema.safetensors')
     if 'frozen' not in info: load_into(model, state, source=path/'model.safetensors')
-    if other := sorted(set(shadow) ^ set(ema.shadow)): raise ValueError(f"{path} trained {len(shadow)} arrays, this run trains {len(ema.shadow)}; only one of them trains {other[0]}. Train the same parts as before, or choose another name=…")
+    if other := sorted(set(shadow) ^ set(ema.shadow)):
+        raise ValueError(f"{path} trained {len(shadow)} arrays, this run trains {len(ema.shadow)}; only one of them "
+                         f"trains {other[0]}. Train the same parts as before, or choose another name=…")
     if 'frozen' in info:
-        frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}
-        was, now = info.pop('frozen'), _sum(frozen)
-        if abs(was - now) > 1e-9*abs(was): raise ValueError(f"{path} left out the weights that are not trained, and those of this model are others (they sum to {now:g}, not {was:g}); start from the same weights as before (init=…)")
-        load_into(model, state | {k: p.detach() for k, p in frozen.items()}, source=path/'model.safetensors')
+        frozen = _same_frozen(model, info.pop('frozen'), path)
+        load_into(model, state | frozen, source=path/'model.safetensors')
     for k, s in ema.shadow.items(): s.copy_(shard_like(shadow[k], s))
     with about(path/'optim.pt'): opt.load_state_dict(read_saved(path/'optim.pt'))
-    for p, state in opt.state.items(): state.update({k: shard_like(v, p) for k, v in state.items() if torch.is_tensor(v) and v.shape == p.shape})
+    for p, state in opt.state.items():
+        state.update({k: shard_like(v, p) for k, v in state.items() if torch.is_tensor(v) and v.shape == p.shape})
     return info
+
+def _same_frozen(model, was, path): # the weights that a lean checkpoint left out, if they sum to what they did
+    frozen = {k: p.detach() for k, p in model.named_parameters() if not p.requires_grad}
+    now = _sum(frozen)
+    if abs(was - now) > 1e-9*abs(was):
+        raise ValueError(f"{path} left out the weights that are not trained, and those of this model are others "
+                         f"(they sum to {now:g}, not {was:g}); start from the same weights as before (init=…)")
+    return frozen

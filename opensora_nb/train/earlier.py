@@ -1,4 +1,4 @@
-"""Plans for stages whose models are not in this kit: their operations follow from a handful of numbers. Then against what was published.
+"""Plans for stages whose models are not in this kit: a formula gives their operations (FLOPs), and published numbers check it.
 
 Docs: https://opensora-nb.github.io/opensora_nb/11_train/earlier.html.md"""
 
@@ -17,7 +17,8 @@ from math import prod
 from ..data.bucket import Buckets, V11_STAGE1, V11_STAGE2, V11_STAGE3
 from ..data.sizes import PATCH, SPACE
 from .launch import pick_stage, resolve
-from .plan import StagePlan, T5_PARAMS, _count, _empty, assumed_sizes, batch_name, check_speed, plan_run, usual_batches
+from .plan import StagePlan, T5_PARAMS, _count, _empty
+from .plan import assumed_sizes, batch_name, check_speed, plan_run, usual_batches
 from ..vae.image import AutoencoderKL, AutoencoderKLConfig
 
 # %% ../../nbs/11_train/12_earlier.ipynb #4f30b45e
@@ -25,7 +26,7 @@ from ..vae.image import AutoencoderKL, AutoencoderKLConfig
 class Anatomy:
     "The numbers of a space-time transformer that decide what it costs"
     words:int             # l, tokens of a caption
-    pairs:bool=False      # a whole block for time after each block for space (STDiT3), or a second self-attention in each block (STDiT, STDiT2)
+    pairs:bool=False      # a block for time after each block for space (STDiT3), not two self-attentions in each block
     depth:int=28          # blocks, or pairs of them
     width:int=1152        # d
     channels:int=4        # of the latent; twice as many come out
@@ -53,7 +54,7 @@ STDIT, STDIT2 = Anatomy(words=120), Anatomy(words=200) # Open-Sora 1.0 and 1.1, 
 def picture_flops(
     height:int, width:int, # pixels
 ) -> int:
-    "Operations of encoding one frame with the autoencoder of Stable Diffusion, rows and columns that fill no 8x8 block left out"
+    "Operations of encoding one frame with Stable Diffusion's autoencoder; rows and columns beyond 8x8 blocks are cut"
     vae = _empty(AutoencoderKL, AutoencoderKLConfig())
     return _count(lambda: vae.encode(torch.zeros(1, 3, height//SPACE*SPACE, width//SPACE*SPACE, device='meta')))
 
@@ -65,7 +66,8 @@ def clip_cost(
     "What one clip costs in one step of training"
     frames, h, w = size
     places = -(-(h//SPACE)//PATCH[1])*-(-(w//SPACE)//PATCH[2])
-    return dict(tokens=frames*places, transformer=(3 + checkpointing)*model.flops(frames, places), autoencoder=frames*picture_flops(h, w), text=2*T5_PARAMS*model.words)
+    return dict(tokens=frames*places, transformer=(3 + checkpointing)*model.flops(frames, places),
+                autoencoder=frames*picture_flops(h, w), text=2*T5_PARAMS*model.words)
 
 # %% ../../nbs/11_train/12_earlier.ipynb #b9d283b0
 @dataclass(frozen=True)
@@ -84,13 +86,19 @@ class EarlierStage:
     days:float=0.         # GPU-days that were told, 0: none
     step:float=0.         # seconds a step that a comment in the configuration tells, 0: none
 
-def _v10(name, frames, side, clips, steps=0, days=0., gc=False, sequence=1): return EarlierStage(f'v10_stages/{name}', STDIT, steps, 64, (frames, side, side), clips, None, 3, gc, sequence, days)
-def _v11(name, buckets, steps, days, step, gc): return EarlierStage(f'v11_stages/{name}', STDIT2, steps, 64, buckets=buckets, interval=3, checkpointing=gc, days=64*days, step=step)
+def _v10(name, frames, side, clips, steps=0, days=0., gc=False, sequence=1):
+    return EarlierStage(f'v10_stages/{name}', STDIT, steps, 64, (frames, side, side), clips,
+                        None, 3, gc, sequence, days)
+def _v11(name, buckets, steps, days, step, gc):
+    return EarlierStage(f'v11_stages/{name}', STDIT2, steps, 64, buckets=buckets, interval=3,
+                        checkpointing=gc, days=64*days, step=step)
 
 EARLIER = dict( # name -> stages, in order
-    v10_stages=(_v10('16x256x256', 16, 256, 8, 80_000, 117, gc=True), _v10('16x256x256_hq', 16, 256, 8, 24_000, 45, gc=True), _v10('16x512x512_hq', 16, 512, 2, 20_000, 35),
+    v10_stages=(_v10('16x256x256', 16, 256, 8, 80_000, 117, gc=True),
+                _v10('16x256x256_hq', 16, 256, 8, 24_000, 45, gc=True), _v10('16x512x512_hq', 16, 512, 2, 20_000, 35),
                 _v10('64x512x512_hq', 64, 512, 4, gc=True), _v10('360x512x512', 360, 512, 1, gc=True, sequence=2)),
-    v11_stages=(_v11('1a', V11_STAGE2, 24_000, 4, 0, True), _v11('1b', V11_STAGE1, 40_000, 2, 1, False), _v11('1c', V11_STAGE1, 17_000, 14/24, 1, False),
+    v11_stages=(_v11('1a', V11_STAGE2, 24_000, 4, 0, True), _v11('1b', V11_STAGE1, 40_000, 2, 1, False),
+                _v11('1c', V11_STAGE1, 17_000, 14/24, 1, False),
                 _v11('2', V11_STAGE2, 22_000, 1, 7, True), _v11('3', V11_STAGE3, 4_000, 1, 13, True)))
 
 def plan_earlier(
@@ -103,14 +111,21 @@ def plan_earlier(
     "Count a stage; `ValueError` for numbers that cannot be"
     n = stage.gpus if processes is None else processes
     check_speed(n, peak, used)
-    if n % stage.sequence: raise ValueError(f"{stage.name} shares each clip among {stage.sequence} GPUs, which {n} cannot be grouped into; use a multiple of {stage.sequence}")
+    if n % stage.sequence:
+        raise ValueError(f"{stage.name} shares each clip among {stage.sequence} GPUs, "
+                         f"which {n} cannot be grouped into; use a multiple of {stage.sequence}")
     def row(name, size, clips, share):
         c = clip_cost(stage.model, size, stage.checkpointing)
-        return dict(name=name, size=size, clips=clips, share=share, **{k: clips*v/(stage.sequence if k == 'transformer' else 1) for k, v in c.items() if k != 'tokens'}, tokens=clips*c['tokens']//stage.sequence)
-    if stage.buckets: rows = [row(batch_name(p), size, p.batch_size, share) for p, size, share in usual_batches(Buckets(stage.buckets), assumed_sizes() if sizes is None else sizes, stage.interval)]
+        flops = {k: clips*v/(stage.sequence if k == 'transformer' else 1) for k, v in c.items() if k != 'tokens'}
+        return dict(name=name, size=size, clips=clips, share=share, **flops, tokens=clips*c['tokens']//stage.sequence)
+    if stage.buckets:
+        clips = assumed_sizes() if sizes is None else sizes
+        rows = [row(batch_name(p), size, p.batch_size, share)
+                for p, size, share in usual_batches(Buckets(stage.buckets), clips, stage.interval)]
     else: rows = [row('x'.join(map(str, stage.size)), stage.size, stage.clips, 1.)]
     same = n == stage.gpus
-    return StagePlan(stage.name, stage.steps, n, stage.model.params, rows, peak, used, bool(stage.buckets) and sizes is None, 24*stage.days*same, stage.step*same)
+    return StagePlan(stage.name, stage.steps, n, stage.model.params, rows, peak, used,
+                     bool(stage.buckets) and sizes is None, 24*stage.days*same, stage.step*same)
 
 def plan_recipe(
     recipe:str,              # of this package, package.module:function, or a name of `EARLIER`
@@ -121,9 +136,12 @@ def plan_recipe(
     used:float=0.15,         # the share of it that is reached
 ) -> list[StagePlan]:        # one per stage
     "Plan what has a recipe, and what has not"
-    if recipe not in EARLIER: return [plan_run(c, 1 if processes is None else processes, sizes, peak, used) for c in resolve(recipe, *overrides)]
+    if recipe not in EARLIER:
+        n = 1 if processes is None else processes
+        return [plan_run(c, n, sizes, peak, used) for c in resolve(recipe, *overrides)]
     stages, asked = EARLIER[recipe], [o[5:].strip() for o in overrides if o.startswith('only=')]
-    if rest := [o for o in overrides if not o.startswith('only=')]: warnings.warn(f"{recipe} has no settings yet, only numbers; without effect: {' '.join(rest)}")
+    if rest := [o for o in overrides if not o.startswith('only=')]:
+        warnings.warn(f"{recipe} has no settings yet, only numbers; without effect: {' '.join(rest)}")
     picked = [stages[pick_stage(recipe, [s.name.split('/')[1] for s in stages], a)] for a in asked] or stages
     return [plan_earlier(s, processes, sizes, peak, used) for s in picked]
 
@@ -131,4 +149,7 @@ def check_trainable(
     recipe:str, # a name
 ):
     "`ValueError` for a recipe that can only be planned"
-    if recipe in EARLIER: raise ValueError(f"{recipe} can only be planned: its model, {'STDiT' if recipe == 'v10_stages' else 'STDiT2'}-XL/2, is not in this kit yet; try osnb plan {recipe}, or train v12_stages")
+    if recipe in EARLIER:
+        raise ValueError(f"{recipe} can only be planned: "
+                         f"its model, {'STDiT' if recipe == 'v10_stages' else 'STDiT2'}-XL/2, is not in this kit yet; "
+                         f"try osnb plan {recipe}, or train v12_stages")

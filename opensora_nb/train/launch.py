@@ -1,4 +1,4 @@
-"""The same run from a cell, from a terminal, on one process and on several.
+"""The same run from a cell, from a terminal, and with data parallelism (DDP) on several processes or machines.
 
 Docs: https://opensora-nb.github.io/opensora_nb/11_train/launch.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_train/launch.html.md"""
 
 # %% auto #0
 __all__ = ['CALM', 'LOST', 'recipe_names', 'find_recipe', 'pick_stage', 'stages_of', 'resolve', 'run_recipe', 'machine',
-           'result_folder', 'summary', 'cost_table', 'python_calling', 'processes_calling', 'command', 'torchrun',
+           'result_folder', 'cost_summary', 'cost_table', 'python_calling', 'processes_calling', 'command', 'torchrun',
            'PassOn', 'start_processes', 'node_commands', 'one_line', 'leave_group', 'main']
 
 # %% ../../nbs/11_train/09_launch.ipynb #5cf44cff
@@ -19,6 +19,7 @@ if __name__ == '__main__' and not getattr(sys.flags, 'safe_path', False): del sy
 import json, os, pkgutil, platform, shlex, signal, subprocess, time, traceback
 from dataclasses import replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from ..config import override
 from .loop import STOPS, StopAsked, TrainConfig, named, train
@@ -37,13 +38,15 @@ def find_recipe(
     "The function behind a name; an unknown one raises `ValueError` with those there are"
     module, _, fn = name.partition(':')
     if not fn:
-        if name not in recipe_names(): raise ValueError(f"unknown recipe {name!r}; there are {', '.join(recipe_names())}, and your own as package.module:function")
+        if name not in recipe_names():
+            raise ValueError(f"unknown recipe {name!r}; there are {', '.join(recipe_names())}, "
+                             f"and your own as package.module:function")
         fn = name
     if module in recipe_names(): module = f'opensora_nb.recipes.{module}'
     return getattr(_recipe_module(name, module, fn), fn)
 
 def _recipe_module(name, module, fn):
-    "The module of a recipe, which has the function; one that cannot be imported raises `ValueError` that says where it failed"
+    "The module of a recipe, which has the function; one that fails to import raises `ValueError` that says where"
     words = [*module.split('.'), fn]
     if module.endswith('.py') or not all(w.isidentifier() for w in words):
         near = f"; {module.removesuffix('.py')}:{fn} may be meant" if module.endswith('.py') else ''
@@ -51,13 +54,15 @@ def _recipe_module(name, module, fn):
     if not module.startswith('opensora_nb.') and not {'', os.getcwd()} & set(sys.path): sys.path.append(os.getcwd())
     try: found = import_module(module)
     except ModuleNotFoundError as e: raise ValueError(f"recipe {name!r}: cannot import {module!r} ({e})") from None
-    except (Exception, SystemExit) as e: raise ValueError(f"recipe {name!r}: importing {module!r} ended with {_what(e)}") from e
+    except (Exception, SystemExit) as e:
+        raise ValueError(f"recipe {name!r}: importing {module!r} ended with {_what(e)}") from e
     if not hasattr(found, fn): raise ValueError(f"recipe {name!r}: module {module!r} has no function {fn!r}")
     return found
 
 def _what(e): # an exception in someone's recipe, and the last line of a file that led to it
     frames = traceback.extract_tb(e.__traceback__)
-    place = f"{e.filename}, line {e.lineno}" if isinstance(e, SyntaxError) else f"{frames[-1].filename}, line {frames[-1].lineno}"
+    file, line = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (frames[-1].filename, frames[-1].lineno)
+    place = f"{file}, line {line}"
     return f"{type(e).__name__}: {' '.join(str(e).split())[:200] or 'no message'} ({place})"
 
 # %% ../../nbs/11_train/09_launch.ipynb #e8a70dfa
@@ -69,26 +74,33 @@ def pick_stage(
     "The stage that is meant; `ValueError` says which there are"
     if asked in labels: return labels.index(asked)
     if asked.isdecimal() and asked.isascii() and 1 <= int(asked[:9]) <= len(labels): return int(asked) - 1
-    raise ValueError(f"{recipe} has no stage {asked!r}; use {', '.join(labels)}" + (f", or 1 to {len(labels)}" if len(labels) > 1 else ", or leave only= out"))
+    raise ValueError(f"{recipe} has no stage {asked!r}; use {', '.join(labels)}"
+                     + (f", or 1 to {len(labels)}" if len(labels) > 1 else ", or leave only= out"))
 
 def stages_of(
     recipe:str,        # see `find_recipe`
     quick:bool=False,  # the recipe's two-minute version
 ) -> list[TrainConfig]: # at least one
-    "What the recipe returns, as a list; a function that returns no settings raises `ValueError` that says what it returned"
+    "What the recipe returns, as a list; `ValueError` that says what it returned, if these are no settings"
     fn = find_recipe(recipe)
-    if not callable(fn): raise ValueError(f"recipe {recipe!r} is not a function but {fn!r:.60} (of type {type(fn).__name__}); a recipe is a function that returns settings")
+    if not callable(fn):
+        raise ValueError(f"recipe {recipe!r} is not a function but {fn!r:.60} (of type {type(fn).__name__}); "
+                         f"a recipe is a function that returns settings")
     try: given = fn(quick=True) if quick else fn()
     except (ValueError, OSError): raise
-    except (Exception, SystemExit) as e: raise ValueError(f"recipe {recipe!r} ended with {_what(e)}; a recipe is called without arguments, or with quick=True") from e
+    except (Exception, SystemExit) as e:
+        raise ValueError(f"recipe {recipe!r} ended with {_what(e)}; a recipe is called without arguments, "
+                         f"or with quick=True") from e
     stages = list(given) if isinstance(given, (list, tuple)) else [given]
     wrong = [s for s in stages if not isinstance(s, TrainConfig)] or ([] if stages else [given])
-    if wrong: raise ValueError(f"{recipe!r} is no recipe: it returned {wrong[0]!r:.60} (of type {type(wrong[0]).__name__}), and a recipe returns settings such as T2VTrain(…) or a list of them")
+    if wrong:
+        raise ValueError(f"{recipe!r} is no recipe: it returned {wrong[0]!r:.60} (of type {type(wrong[0]).__name__}), "
+                         f"and a recipe returns settings such as T2VTrain(…) or a list of them")
     return stages
 
 def resolve(
     recipe:str,      # see `find_recipe`
-    *overrides:str,  # name=value; for one stage: STAGE.name=value; only=STAGE, a name or a number from 1, for one stage alone
+    *overrides:str,  # name=value, or STAGE.name=value for one stage; only=STAGE (name or number) for that one alone
     quick:bool=False,# the recipe's two-minute version
 ) -> list[TrainConfig]: # one per stage
     "The settings a recipe and some overrides come to; wrong names raise `ValueError`"
@@ -98,10 +110,14 @@ def resolve(
     asked = [o.split('=', 1)[1].strip() for o in overrides if o.startswith('only=')]
     overrides = [o for o in overrides if not o.startswith('only=')]
     only = {pick_stage(recipe, labels, a) for a in asked} or set(range(len(labels)))
-    if len(asked) > 1: raise ValueError(f"only is given {len(asked)} times ({', '.join(asked)}); give one, or none for all")
+    if len(asked) > 1:
+        raise ValueError(f"only is given {len(asked)} times ({', '.join(asked)}); give one, or none for all")
     for label, cfg in zip(labels, stages):
-        mine = [o.split('.', 1)[1] if o.split('.')[0] in labels and len(stages) > 1 else o for o in overrides
-                if len(stages) == 1 or o.split('.')[0] not in labels or o.split('.')[0] == label]
+        mine = []
+        for o in overrides:
+            head, _, rest = o.partition('.')
+            if len(stages) == 1 or head not in labels: mine.append(o)
+            elif head == label: mine.append(rest)
         new = override(cfg, *mine)
         if len(stages) > 1 and new.name != cfg.name: new = replace(new, name=f'{new.name}/{label}')
         for k in ('init', 'vae_weights'): # a stage may go on from the one before it
@@ -121,7 +137,8 @@ def run_recipe(
         runs.append(train(cfg, progress))
         if runs[-1].stopped: return runs
     if runs[-1].acc.is_main_process:
-        text = json.dumps(dict(recipe=recipe, overrides=list(overrides), quick=quick, **summary(runs)), indent=1) + '\n'
+        result = dict(recipe=recipe, overrides=list(overrides), quick=quick, **cost_summary(runs))
+        text = json.dumps(result, indent=1) + '\n'
         with named(path := result_folder(runs)/'result.json'): atomic_write(path, lambda tmp: tmp.write_text(text))
     return runs
 
@@ -130,38 +147,49 @@ def machine() -> dict: # cpu, cores, threads, python, torch
     "Where this runs, for a result one wants to compare"
     import torch
     info = Path('/proc/cpuinfo')
-    names = [l.split(':', 1)[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
-    return dict(cpu=names[0] if names else platform.processor() or platform.machine(), cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')]
+    return dict(cpu=names[0] if names else platform.processor() or platform.machine(),
+                cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
                 threads=torch.get_num_threads(), python=platform.python_version(), torch=torch.__version__)
 
 def result_folder(runs): # the folder of the recipe
     folder = runs[0].folder
     return folder.parent if len(runs) > 1 else folder
 
-def summary(
+def cost_summary(
     runs:list, # a `Run` per stage
 ) -> dict:     # date, machine, stages (steps, wall, cpu, last numbers), wall and cpu seconds in all
     "What the stages of a recipe cost and reached"
     stages = {}
     for run in runs:
         spent = run.info.get('spent', {})
-        marks = {k: v for r in run.log for k, v in r.items() if k.startswith(('val_', 'confirm_'))}
-        stages[run.folder.name] = dict(steps=run.step, **{f'{part}_{kind}': round(s[i], 1) for part, s in spent.items() for i, kind in enumerate(('wall', 'cpu'))}, **marks)
+        marks = {}
+        for row in run.log: marks |= {k: v for k, v in row.items() if k.startswith(('val_', 'confirm_'))}
+        seconds = {}
+        for part, (wall, cpu) in spent.items():
+            seconds |= {f'{part}_wall': round(wall, 1), f'{part}_cpu': round(cpu, 1)}
+        stages[run.folder.name] = dict(steps=run.step, **seconds, **marks)
         if run.cfg.stop_at: stages[run.folder.name] |= dict(stop_at=run.cfg.stop_at, reached=run.reached)
-    total = lambda kind: round(sum(v for s in stages.values() for k, v in s.items() if k.endswith('_' + kind)), 1)
+    def total(kind):
+        numbers = chain.from_iterable(s.items() for s in stages.values())
+        return round(sum(v for k, v in numbers if k.endswith(f'_{kind}')), 1)
     return dict(date=time.strftime('%Y-%m-%d'), machine=machine(), wall=total('wall'), cpu=total('cpu'), stages=stages)
 
 def cost_table(
-    result:dict, # from `summary`
+    result:dict, # from `cost_summary`
 ) -> str:        # lines of text
     "Minutes by stage and part, and the scores"
     out = [f"{'stage':12}{'steps':>7}" + ''.join(f'{p:>16}' for p in ('prepare', 'steps', 'validate')) + '   reached']
     for name, s in result['stages'].items():
-        parts = ''.join(f"{s.get(p + '_wall', 0)/60:8.1f} ({s.get(p + '_cpu', 0)/60:5.1f})" for p in ('prepare', 'steps', 'validate'))
-        marks = ', '.join(f"{k.replace('val_', '').replace('_', ' ')} {s[k]:.3f}" for k in ('val_psnr', 'val_ceiling', 'val_strict', 'confirm_strict') if k in s)
+        parts = ''.join(f"{s.get(p + '_wall', 0)/60:8.1f} ({s.get(p + '_cpu', 0)/60:5.1f})"
+                        for p in ('prepare', 'steps', 'validate'))
+        marks = ', '.join(f"{k.replace('val_', '').replace('_', ' ')} {s[k]:.3f}"
+                          for k in ('val_psnr', 'val_ceiling', 'val_strict', 'confirm_strict') if k in s)
         out.append(f"{name:12}{s['steps']:7}{parts}   {marks}")
     m = result['machine']
-    return '\n'.join([*out, f"{result['wall']/60:.1f} minutes on the wall, {result['cpu']/60:.1f} of CPU time ({m['threads']} threads, {m['cores']} cores, {m['cpu']}, torch {m['torch']}, {result['date']})",
+    return '\n'.join([*out, f"{result['wall']/60:.1f} minutes on the wall, {result['cpu']/60:.1f} of CPU time "
+                      f"({m['threads']} threads, {m['cores']} cores, {m['cpu']}, torch {m['torch']}, {result['date']})",
                       "minutes on the wall, in brackets CPU time"])
 
 # %% ../../nbs/11_train/09_launch.ipynb #e389d2d3
@@ -179,7 +207,7 @@ def python_calling(
     module:str,   # of this kit
     function:str, # in it, called without arguments; what it returns is the exit code
 ) -> list[str]:   # a command line; what is added to it are the words in sys.argv
-    "A Python that runs a function of this kit, and no file of the working directory; Ctrl-C ends it without a traceback"
+    "A Python that runs a function of this kit and nothing in the working directory; Ctrl-C ends it without a traceback"
     return [sys.executable, '-u', '-c', CALM.format(module=module, function=function)]
 
 def processes_calling(
@@ -187,13 +215,15 @@ def processes_calling(
     num_processes:int,        # how many, on this machine
 ) -> list[str]:               # a command line, as there
     "The same in several processes that know of each other"
-    return [*python_calling('opensora_nb.train.launch', 'torchrun'), '--standalone', '--nproc_per_node', str(num_processes), '--no_python', *python_calling(module, function)]
+    return [*python_calling('opensora_nb.train.launch', 'torchrun'), '--standalone', '--nproc_per_node',
+            str(num_processes), '--no_python', *python_calling(module, function)]
 
 def command(
     recipe:str, overrides:tuple, num_processes:int, quick:bool=False, # as for `run_recipe`
 ) -> list[str]:
     "The command line that starts a recipe on several processes of this machine"
-    return [*processes_calling('opensora_nb.train.launch', 'main', num_processes), recipe, *overrides, f'processes={num_processes}', *(['--quick'] if quick else [])]
+    return [*processes_calling('opensora_nb.train.launch', 'main', num_processes), recipe, *overrides,
+            f'processes={num_processes}', *(['--quick'] if quick else [])]
 
 def torchrun():
     "torch's launcher; after a signal it ends without its traceback, since the run has said what happened"
@@ -212,11 +242,13 @@ def start_processes(
     num_processes:int,          # how many, on this machine
     quick:bool=False,           # the two-minute version
 ) -> int:                       # exit code
-    "Run a recipe on several processes of this machine and wait for them; Ctrl-C, SIGTERM and SIGHUP reach all of them once, and they save"
+    "Run a recipe on several processes of this machine; Ctrl-C, SIGTERM and SIGHUP reach each once, and they save"
     import torch
     env = dict(os.environ)
-    if not torch.cuda.is_available(): env |= dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1)//num_processes)))
-    child = subprocess.Popen(command(recipe, overrides, num_processes, quick), env=env, start_new_session=True) # so that Ctrl-C comes once, from here
+    if not torch.cuda.is_available():
+        env |= dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1)//num_processes)))
+    # so that Ctrl-C comes once, from here
+    child = subprocess.Popen(command(recipe, overrides, num_processes, quick), env=env, start_new_session=True)
     with PassOn(child): return child.wait()
 
 # %% ../../nbs/11_train/09_launch.ipynb #77c49237
@@ -228,21 +260,26 @@ def node_commands(
 ) -> list[str]:                 # one line for each machine; node0 stands for the address of the first
     "What to start on each of several machines"
     tail = shlex.join([recipe, *overrides, f'processes={nodes*num_processes}', *(['--quick'] if quick else [])])
-    return [f"torchrun --nnodes {nodes} --node_rank {i} --nproc_per_node {num_processes} --rdzv_backend c10d --rdzv_id run1 --rdzv_endpoint node0:29500 -m opensora_nb.train.launch {tail}" for i in range(nodes)]
+    return [f"torchrun --nnodes {nodes} --node_rank {i} --nproc_per_node {num_processes} "
+            f"--rdzv_backend c10d --rdzv_id run1 --rdzv_endpoint node0:29500 "
+            f"-m opensora_nb.train.launch {tail}" for i in range(nodes)]
 
 # %% ../../nbs/11_train/09_launch.ipynb #20a5b5ef
-LOST = ('gloo', 'nccl', 'connection closed', 'connection reset', 'timed out waiting', 'tcpstore') # words of torch's messages when a process no longer answers
+# words of torch's messages when a process no longer answers
+LOST = ('gloo', 'nccl', 'connection closed', 'connection reset', 'timed out waiting', 'tcpstore')
 
 def one_line(
     e:Exception, # what ended the run
 ) -> str:
     "What to print for it; torch's ways of saying that another process is gone become one sentence"
     first = str(e).strip().split('\n')[0]
-    if type(e) in (ValueError, FloatingPointError) or isinstance(e, OSError) or not any(w in first.lower() for w in LOST): return str(e)
-    return f"another process of this run ended or does not answer; its own message says why. Run the same command again to go on from the last checkpoint ({first[:120]})"
+    ours = type(e) in (ValueError, FloatingPointError) or isinstance(e, OSError)
+    if ours or not any(w in first.lower() for w in LOST): return str(e)
+    return (f"another process of this run ended or does not answer; its own message says why. "
+            f"Run the same command again to go on from the last checkpoint ({first[:120]})")
 
 def leave_group():
-    "End the process group of a run that all its processes have come to the end of; left open, it aborts a process now and then"
+    "End the process group once all processes are done; left open, it aborts a process now and then"
     import torch.distributed as dist
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -253,18 +290,22 @@ def main(argv=None):
     args = list(sys.argv[1:] if argv is None else argv)
     quick = '--quick' in args
     args = [a for a in args if a != '--quick']
-    if not args: raise SystemExit(f"usage: python -m opensora_nb.train.launch RECIPE [name=value …] [--quick]\nrecipes: {', '.join(recipe_names())}")
+    if not args:
+        raise SystemExit(f"usage: python -m opensora_nb.train.launch RECIPE [name=value …] [--quick]\nrecipes: "
+                         f"{', '.join(recipe_names())}")
     try: runs = run_recipe(*args, quick=quick)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as e: raise SystemExit(f"error: {one_line(e)}") from None
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as e:
+        raise SystemExit(f"error: {one_line(e)}") from None
     except KeyboardInterrupt: # before the first step, or a second one
         if int(os.environ.get('RANK', 0)) == 0: print('stopped', file=sys.stderr)
         raise SystemExit(130) from None
-    if runs[-1].stopped: # all has been saved; the signal of a process that heard of the stop from another one may still come
+    # all has been saved; the signal of a process that heard of the stop from another one may still come
+    if runs[-1].stopped:
         for s in STOPS: signal.signal(s, signal.SIG_IGN)
         leave_group()
         raise SystemExit(130)
     leave_group()
-    if runs[-1].acc.is_main_process: print(cost_table(summary(runs)))
+    if runs[-1].acc.is_main_process: print(cost_table(cost_summary(runs)))
 
 # %% ../../nbs/11_train/09_launch.ipynb #cb1ace57
 if __name__ == '__main__': main()

@@ -1,4 +1,4 @@
-"""AdamW and Muon by name, and a learning rate that is a function of the step.
+"""AdamW and Muon by name, and learning-rate warm-up and decay as a function of the step.
 
 Docs: https://opensora-nb.github.io/opensora_nb/11_train/optim.html.md"""
 
@@ -32,7 +32,8 @@ class OptimConfig:
     clip:float = opt(1.0, "largest global gradient norm; 0 turns clipping off", least=0)
 
     def __post_init__(self):
-        if self.name not in OPTIMISERS: raise ValueError(f"unknown optimiser {self.name!r}; use one of {', '.join(OPTIMISERS)}")
+        if self.name not in OPTIMISERS:
+            raise ValueError(f"unknown optimiser {self.name!r}; use one of {', '.join(OPTIMISERS)}")
         if self.decay not in DECAYS: raise ValueError(f"unknown decay {self.decay!r}; use one of {', '.join(DECAYS)}")
         check_limits(self, 'optim.')
         if self.lr <= 0: raise ValueError(f"the learning rate must be positive, not {self.lr}; try 1e-3")
@@ -78,7 +79,7 @@ def orthogonalise(
     return (x.mT if tall else x).to(g.dtype)
 
 class Muon(torch.optim.Muon):
-    "`torch.optim.Muon` with Nesterov momentum and the step length of AdamW; matrices of one shape together, shared by processes that hold the same gradients"
+    "`torch.optim.Muon` for many matrices: those of one shape together, and each process a share of them"
     def __init__(self, matrices, lr:float, weight_decay=0., share=False):
         super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn='match_rms_adamw')
         self.share = share
@@ -116,14 +117,16 @@ class MuonAdamW(torch.optim.Optimizer):
         if not mats: raise ValueError("Muon needs at least one linear or convolution layer; use optim.name=adamw")
         self.pairs = [(p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in mats]
         self.muon = Muon([v for _,v in self.pairs], lr, weight_decay, share)
-        self.adamw = torch.optim.AdamW(rest or [nn.Parameter(torch.zeros(1))], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        self.adamw = torch.optim.AdamW(rest or [nn.Parameter(torch.zeros(1))], lr=lr, betas=betas, eps=eps,
+                                       weight_decay=weight_decay)
         super().__init__(mats + rest, dict(lr=lr))
         self.param_groups = self.muon.param_groups + self.adamw.param_groups
 
     @torch.no_grad()
     def step(self, closure=None):
         for p, view in self.pairs:
-            view.data = p.data.view(view.shape) # again at every step: whoever wraps the model may have given it new memory
+            # again at every step: whoever wraps the model may have given it new memory
+            view.data = p.data.view(view.shape)
             view.grad = None if p.grad is None else p.grad.reshape(view.shape)
         self.muon.step()
         self.adamw.step()

@@ -1,4 +1,4 @@
-"""Steps, tokens and GPU-hours of a recipe, before anything is allocated.
+"""Steps, tokens, operations (FLOPs) and GPU-hours of a recipe, before anything is allocated.
 
 Docs: https://opensora-nb.github.io/opensora_nb/11_train/plan.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/11_train/plan.html.md"""
 
 # %% auto #0
 __all__ = ['T5_PARAMS', 'forward_flops', 'encode_flops', 'assumed_sizes', 'usual_batches', 'batch_name', 'check_speed',
-           'StagePlan', 'known_parts', 'plan_run']
+           'StagePlan', 'known_parts', 'plan_run', 'batch_flops']
 
 # %% ../../nbs/11_train/11_plan.ipynb #9ef08274
 from dataclasses import dataclass, replace
@@ -42,8 +42,12 @@ def forward_flops(
     text:int=300,      # tokens of the caption
 ) -> int:              # two for each multiplication with addition
     "Operations of one forward of one clip"
-    meta, row = dict(device='meta'), lambda v: torch.full((1,), float(v))
-    def at(depth): return _count(lambda: _empty(STDiT3, replace(cfg, depth=depth))(torch.zeros(1, cfg.in_channels, *latent, **meta), torch.ones(1, **meta), torch.zeros(1, 1, text, cfg.caption_channels, **meta), fps=row(24), height=row(size[1]), width=row(size[2])))
+    def zeros(*shape): return torch.zeros(1, *shape, device='meta')
+    fps, height, width = (torch.full((1,), float(v)) for v in (24, size[1], size[2]))
+    def at(depth):
+        model = _empty(STDiT3, replace(cfg, depth=depth))
+        x, y = zeros(cfg.in_channels, *latent), zeros(1, text, cfg.caption_channels)
+        return _count(lambda: model(x, torch.ones(1, device='meta'), y, fps=fps, height=height, width=width))
     one = at(1)
     return one + (cfg.depth - 1)*(at(2) - one) # every pair of blocks costs the same
 
@@ -54,7 +58,7 @@ def encode_flops(
 ) -> int:
     "Operations of encoding one clip, chunk by chunk"
     vae, (f, h, w) = _empty(VideoVAE, cfg), size
-    one = lambda n: _count(lambda: vae.encode(torch.zeros(1, 3, n, h, w, device='meta'), sample=False)) if n else 0
+    def one(n): return _count(lambda: vae.encode(torch.zeros(1, 3, n, h, w, device='meta'), sample=False)) if n else 0
     return one(min(f, CHUNK))*(f//CHUNK) + one(f % CHUNK) if f >= CHUNK else one(f)
 
 # %% ../../nbs/11_train/11_plan.ipynb #7d503d0d
@@ -83,9 +87,13 @@ def usual_batches(
 
 def batch_name(p): return f"{p.resolution}, {p.frames} frame{'s' if p.frames > 1 else ''}" # of a pair
 
+_PARTS = ('transformer', 'autoencoder', 'text') # the networks whose operations are counted
+
 def check_speed(processes, peak, used): # `ValueError` for numbers that cannot be
     if processes < 1: raise ValueError(f"{processes} processes cannot train; use 1 or more")
-    if not (peak > 0 and 0 < used <= 1): raise ValueError(f"a peak of {peak:g} and a share of {used:g} make no speed; the peak is above 0 and the share in (0, 1]")
+    if not (peak > 0 and 0 < used <= 1):
+        raise ValueError(f"a peak of {peak:g} and a share of {used:g} make no speed; "
+                         f"the peak is above 0 and the share in (0, 1]")
 
 def _short(x): return f'{x:,.0f}' if x >= 100 else f'{x:.2g}'
 
@@ -96,14 +104,14 @@ class StagePlan:
     steps:int         # 0: not known, then there are no hours
     processes:int
     params:int        # of the transformer
-    rows:list         # a dictionary for each kind of batch: size, clips, tokens, share of the batches, operations of transformer, autoencoder, text
+    rows:list         # a dict for each kind of batch: size, clips, tokens, its share, operations of each of `_PARTS`
     peak:float        # operations a second of one GPU
     used:float        # the share of it that is reached
     assumed:bool      # are the sizes of the clips an assumption?
     told:float=0.     # GPU-hours that were published for the same, 0: none
     told_step:float=0. # seconds a step that were, 0: none
 
-    def total(self, *parts): # operations of the largest of the batches that the processes have in a step, on average over steps
+    def total(self, *parts): # operations of the largest batch that any process has in a step, on average over steps
         rows, below, out = sorted((sum(r[p] for p in parts), r['share']) for r in self.rows), 0., 0.
         for cost, share in rows:
             out += cost*((below + share)**self.processes - below**self.processes)
@@ -112,27 +120,40 @@ class StagePlan:
     def seconds(self, *parts): return self.total(*parts)/(self.peak*self.used)
     def hours(self, *parts): return self.steps*self.processes*self.seconds(*parts)/3600
     def __repr__(self):
-        out = [f"{self.name}: {f'{self.steps:,} steps' if self.steps else 'steps not known,'} on {self.processes} process{'es' if self.processes > 1 else ''}, a transformer of {self.params/1e6:,.0f} M parameters" + (", sizes of clips assumed" if self.assumed else ''),
-               f"{'batch':>24}{'clips':>7}{'tokens':>9}{'share':>8}{'10^12 operations: transformer':>32}{'autoencoder':>13}{'text':>8}"]
-        out += [f"{r['name']:>24}{r['clips']:7}{r['tokens']:9,}{r['share']:8.1%}{r['transformer']/1e12:32,.4g}{r['autoencoder']/1e12:13,.4g}{r['text']/1e12:8,.4g}" for r in self.rows]
-        everything = 'transformer', 'autoencoder', 'text'
-        cost = lambda *parts: f"{self.seconds(*parts):.3g} s a step" + (f" and {_short(self.hours(*parts))} GPU-hours" if self.steps else '')
-        out.append(f"at {self.used:.0%} of {self.peak/1e12:,.4g} times 10^12 a second: {cost('transformer')} with stored features; {cost(*everything)} where autoencoder and T5 run in every step")
-        if self.told: out.append(f"told: {self.told:,.0f} GPU-hours, of which the plan with all three explains {self.hours(*everything)/self.told:.0%}")
-        if self.told_step: out.append(f"told: {self.told_step:.3g} s a step, of which the plan with all three explains {self.seconds(*everything)/self.told_step:.0%}")
+        out = [f"{self.name}: {f'{self.steps:,} steps' if self.steps else 'steps not known,'} on {self.processes} "
+               f"process{'es' if self.processes > 1 else ''}, a transformer of {self.params/1e6:,.0f} M parameters"
+               + (", sizes of clips assumed" if self.assumed else ''),
+               f"{'batch':>24}{'clips':>7}{'tokens':>9}{'share':>8}"
+               f"{'10^12 operations: transformer':>32}{'autoencoder':>13}{'text':>8}"]
+        out += [f"{r['name']:>24}{r['clips']:7}{r['tokens']:9,}{r['share']:8.1%}"
+                f"{r['transformer']/1e12:32,.4g}{r['autoencoder']/1e12:13,.4g}{r['text']/1e12:8,.4g}"
+                for r in self.rows]
+        out.append(f"at {self.used:.0%} of {self.peak/1e12:,.4g} times 10^12 a second: "
+                   f"{self._cost('transformer')} with stored features; "
+                   f"{self._cost(*_PARTS)} where autoencoder and T5 run in every step")
+        if self.told:
+            out.append(f"told: {self.told:,.0f} GPU-hours, "
+                       f"of which the plan with all three explains {self.hours(*_PARTS)/self.told:.0%}")
+        if self.told_step:
+            out.append(f"told: {self.told_step:.3g} s a step, "
+                       f"of which the plan with all three explains {self.seconds(*_PARTS)/self.told_step:.0%}")
         return '\n'.join(out)
+    def _cost(self, *parts): # in words
+        hours = f" and {_short(self.hours(*parts))} GPU-hours" if self.steps else ''
+        return f"{self.seconds(*parts):.3g} s a step{hours}"
 
 def known_parts(
     cfg:T2VTrain,    # reads model, init, vae_weights, text_weights
-    begun:bool=True, # a bare name in init must be known; False: it may be a folder that will be there when the run starts
+    begun:bool=True, # a bare name in init must be known; False: it may be a folder that an earlier run will make
 ) -> tuple[STDiT3Config, VideoVAEConfig, TinyTextConfig|None]:
-    "The sizes of the networks a run would use; released ones, which are not looked up, have those of Open-Sora 1.2, or of cfg.model"
+    "The sizes of the networks a run would use; released ones are not looked up, but are Open-Sora 1.2's or cfg.model's"
     def read(kind, where, part, must=True):
         try: return load_config(kind, weights_folder(where)/part/'config.json')
         except FileNotFoundError:
             if must and where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
-    vae = (cfg.init and read(VideoVAEConfig, cfg.init, 'vae', begun)) or read(VideoVAEConfig, cfg.vae_weights, 'vae') or video_vae_v12()
-    model, text = ((cfg.init and read(kind, cfg.init, part, begun)) or None for kind, part in ((STDiT3Config, 'stdit3'), (TinyTextConfig, 'text')))
+    def of_init(kind, part): return read(kind, cfg.init, part, begun) if cfg.init else None
+    vae = of_init(VideoVAEConfig, 'vae') or read(VideoVAEConfig, cfg.vae_weights, 'vae') or video_vae_v12()
+    model, text = of_init(STDiT3Config, 'stdit3'), of_init(TinyTextConfig, 'text')
     return model or replace(cfg.model, in_channels=vae.latent_channels), vae, None if cfg.text_weights else text
 
 def plan_run(
@@ -143,21 +164,47 @@ def plan_run(
     used:float=0.15,     # the share of it that is reached
 ) -> StagePlan:
     "Count a run; `ValueError` for numbers that cannot be"
-    if not isinstance(cfg, T2VTrain): raise ValueError(f"{cfg.name} trains {type(cfg).__name__[:-5]}; plans are made for text-to-video runs")
+    if not isinstance(cfg, T2VTrain):
+        raise ValueError(f"{cfg.name} trains {type(cfg).__name__[:-5]}; plans are made for text-to-video runs")
     check_speed(processes, peak, used)
-    if processes % cfg.sequence: raise ValueError(f"{processes} processes cannot form groups of {cfg.sequence}; use a multiple of {cfg.sequence}")
+    if processes % cfg.sequence:
+        raise ValueError(f"{processes} processes cannot form groups of {cfg.sequence}; "
+                         f"use a multiple of {cfg.sequence}")
     groups = processes//cfg.sequence # each works on its own clips
-    (model, vae, _), times = known_parts(cfg, begun=False), 4 if cfg.checkpointing else 3
-    def row(name, size, clips, share):
-        latent = _empty(VideoVAE, vae).latent_size(size)
-        return dict(name=name, size=size, clips=clips, share=share, tokens=clips*int(np.prod([-(-a//b) for a, b in zip(latent, model.patch_size)])), transformer=times*clips*forward_flops(model, size, tuple(latent), model.model_max_length),
-                    autoencoder=clips*encode_flops(vae, size), text=clips*2*T5_PARAMS*model.model_max_length if cfg.text_weights else 0.)
-    if cfg.buckets:
-        per = cfg.batches or groups
-        if per % groups: raise ValueError(f"{per} batches a step do not divide over {groups} processes{' or groups'*(cfg.sequence > 1)}; try batches={-(-per//groups)*groups}")
-        rows = [row(batch_name(p), size, p.batch_size, share) for p, size, share in usual_batches(Buckets.named(cfg.buckets, cfg.max_batch), assumed_sizes() if sizes is None else sizes, cfg.data.frame_interval, cfg.seed, per)]
-        rows = [r | {k: r[k]*per/processes for k in ('transformer', 'autoencoder', 'text')} for r in rows]
-    else:
+    per = cfg.batches or groups if cfg.buckets else groups # batches a step
+    if per % groups:
+        raise ValueError(f"{per} batches a step do not divide over {groups} "
+                         f"processes{' or groups'*(cfg.sequence > 1)}; try batches={-(-per//groups)*groups}")
+    model, vae, _ = known_parts(cfg, begun=False)
+    rows = []
+    for name, size, clips, share in _kinds(cfg, groups, per, sizes):
+        costs = {k: v*per/processes for k, v in batch_flops(cfg, model, vae, size, clips).items()} # for each process
+        tokens = clips*_tokens(model, vae, size)
+        rows.append(dict(name=name, size=size, clips=clips, share=share, tokens=tokens, **costs))
+    params = sum(p.numel() for p in _empty(STDiT3, model).parameters())
+    return StagePlan(cfg.name, cfg.steps, processes, params, rows, peak, used, bool(cfg.buckets) and sizes is None)
+
+def _kinds(cfg, groups, per, sizes): # of batches: (name, size, clips, share of the batches)
+    if not cfg.buckets:
         size = (1 if cfg.pictures else cfg.data.num_frames, *cfg.data.image_size)
-        rows = [r | {k: r[k]/cfg.sequence for k in ('transformer', 'autoencoder', 'text')} for r in [row('x'.join(map(str, size)), size, -(-cfg.batch_size//groups), 1.)]]
-    return StagePlan(cfg.name, cfg.steps, processes, sum(p.numel() for p in _empty(STDiT3, model).parameters()), rows, peak, used, bool(cfg.buckets) and sizes is None)
+        return [('x'.join(map(str, size)), size, -(-cfg.batch_size//groups), 1.)]
+    buckets, sizes = Buckets.named(cfg.buckets, cfg.max_batch), assumed_sizes() if sizes is None else sizes
+    batches = usual_batches(buckets, sizes, cfg.data.frame_interval, cfg.seed, per)
+    return [(batch_name(p), size, p.batch_size, share) for p, size, share in batches]
+
+def _tokens(model, vae, size): # of one clip
+    return int(np.prod([-(-a//b) for a, b in zip(_empty(VideoVAE, vae).latent_size(size), model.patch_size)]))
+
+def batch_flops(
+    cfg:T2VTrain,          # reads checkpointing, text_weights
+    model:STDiT3Config,    # of the transformer
+    vae:VideoVAEConfig,    # of the autoencoder
+    size:tuple,            # frames, height, width of the clips
+    clips:int,             # in the batch
+) -> dict[str, float]:     # for each of `_PARTS`
+    "Operations of one step on a batch"
+    latent, words = tuple(_empty(VideoVAE, vae).latent_size(size)), model.model_max_length
+    forwards = 4 if cfg.checkpointing else 3 # a backward pass is worth two, and recomputation is one more
+    return dict(transformer=forwards*clips*forward_flops(model, size, latent, words),
+                autoencoder=clips*encode_flops(vae, size),
+                text=clips*2*T5_PARAMS*words if cfg.text_weights else 0.)

@@ -1,4 +1,4 @@
-"""Latents and text features take minutes to hours to compute; a store keeps them under a name made from what they were computed from.
+"""Precomputed latents and text features are kept under a name made from everything they were computed from.
 
 Docs: https://opensora-nb.github.io/opensora_nb/11_train/store.html.md"""
 
@@ -82,7 +82,8 @@ class Entry:
             if intact(file):
                 self.sound.add(file.name)
                 return True
-            warnings.warn(f"{file} is damaged (its bytes do not fit the checksum in its name); what it held is computed anew", stacklevel=3)
+            warnings.warn(f"{file} is damaged (its bytes do not fit the checksum in its name); "
+                          f"what it held is computed anew", stacklevel=3)
             file.unlink()
         return False
 
@@ -103,7 +104,8 @@ class Entry:
         "Yields True where no other process works on this now; then none will until the end of the block"
         file = self.folder/f'.claim-{name}'
         try: f = hold(file)
-        except OSError: f = open(os.devnull) # a store that may only be read; if something has to be written, that says so
+        # a store that may only be read; if something has to be written, that says so
+        except OSError: f = open(os.devnull)
         try: yield f is not None
         finally:
             if f is not None:
@@ -216,11 +218,14 @@ class Kept:
     def __str__(self):
         a = self.about
         what = f"{self.have} of {a['clips']} latents" if 'clips' in a else f"{self.have} texts" if a else 'unknown'
-        words = [str(w) for w in (a.get('size'), a.get('what'), a.get('by') and f"by {a['by']}", self.busy and 'in use') if w]
-        return f"{self.key}  {what:>20}  {self.size/1e6:9.1f} MB  {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.used))}  {', '.join(words)}"
+        known = a.get('size'), a.get('what'), a.get('by') and f"by {a['by']}", self.busy and 'in use'
+        words = [str(w) for w in known if w]
+        return (f"{self.key}  {what:>20}  {self.size/1e6:9.1f} MB  "
+                f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(self.used))}  {', '.join(words)}")
 
 def _rows(folder, about): # how many rows the names of the parts speak of
-    found = sorted((int(m[2]), int(m[3])) for m in map(PART.fullmatch, os.listdir(folder)) if m and m[1] in ('latents', 'text'))
+    names = [PART.fullmatch(f) for f in os.listdir(folder)]
+    found = sorted((int(m[2]), int(m[3])) for m in names if m and m[1] in ('latents', 'text'))
     if 'clips' not in about: return sum(end - start for start, end in found)
     count, upto = 0, 0
     for start, end in found:
@@ -275,7 +280,9 @@ def old_layout(
     if not root.is_dir(): return []
     inner = [p for p in root.iterdir() if p.is_dir() and (p.name == 'text' or re.fullmatch(r'\d+x\d+x\d+', p.name))]
     folders = [p for p in (root, root.with_name(f'{root.name}_held'), *inner) if (p/'index.json').is_file()]
-    return [f for p in folders for f in (p/'index.json', *p.glob('latents-?????.safetensors'), *p.glob('text-?????.safetensors'))]
+    files = []
+    for p in folders: files += [p/'index.json', *p.glob('latents-?????.safetensors'), *p.glob('text-?????.safetensors')]
+    return files
 
 def clear(
     root:str|Path, # a store
@@ -284,13 +291,18 @@ def clear(
     "Delete entries, and what an earlier version left; `ValueError` for what is in use or not there"
     store, there = Store(root), kept(root)
     found = [k for k in there if which in ('all', 'unused') or k.key.startswith(which)]
-    if not found and which not in ('all', 'unused'): raise ValueError(f"{root} holds no {which}; there are {', '.join(k.key for k in there) or 'none'}")
-    if len(found) > 1 and which not in ('all', 'unused'): raise ValueError(f"{which} is the beginning of {len(found)} keys ({', '.join(k.key for k in found)}); give more of it")
+    if not found and which not in ('all', 'unused'):
+        raise ValueError(f"{root} holds no {which}; there are {', '.join(k.key for k in there) or 'none'}")
+    if len(found) > 1 and which not in ('all', 'unused'):
+        raise ValueError(f"{which} is the beginning of {len(found)} keys ({', '.join(k.key for k in found)}); "
+                         f"give more of it")
     if which in ('all', 'unused'):
         for f in old_layout(root): f.unlink(missing_ok=True)
-        for p in Path(root).glob('.gone-*'): shutil.rmtree(p, ignore_errors=True) # of a process that was killed while it deleted
+        # of a process that was killed while it deleted
+        for p in Path(root).glob('.gone-*'): shutil.rmtree(p, ignore_errors=True)
     gone = [k for k in found if not k.busy and store.remove(k.key)]
     stayed = [k.key for k in found if k not in gone]
     if stayed and which != 'unused':
-        raise ValueError(f"{', '.join(stayed)} {'is' if len(stayed) == 1 else 'are'} in use by a process that runs now ({len(gone)} of {len(found)} deleted); stop it first, or use unused")
+        raise ValueError(f"{', '.join(stayed)} {'is' if len(stayed) == 1 else 'are'} in use by a process that runs now "
+                         f"({len(gone)} of {len(found)} deleted); stop it first, or use unused")
     return gone
