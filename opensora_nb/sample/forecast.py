@@ -179,7 +179,7 @@ def sample_linear(op, new, linears):
 
 def sample_conv(op, new):
     "A convolution of fewer clips, then of a smaller picture, then of fewer frames"
-    full, weight, stride, pad = op.shape
+    full, weight, *stride_and_padding = op.shape    # torch leaves out those that are 1 and 0
     size = list(full)
     def cost(): return op.cost*prod(size)/prod(full)
     def longest(i): return size[i] > 1, i > len(size)-3, size[i]  # height or width, and frames where those are 1
@@ -189,7 +189,7 @@ def sample_conv(op, new):
         size[i] = ceil(size[i]/2)
     x, w, conv = new(*size), new(*weight), getattr(F, op.kind)
     if op.kind == 'conv2d': x = x.contiguous(memory_format=torch.channels_last)
-    return lambda: conv(x, w, None, stride, pad), cost()
+    return lambda: conv(x, w, None, *stride_and_padding), cost()
 
 def sample_attention(op, new):
     "Attention of fewer rows, then of fewer heads, then of fewer queries"
