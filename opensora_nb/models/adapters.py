@@ -1,4 +1,4 @@
-"""LoRA: a small trained product beside large frozen matrices, put in from outside, saved by itself, merged back. And freezing by name.
+"""Low-rank adapters beside large frozen matrices, put in from outside, saved by themselves, merged back. And freezing parts of a model by name.
 
 Docs: https://opensora-nb.github.io/opensora_nb/05_models/adapters.html.md"""
 
@@ -29,7 +29,9 @@ def transformer(
 ) -> nn.Module:
     "The part that gets adapters; `ValueError` for anything else"
     inner = getattr(model, 'model', model)
-    if not (isinstance(inner, nn.Module) and hasattr(inner, 'spatial_blocks')): raise ValueError(f"adapters go into STDiT3 or what holds one as .model, not into {type(model).__name__}")
+    if not (isinstance(inner, nn.Module) and hasattr(inner, 'spatial_blocks')):
+        raise ValueError("adapters go into STDiT3 or what holds one as .model, "
+                         f"not into {type(model).__name__}")
     return inner
 
 def parts_of(model): # the networks of the model by name: the transformer, and the text encoder if it learns
@@ -42,15 +44,21 @@ def chosen_linears(
 ) -> list[str]:             # full names
     "Which linear layers are meant; `ValueError` for a name that fits none, with those there are"
     net = transformer(model)
-    ends = LAYERS.get(layers, (layers,)) if isinstance(layers, str) else tuple(layers)
-    if not ends: raise ValueError(f"no layers were named; use {', '.join(LAYERS)}, or a list of ends of names such as attn.qkv")
-    plain = [k.removesuffix('.base_layer') for k, m in net.named_modules() if isinstance(m, nn.Linear) and '.lora_' not in k]
-    inside = [k for k in plain if 'blocks.' in k] if isinstance(layers, str) and layers in LAYERS else plain
+    preset, ends = isinstance(layers, str) and layers in LAYERS, _ends(layers)
+    if not ends:
+        raise ValueError(f"no layers were named; use {', '.join(LAYERS)}, or a list of ends of names such as attn.qkv")
+    plain = [k.removesuffix('.base_layer') for k, m in net.named_modules()
+             if isinstance(m, nn.Linear) and '.lora_' not in k]
+    inside = [k for k in plain if 'blocks.' in k] if preset else plain
     fits = {e: [k for k in inside if isinstance(e, str) and (k == e or k.endswith('.' + e))] for e in ends}
     if bad := [e for e, ks in fits.items() if not ks]:
         kinds = dict.fromkeys('.'.join(k.split('.')[2:]) if 'blocks.' in k else k for k in plain)
-        raise ValueError(f"no linear layer is called {bad[0]!r}; use {', '.join(LAYERS)}, or a list of {', '.join(kinds)}")
+        raise ValueError(f"no linear layer is called {bad[0]!r}; use {', '.join(LAYERS)}, "
+                         f"or a list of {', '.join(kinds)}")
     return [k for k in plain if any(k in ks for ks in fits.values())]
+
+def _ends(layers): # the ends of names that `layers` stands for
+    return LAYERS.get(layers, (layers,)) if isinstance(layers, str) else tuple(layers)
 
 # %% ../../nbs/05_models/04_adapters.ipynb #8449c862
 def adapter_size(
@@ -64,7 +72,7 @@ def adapter_size(
 
 # %% ../../nbs/05_models/04_adapters.ipynb #cf164769
 class NewWords(nn.Module):
-    "An embedding table of which some rows are trained and the others stay; takes the place of `token` in a text encoder"
+    "An embedding table of which only some rows are trained; takes the place of `token` in a text encoder"
     def __init__(self,
         table:nn.Embedding, # as it was
         rows:list[int],     # ids to be trained
@@ -90,7 +98,9 @@ def train_words(
     words:list[str], # in its vocabulary, see `grow`
 ):                   # the same encoder
     "Train the vectors of these words and nothing else of the encoder; an unknown word raises `ValueError`"
-    if bad := [w for w in words if w not in text.index]: raise ValueError(f"the vocabulary of {len(text.index)} words has no {bad[0]!r}; add it with text.grow([{bad[0]!r}])")
+    if bad := [w for w in words if w not in text.index]:
+        raise ValueError(f"the vocabulary of {len(text.index)} words has no {bad[0]!r}; "
+                         f"add it with text.grow([{bad[0]!r}])")
     text.requires_grad_(False)
     if words: text.token = NewWords(text.token, sorted({text.index[w] for w in words}))
     return text
@@ -113,23 +123,43 @@ def add_lora(
     layers:str|list[str]='attention', # attention, all, or ends of names such as ['attn.qkv']
     words:list[str]=(),   # words of the text encoder whose vectors are trained, too
 ):                        # the same model
-    "Freeze everything and put a trainable B·A beside the chosen linear layers; the output is unchanged at first. `ValueError` for names and ranks that do not fit"
+    "Freeze a model and put a trainable B·A, at first 0, beside the chosen layers; `ValueError` for what does not fit"
     peft = require('peft', 'lora')
     net, parts = transformer(model), parts_of(model)
-    if hasattr(net, 'lora'): raise ValueError(f"this model has an adapter of rank {net.lora.rank} already; merge it first with merge_lora(model)")
+    if hasattr(net, 'lora'):
+        raise ValueError(f"this model has an adapter of rank {net.lora.rank} already; "
+                         "merge it first with merge_lora(model)")
     names = chosen_linears(model, layers)
-    if words and 'text' not in parts: raise ValueError(f"words {', '.join(words)} need a text encoder that can learn; {type(model).__name__} has none")
-    most = min(min(net.get_submodule(k).weight.shape) for k in names)
-    if type(rank) is not int or not 1 <= rank <= most: raise ValueError(f"rank {rank} does not fit; the smallest of the chosen layers has {most} rows or columns, so use 1 to {most}")
+    if words and 'text' not in parts:
+        raise ValueError(f"words {', '.join(words)} need a text encoder that can learn; "
+                         f"{type(model).__name__} has none")
+    _check_rank(net, names, rank)
     alpha = float(rank if alpha is None else alpha)
-    if not (math.isfinite(alpha) and alpha > 0): raise ValueError(f"alpha must be a number above 0, not {alpha:g}; {rank} leaves the product as it is")
-    had = {f'{part}.{k}' for part, m in parts.items() for k, p in m.named_parameters() if p.requires_grad}
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha must be a number above 0, not {alpha:g}; {rank} leaves the product as it is")
+    trained_before = _trainable(parts)
     if 'text' in parts: train_words(parts['text'], list(words))
+    _inject(peft, net, names, rank, alpha)
+    net.lora = Lora(rank, alpha, _ends(layers), tuple(words), to_dict(net.cfg), _mark(net))
+    net.trained_before = trained_before
+    return model
+
+def _check_rank(net, names, rank):
+    most = min(min(net.get_submodule(k).weight.shape) for k in names)
+    if type(rank) is not int or not 1 <= rank <= most:
+        raise ValueError(f"rank {rank} does not fit; the smallest of the chosen layers has {most} rows or columns, "
+                         f"so use 1 to {most}")
+
+def _trainable(parts): # names of the parameters that are trained
+    names = set()
+    for part, m in parts.items(): names |= {f'{part}.{k}' for k, p in m.named_parameters() if p.requires_grad}
+    return names
+
+def _inject(peft, net, names, rank, alpha): # peft replaces the layers; its other attributes on the model are not needed
     before = set(vars(net))
-    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules='|'.join(map(re.escape, names))), net)
-    for k in set(vars(net)) - before: delattr(net, k)                # notes of peft that we do not need
-    ends = (layers,) if isinstance(layers, str) and layers not in LAYERS else LAYERS.get(layers, ()) if isinstance(layers, str) else tuple(layers)
-    net.lora, net.trained_before = Lora(rank, alpha, ends, tuple(words), to_dict(net.cfg), _mark(net)), had
+    layers = '|'.join(map(re.escape, names))
+    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), net)
+    for k in set(vars(net)) - before: delattr(net, k)
     return model
 
 def _mark(net): # the same for the same weights, in any number format
@@ -140,7 +170,9 @@ def adapters(
 ) -> Iterator: # (name of the layer, the layer of peft)
     "The adapted layers; `ValueError` if there are none"
     net = transformer(model)
-    if not hasattr(net, 'lora'): raise ValueError("this model has no adapter; make one with add_lora(model), or load one with load_lora(model, folder)")
+    if not hasattr(net, 'lora'):
+        raise ValueError("this model has no adapter; make one with add_lora(model), "
+                         "or load one with load_lora(model, folder)")
     return [(k, m) for k, m in net.named_modules() if hasattr(m, 'lora_A')]
 
 # %% ../../nbs/05_models/04_adapters.ipynb #27e7c608
@@ -166,7 +198,9 @@ def save_lora(
     folder:str|Path, # gets lora.safetensors and lora.json
 ) -> Path:           # the folder
     "Write an adapter: two small matrices a layer, and vectors of words; nothing of the model itself"
-    state = {f'{k}.{a}': getattr(m, f'lora_{a}')['default'].weight for k, m in adapters(model) for a in 'AB'}
+    state = {}
+    for k, m in adapters(model):
+        for a in 'AB': state[f'{k}.{a}'] = getattr(m, f'lora_{a}')['default'].weight
     lora, folder = transformer(model).lora, Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if lora.words:
@@ -190,40 +224,52 @@ def read_lora(
     "What an adapter is, without its weights; `ValueError` or `FileNotFoundError` for a folder that holds none"
     folder = find_lora(folder)
     for name in ('lora.json', 'lora.safetensors'):
-        if not (folder/name).is_file(): raise FileNotFoundError(f"{folder} holds no adapter: there is no {name}; give a folder written by save_lora, or a run that trains one")
+        if (folder/name).is_file(): continue
+        raise FileNotFoundError(f"{folder} holds no adapter: there is no {name}; "
+                                "give a folder written by save_lora, or a run that trains one")
     lora = load_config(Lora, folder/'lora.json')
-    if not isinstance(lora.model, dict): raise ValueError(f"{folder/'lora.json'} does not say which model its adapter belongs to")
+    if not isinstance(lora.model, dict):
+        raise ValueError(f"{folder/'lora.json'} does not say which model its adapter belongs to")
     return lora
 
 def _check_adapter(lora, state, model):
     "`ValueError` for an adapter that was made for another model, or whose two files do not belong together"
     net = transformer(model)
     own = to_dict(net.cfg)
-    clash = [f"{k} {v}, this model has {own.get(k)}" for k, v in lora.model.items() if k != 'class_dropout_prob' and own.get(k) != v]
+    clash = [f"{k} {v}, this model has {own.get(k)}" for k, v in lora.model.items()
+             if k != 'class_dropout_prob' and own.get(k) != v]
     if clash: raise ValueError(f"the adapter was made for another model: {'; '.join(clash)}")
     text = parts_of(model).get('text')
-    if lora.words and text is None: raise ValueError(f"the adapter brings the words {', '.join(lora.words)}, and {type(model).__name__} has no text encoder that can learn them")
+    if lora.words and text is None:
+        raise ValueError(f"the adapter brings the words {', '.join(lora.words)}, "
+                         f"and {type(model).__name__} has no text encoder that can learn them")
     want = {}
     for k in chosen_linears(model, lora.layers):
         layer = net.get_submodule(k)
         want |= {f'{k}.A': (lora.rank, layer.in_features), f'{k}.B': (layer.out_features, lora.rank)}
     if lora.words: want['words'] = (len(lora.words), text.dim)
-    if lost := sorted(set(want) ^ set(state)): raise ValueError(f"lora.safetensors {'lacks' if lost[0] in want else 'holds an unknown'} {lost[0]} ({len(lost)} such names); lora.json speaks of {len(want)} arrays, the file has {len(state)}")
+    if lost := sorted(set(want) ^ set(state)):
+        how = 'lacks' if lost[0] in want else 'holds an unknown'
+        raise ValueError(f"lora.safetensors {how} {lost[0]} ({len(lost)} such names); "
+                         f"lora.json speaks of {len(want)} arrays, the file has {len(state)}")
     for k, shape in want.items():
-        if tuple(state[k].shape) != shape: raise ValueError(f"{k} in lora.safetensors is {tuple(state[k].shape)}, lora.json and this model make it {shape}")
+        found = tuple(state[k].shape)
+        if found != shape:
+            raise ValueError(f"{k} in lora.safetensors is {found}, lora.json and this model make it {shape}")
 
 @torch.no_grad()
 def load_lora(
     model,           # a plain model of the size the adapter was made for; changed in place
     folder:str|Path, # what `find_lora` takes
 ):                   # the same model, everything but the adapter frozen; see `merge_lora`
-    "Read an adapter into a model; another size raises `ValueError` with both numbers, other weights of the same size a warning"
+    "Read an adapter into a model; another size raises `ValueError`, other weights of the same size a warning"
     folder, net = find_lora(folder), transformer(model)
     lora, state = read_lora(folder), read_state(folder/'lora.safetensors')
     with about(folder): _check_adapter(lora, state, model)
     check_finite(state, folder/'lora.safetensors')
-    mine = _mark(net)
-    if lora.mark and not (len(lora.mark) == len(mine) and all(abs(a-b) <= .01*max(abs(a), 1e-3) for a, b in zip(lora.mark, mine))): warnings.warn(f"the adapter in {folder} was trained on other weights of the same size; what it does here is anyone's guess")
+    if lora.mark and not _same_mark(lora.mark, _mark(net)):
+        warnings.warn(f"the adapter in {folder} was trained on other weights of the same size; "
+                      "what it does here is anyone's guess")
     if lora.words: model.text.grow(list(lora.words))
     with about(folder): add_lora(model, lora.rank, lora.alpha, list(lora.layers), lora.words)
     for k, m in adapters(model):
@@ -231,14 +277,19 @@ def load_lora(
     if lora.words: _set_words(model.text, lora.words, state['words'])
     return model
 
+def _same_mark(a, b): # equal up to the rounding of a number format
+    return len(a) == len(b) and all(abs(x-y) <= .01*max(abs(x), 1e-3) for x, y in zip(a, b))
+
 def _set_words(text, words, vectors): # rows of an embedding table that is being trained
     table = text.token
     at = {int(i): n for n, i in enumerate(table.rows)}
     table.new[[at[text.index[w]] for w in words]] = vectors.to(table.new)
 
 # %% ../../nbs/05_models/04_adapters.ipynb #9ae1c85c
-PARTS = dict(spatial=('model.spatial_blocks.',), temporal=('model.temporal_blocks.',), text=('model.y_embedder.', 'text.'),
-             time=('model.t_embedder.', 'model.fps_embedder.', 'model.t_block.'), ends=('model.x_embedder.', 'model.final_layer.'))
+PARTS = dict(
+    spatial=('model.spatial_blocks.',), temporal=('model.temporal_blocks.',), text=('model.y_embedder.', 'text.'),
+    time=('model.t_embedder.', 'model.fps_embedder.', 'model.t_block.'),
+    ends=('model.x_embedder.', 'model.final_layer.'))
 
 def read_parts(
     what:str, # a name of `PARTS`, several with + between, or `all but` and names
@@ -246,17 +297,20 @@ def read_parts(
     "Read what `freeze` is asked for; `ValueError` for an unknown name"
     what = what.strip()
     names = [n.strip() for n in what.removeprefix('all but ').split('+')]
-    if bad := [n for n in names if n not in PARTS]: raise ValueError(f"there is no part {bad[0]!r}; there are {', '.join(PARTS)}; several are written spatial+text, and all others: all but temporal")
+    if bad := [n for n in names if n not in PARTS]:
+        raise ValueError(f"there is no part {bad[0]!r}; there are {', '.join(PARTS)}; "
+                         "several are written spatial+text, and all others: all but temporal")
     return what.startswith('all but '), names
 
 def freeze(
     model,    # STDiT3, or what holds one as `.model`; changed in place
     what:str, # a name of `PARTS`, several with + between, or `all but` and names
 ) -> tuple:   # how many numbers are trained now, and how many there are
-    "Stop training parts of a model; parts that were frozen before stay so. An unknown name raises `ValueError` with those there are"
+    "Stop training parts of a model; frozen parts stay frozen. An unknown name raises `ValueError` with those there are"
     rest, names = read_parts(what)
-    starts, parts = tuple(s for n in names for s in PARTS[n]), parts_of(model)
+    starts, parts = sum((PARTS[n] for n in names), ()), parts_of(model)
     for part, m in parts.items():
         for k, p in m.named_parameters():
             if f'{part}.{k}'.startswith(starts) != rest: p.requires_grad_(False)
-    return sum(count_parameters(m, True) for m in parts.values()), sum(count_parameters(m) for m in parts.values())
+    trained = sum(count_parameters(m, True) for m in parts.values())
+    return trained, sum(count_parameters(m) for m in parts.values())

@@ -1,4 +1,4 @@
-"""Noisy latent, timestep, caption, frame rate and size go in; a velocity of the latent's shape comes out.
+"""A spatial-temporal diffusion transformer with adaLN-single: noisy latent, timestep, caption, frame rate and size go in; a velocity of the latent's shape comes out.
 
 Docs: https://opensora-nb.github.io/opensora_nb/05_models/stdit3.html.md"""
 
@@ -40,17 +40,26 @@ class STDiT3Config:
     def __post_init__(self):
         object.__setattr__(self, 'patch_size', tuple(self.patch_size))
         d, k = self.hidden_size, self.num_heads
-        if len(self.patch_size) != 3: raise ValueError(f"patch_size needs 3 numbers (frames, rows, columns), got {len(self.patch_size)}: {self.patch_size}")
-        for name in ('input_sq_size', 'in_channels', 'hidden_size', 'depth', 'num_heads', 'mlp_ratio', 'caption_channels', 'model_max_length'):
+        if len(self.patch_size) != 3:
+            raise ValueError("patch_size needs 3 numbers (frames, rows, columns), "
+                             f"got {len(self.patch_size)}: {self.patch_size}")
+        for name in ('input_sq_size', 'in_channels', 'hidden_size', 'depth', 'num_heads', 'mlp_ratio',
+                     'caption_channels', 'model_max_length'):
             if getattr(self, name) <= 0: raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
         check_range(self, 1, 1000, 'depth')
-        check_range(self, 0, 2**20, 'input_sq_size', 'patch_size', 'in_channels', 'hidden_size', 'mlp_ratio', 'caption_channels', 'model_max_length')
-        if min(self.patch_size) < 1: raise ValueError(f"patch_size must be at least 1 on each axis, got {self.patch_size}")
+        check_range(self, 0, 2**20, 'input_sq_size', 'patch_size', 'in_channels', 'hidden_size', 'mlp_ratio',
+                    'caption_channels', 'model_max_length')
+        if min(self.patch_size) < 1:
+            raise ValueError(f"patch_size must be at least 1 on each axis, got {self.patch_size}")
         if d % k: raise ValueError(f"hidden_size {d} is not divisible by num_heads {k}; try hidden_size {-(-d//k)*k}")
-        if d//k % 2: raise ValueError(f"hidden_size {d} / num_heads {k} = {d//k} is odd, and rotary positions turn pairs; try num_heads {d//(d//k + 1)}")
-        if d % 4: raise ValueError(f"hidden_size {d} is not divisible by 4, which the 2-D positions need; try {d//4*4 + 4}")
+        if d//k % 2:
+            raise ValueError(f"hidden_size {d} / num_heads {k} = {d//k} is odd, "
+                             f"and rotary positions turn pairs; try num_heads {d//(d//k + 1)}")
+        if d % 4:
+            raise ValueError(f"hidden_size {d} is not divisible by 4, which the 2-D positions need; try {d//4*4 + 4}")
         for name in ('class_dropout_prob', 'drop_path'):
-            if not 0 <= getattr(self, name) < 1: raise ValueError(f"{name} is a chance in [0, 1), got {getattr(self, name)}")
+            chance = getattr(self, name)
+            if not 0 <= chance < 1: raise ValueError(f"{name} is a chance in [0, 1), got {chance}")
 
     @property
     def out_channels(self):
@@ -60,7 +69,8 @@ class STDiT3Config:
 # %% ../../nbs/05_models/01_stdit3.ipynb #9a422b5d
 def stdit3_tiny() -> STDiT3Config:
     "For clips of 17 x 64 x 64: 5 x 8 x 8 latents, 80 tokens"
-    return STDiT3Config(input_sq_size=64, hidden_size=192, depth=3, num_heads=4, pred_sigma=False, caption_channels=128, model_max_length=40)
+    return STDiT3Config(input_sq_size=64, hidden_size=192, depth=3, num_heads=4, pred_sigma=False,
+                        caption_channels=128, model_max_length=40)
 
 def stdit3_xl2() -> STDiT3Config:
     "STDiT3-XL/2, the released Open-Sora 1.2 model"
@@ -75,8 +85,8 @@ class STDiT3Block(nn.Module):
     "Self-attention along one axis, cross-attention to the caption, MLP; the timestep sets shift, scale and gate"
     def __init__(self,
         cfg:STDiT3Config,  # sizes
-        temporal:bool,     # attend over frames (True) or over the places of one frame
-        drop_path:float=0.0,    # chance that a sample skips the block in training
+        temporal:bool,     # attend over frames (True) or over the spatial positions of one frame
+        drop_path:float=0.0, # chance that a sample skips the block in training
     ):
         super().__init__()
         d = cfg.hidden_size
@@ -87,21 +97,26 @@ class STDiT3Block(nn.Module):
         self.mlp = MLP(d, int(d*cfg.mlp_ratio))
 
     def attend(self, x, rope):
-        "Regroup the tokens so that a row is what may look at each other"
-        b, f, s, _ = x.shape
-        if not self.temporal: return rearrange(self.attn(rearrange(x, 'b f s d -> (b f) s d')), '(b f) s d -> b f s d', b=b)
-        return rearrange(self.attn(rearrange(x, 'b f s d -> (b s) f d'), rope), '(b s) f d -> b f s d', b=b)
+        "Self-attention within each frame, or along time at each spatial position"
+        b = len(x)
+        if self.temporal:
+            rows = rearrange(x, 'b f s d -> (b s) f d')
+            return rearrange(self.attn(rows, rope), '(b s) f d -> b f s d', b=b)
+        rows = rearrange(x, 'b f s d -> (b f) s d')
+        return rearrange(self.attn(rows), '(b f) s d -> b f s d', b=b)
 
     def forward(self,
-        x:Tensor,            # (b, f, s, d) tokens
-        y:Tensor,            # (n, d) words of all captions, packed
-        lens:list[int],      # words of each caption
-        modulation:Tensor,          # (b, 1 or f, 6*d) what the timestep says, for all frames or for each
+        x:Tensor,            # (b, f, s, d) tokens of the latent
+        y:Tensor,            # (n, d) tokens of all captions, packed
+        lens:list[int],      # tokens of each caption
+        modulation:Tensor,   # (b, 1 or f, 6*d) shift, scale and gate, twice; for all frames or for each
         rope:Callable=None,  # rotation by frame number; a temporal block needs it
     ) -> Tensor:             # (b, f, s, d)
         "Three additions to the residual stream"
-        modulation = rearrange(modulation, 'b f (six d) -> six b f 1 d', six=6) + self.scale_shift_table[:, None, None, None]
+        modulation = rearrange(modulation, 'b f (six d) -> six b f 1 d', six=6)
+        modulation = modulation + self.scale_shift_table[:, None, None, None]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.to(x.dtype)
+
         p = self.drop_path if self.training else 0
         x = x + drop_path(gate1 * self.attend(modulate(layer_norm(x), shift1, scale1), rope), p)
         x = x + self.cross_attn(x.flatten(1, 2), y, lens).reshape(x.shape)
@@ -131,7 +146,7 @@ class STDiT3(nn.Module):
         x:Tensor,            # (b, c, f, h, w) noisy latent, any size
         timestep:Tensor,     # (b,) in [0, 1000], 1000 = noise
         y:Tensor,            # (b, 1, l, caption_channels) text features
-        mask:Tensor=None,    # (b, l) nonzero = a real word; None = all; fewer rows repeat in turn
+        mask:Tensor=None,    # (b, l) nonzero = a real token; None = all; fewer rows repeat in turn
         x_mask:Tensor=None,  # (b, f) bool, False = a clean frame that is only looked at
         fps:Tensor=None,     # (b,) frames a second, 120 for an image; fewer values repeat in turn
         height:Tensor=None,  # (b,) pixels, the same for all
@@ -141,38 +156,51 @@ class STDiT3(nn.Module):
     ) -> Tensor:             # (b, out_channels, f, h, w) float32
         "Embed, alternate space and time, project back; what does not fit raises `ValueError`"
         self.check(x, timestep, y, x_mask)
-        (b, _, *size), cfg, dtype = x.shape, self.cfg, self.x_embedder.proj.weight.dtype
-        f, h, w = (-(-n//p) for n, p in zip(size, cfg.patch_size))
-
-        x = rearrange(self.x_embedder(x.to(dtype)), 'b (f s) d -> b f s d', f=f)
-        x = x + self.positions(h, w, height, width).to(x)
-
-        fps = self.fps_embedder(given(fps, 'fps').to(x.device), b)
-        t = self.t_embedder(timestep) + fps
-        modulation, t0 = self.t_block(t)[:, None], None
-        if x_mask is not None:                       # clean frames are told that their time is 0
-            t0 = self.t_embedder(torch.zeros_like(timestep)) + fps
-            modulation = torch.where(x_mask[:, :, None], modulation, self.t_block(t0)[:, None])
-
+        size = x.shape[2:]
+        x = self.embed_latent(x, height, width)
+        t, t0 = self.embed_time(timestep, fps, x_mask)
+        modulation = self.modulate_frames(t, t0, x_mask)
         y, lens = self.captions(y, mask, drop)
-        rope = self.rope(f)
+        rope = self.rope(x.shape[1])
         for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks):
             x = spatial(x, y, lens, modulation)
             x = temporal(x, y, lens, modulation, rope)
-
         x = self.final_layer(x, t, t0, x_mask)
-        return unpatchify(x.flatten(1, 2), cfg.patch_size, size).float()
+        return unpatchify(x.flatten(1, 2), self.cfg.patch_size, size).float()
+
+    def embed_latent(self, x, height, width):
+        "Patch embedding plus positions: (b, c, f, h, w) -> (b, f, s, d)"
+        f, h, w = (-(-n//p) for n, p in zip(x.shape[2:], self.cfg.patch_size))
+        x = self.x_embedder(x.to(self.x_embedder.proj.weight.dtype))
+        x = rearrange(x, 'b (f s) d -> b f s d', f=f)
+        return x + self.positions(h, w, height, width).to(x)
+
+    def embed_time(self, timestep, fps, x_mask):
+        "Timestep plus frame rate, (b, d), and the same for clean frames at timestep 0 (None without a frame mask)"
+        fps = self.fps_embedder(given(fps, 'fps').to(timestep.device), len(timestep))
+        t = self.t_embedder(timestep) + fps
+        if x_mask is None: return t, None
+        return t, self.t_embedder(torch.zeros_like(timestep)) + fps
+
+    def modulate_frames(self, t, t0, x_mask):
+        "What the timestep tells the blocks, (b, 1, 6*d); with a frame mask (b, f, 6*d), clean frames being told time 0"
+        modulation = self.t_block(t)[:, None]
+        if x_mask is None: return modulation
+        return torch.where(x_mask[:, :, None], modulation, self.t_block(t0)[:, None])
 
     def captions(self, y, mask=None, drop=None):
-        "Words of all captions in the model's width, packed, and how many each has"
+        "Tokens of all captions in the model's width, packed, and how many each has"
         y = y.to(self.y_embedder.y_proj.fc1.weight.dtype)
         return pack_text(self.y_embedder(y, drop).squeeze(1), mask)
 
     def positions(self, h, w, height, width):
         "Position table of h x w tokens for clips of this many pixels, all of one size (else `ValueError`)"
-        sides = [given(v, name).unique().tolist() for v, name in ((height, 'height'), (width, 'width'))]
-        if max(map(len, sides)) > 1: raise ValueError(f"a batch holds clips of one size, got heights {sides[0]} and widths {sides[1]}; batch them by size")
-        scale = (sides[0][0]*sides[1][0])**0.5 / self.cfg.input_sq_size
+        heights = given(height, 'height').unique().tolist()
+        widths = given(width, 'width').unique().tolist()
+        if max(len(heights), len(widths)) > 1:
+            raise ValueError(f"a batch holds clips of one size, got heights {heights} and widths {widths}; "
+                             "batch them by size")
+        scale = (heights[0]*widths[0])**0.5 / self.cfg.input_sq_size
         return sincos_2d(self.cfg.hidden_size, h, w, scale, round((h*w)**0.5))
 
     def check(self, x, timestep, y, x_mask):
@@ -182,10 +210,12 @@ class STDiT3(nn.Module):
         for name, v in (('timesteps', timestep), ('captions', y)):
             if len(v) != b: raise ValueError(f"{b} latents need {b} {name}, got {len(v)}")
         if y.shape[-1] != cfg.caption_channels:
-            raise ValueError(f"captions are {y.shape[-1]} wide, this model takes {cfg.caption_channels}; use the text encoder it was trained with")
+            raise ValueError(f"captions are {y.shape[-1]} wide, this model takes {cfg.caption_channels}; "
+                             "use the text encoder it was trained with")
         frames = b, -(-f//cfg.patch_size[0])
         if x_mask is not None and x_mask.shape != frames:
-            raise ValueError(f"x_mask needs shape {frames}, a flag for each frame of each latent, got {tuple(x_mask.shape)}")
+            raise ValueError(f"x_mask needs shape {frames}, a flag for each frame of each latent, "
+                             f"got {tuple(x_mask.shape)}")
 
 # %% ../../nbs/05_models/01_stdit3.ipynb #69d24b6e
 def given(v, name):
