@@ -8,8 +8,8 @@ from torch import nn
 from opensora_nb.core import real_data
 from opensora_nb.sample.pipeline import load_vae
 from opensora_nb.vae.image import AutoencoderKLConfig
-from opensora_nb.vae.tiling import (PeakMemory, PooledNorms, Tiling, cores, crossfade, decode, encode, iter_decode,
-                                    latent_length, ramps, spans, spread_jump, windows)
+from opensora_nb.vae.tiling import (PeakMemory, PooledNorms, Tiling, cores, crossfade, iter_decode,
+                                    latent_length, ramps, spans, spread_jump, tiled_decode, tiled_encode, windows)
 from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def test_chunks_equal_the_whole(vae, near, b, f):
     x = video(b, f)
     z = vae.encode(x)
     y = vae.decode(z, f)
-    assert off(encode(vae, x), z) < near and off(decode(vae, z, f), y) < near
+    assert off(tiled_encode(vae, x), z) < near and off(tiled_decode(vae, z, f), y) < near
     pieces = list(iter_decode(vae, z, f, Tiling(frames=3)))
     assert sum(p.shape[2] for p in pieces) == f and off(torch.cat(pieces, 2), y) < near
 
@@ -47,39 +47,39 @@ def test_chunks_equal_the_whole(vae, near, b, f):
 def test_chunks_equal_the_whole_in_doubles(f):
     vae, x = made(levels=4, res=2, groups=4).double(), video(2, f).double()
     z = vae.encode(x)
-    assert off(encode(vae, x, Tiling(frames=2)), z) < 1e-12
-    assert off(decode(vae, z, f, Tiling(frames=5)), vae.decode(z, f)) < 1e-12
+    assert off(tiled_encode(vae, x, Tiling(frames=2)), z) < 1e-12
+    assert off(tiled_decode(vae, z, f, Tiling(frames=5)), vae.decode(z, f)) < 1e-12
 
 def test_one_chunk_autoencoder():
     vae, x = made(micro_frame_size=None), video(f=23)
     z = vae.encode(x)
-    assert off(encode(vae, x), z) < 1e-5 and off(decode(vae, z, 23), vae.decode(z, 23)) < 1e-5
+    assert off(tiled_encode(vae, x), z) < 1e-5 and off(tiled_decode(vae, z, 23), vae.decode(z, 23)) < 1e-5
 
 @pytest.mark.parametrize('f', [1, 3, 17, 18, 19, 34, 40, 52])
 @pytest.mark.parametrize('kw', [dict(overlap=1), dict(overlap=8), dict(overlap=16), dict(spread=1), dict(spread=8)],
                          ids=str)
 def test_every_length_comes_back(f, kw):
     how, x = Tiling(**kw), video(f=f, h=4, w=4)
-    z = encode(SMALL, x, how)
+    z = tiled_encode(SMALL, x, how)
     assert z.shape[2] == latent_length(SMALL, f, how)
     pieces = list(iter_decode(SMALL, z, f, how))
-    assert torch.equal(torch.cat(pieces, 2), decode(SMALL, z, f, how)) and sum(p.shape[2] for p in pieces) == f
+    assert torch.equal(torch.cat(pieces, 2), tiled_decode(SMALL, z, f, how)) and sum(p.shape[2] for p in pieces) == f
     assert all(p.shape[2] for p in pieces)
 
 def test_blends_change_the_borders_only():
     x, z = video(f=51, h=8, w=8), None
     z = SMALL.encode(x)
     y = SMALL.decode(z, 51)
-    changed = (decode(SMALL, z, 51, Tiling(spread=2)) - y).abs().amax((0, 1, 3, 4)) > 1e-4
+    changed = (tiled_decode(SMALL, z, 51, Tiling(spread=2)) - y).abs().amax((0, 1, 3, 4)) > 1e-4
     assert changed.nonzero().flatten().tolist() == [15, 16, 17, 18, 32, 33, 34, 35]
     how = Tiling(overlap=3)
-    y = decode(SMALL, encode(SMALL, x, how), 51, how)
+    y = tiled_decode(SMALL, tiled_encode(SMALL, x, how), 51, how)
     first, second = (SMALL.decode(SMALL.encode(x[:, :, a:a+17]), 17) for a in (0, 14))
     assert off(y[:, :, :14], first[:, :, :14]) < 1e-4 and off(y[:, :, 17:28], second[:, :, 3:14]) < 1e-4
 
 def test_spread_softens_the_border():
     z = TINY.encode(video(f=34, h=32, w=32))
-    y, soft = TINY.decode(z, 34), decode(TINY, z, 34, Tiling(spread=2))
+    y, soft = TINY.decode(z, 34), tiled_decode(TINY, z, 34, Tiling(spread=2))
     step = lambda v: (v[:, :, 17] - v[:, :, 16]).abs().mean()
     assert step(soft) < .6*step(y)
 
@@ -92,7 +92,7 @@ def test_film_has_less_of_a_seam(how):
              for n in ('dog_eating.mp4', 'stream_of_water.mp4', 'bbb_wakeup.mp4')]
     x = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float()/127.5 - 1
     def border(how): # mean step over the joins, divided by the median step
-        y = decode(TINY, encode(TINY, x, how), 34, how)
+        y = tiled_decode(TINY, tiled_encode(TINY, x, how), 34, how)
         d = (y[:, :, 1:] - y[:, :, :-1]).abs().mean((1, 3, 4))
         wins = windows(34, 17, how.overlap)
         return (torch.cat([d[:, n-1:e] for (_, e), (n, _) in zip(wins, wins[1:])],
@@ -138,8 +138,8 @@ def test_a_tile_as_large_as_the_picture(vae):
     x = video(2, 5, 35, 40)
     z = vae.encode(x)                          # 35: pixels that fill no latent position
     for tile in (40, 48, 4096):
-        assert off(encode(vae, x, Tiling(tile=tile)), z) < 1e-4
-        assert off(decode(vae, z, 5, Tiling(tile=tile, tile_overlap=16)), vae.decode(z, 5)) < 1e-4
+        assert off(tiled_encode(vae, x, Tiling(tile=tile)), z) < 1e-4
+        assert off(tiled_decode(vae, z, 5, Tiling(tile=tile, tile_overlap=16)), vae.decode(z, 5)) < 1e-4
 
 def outer_norms(half):
     return sum(isinstance(m, nn.GroupNorm) for m in half.modules()) - sum(isinstance(m, nn.GroupNorm)
@@ -152,22 +152,23 @@ def test_tiles_are_exact_with_all_passes_and_wide_overlap(h, w):
     z = vae.encode(x)
     y = vae.decode(z, 2)
     how = Tiling(tile=72, tile_overlap=56, passes=outer_norms(vae.spatial_vae.module.decoder))
-    assert off(encode(vae, x, how), z) < 1e-12 and off(decode(vae, z, 2, how), y) < 1e-12
-    assert off(decode(vae, z, 2, replace(how, passes=how.passes-1)), y) > 1e-9
-    assert off(decode(vae, z, 2, replace(how, tile=24, tile_overlap=4)), y) > 1e-3
+    assert off(tiled_encode(vae, x, how), z) < 1e-12 and off(tiled_decode(vae, z, 2, how), y) < 1e-12
+    assert off(tiled_decode(vae, z, 2, replace(how, passes=how.passes-1)), y) > 1e-9
+    assert off(tiled_decode(vae, z, 2, replace(how, tile=24, tile_overlap=4)), y) > 1e-3
 
 def test_a_quarter_is_shared_by_default():
     x = video(f=2, h=32, w=32)
     z = SMALL.encode(x)
-    assert torch.equal(decode(SMALL, z, 2, Tiling(tile=16)), decode(SMALL, z, 2, Tiling(tile=16, tile_overlap=4)))
-    assert off(decode(SMALL, z, 2, Tiling(tile=16)), decode(SMALL, z, 2, Tiling(tile=16, tile_overlap=0))) > 1e-4
+    y, quarter, none = (tiled_decode(SMALL, z, 2, Tiling(tile=16, tile_overlap=n)) for n in (None, 4, 0))
+    assert torch.equal(y, quarter)
+    assert off(y, none) > 1e-4
 
 def test_more_is_nearer():
     x = torch.nn.functional.interpolate(video(1, 1, 12, 12)[0].transpose(0, 1), size=(128, 64),
                                         mode='bilinear').transpose(0, 1)[None]
     z = TINY.encode(x)
     y = TINY.decode(z, 1)
-    rms = lambda **kw: (decode(TINY, z, 1, Tiling(tile=64, **kw)) - y).square().mean().sqrt().item()
+    rms = lambda **kw: (tiled_decode(TINY, z, 1, Tiling(tile=64, **kw)) - y).square().mean().sqrt().item()
     own, two, six, none = rms(tile_overlap=32, passes=0), rms(tile_overlap=32), rms(tile_overlap=32,
         passes=6), rms(tile_overlap=0)
     assert max(two, six) < .5*own and two < none, (own, two, six, none)
@@ -179,7 +180,7 @@ def test_some_passes_do_not_run_away(): # norms that insist on numbers of the la
     z = vae.encode(x)
     y = vae.decode(z, 1)
     for passes in (2, 3, 4, 6):
-        assert decode(vae, z, 1, Tiling(tile=64, tile_overlap=16, passes=passes)).abs().max() < 3*y.abs().max()
+        assert tiled_decode(vae, z, 1, Tiling(tile=64, tile_overlap=16, passes=passes)).abs().max() < 3*y.abs().max()
 
 def test_the_autoencoder_is_left_alone():
     vae = made()
@@ -188,8 +189,8 @@ def test_the_autoencoder_is_left_alone():
     x = video(f=2, h=32, w=32)
     z = vae.encode(x)
     y = vae.decode(z, 2)
-    decode(vae, z, 2, Tiling(tile=16, tile_overlap=4))
-    encode(vae, x, Tiling(tile=16, tile_overlap=4))
+    tiled_decode(vae, z, 2, Tiling(tile=16, tile_overlap=4))
+    tiled_encode(vae, x, Tiling(tile=16, tile_overlap=4))
     assert forwards == [m for m in vae.modules() if 'forward' in vars(m)] == []
     assert all(torch.equal(v, before[k]) for k, v in vae.state_dict().items())
     assert torch.equal(vae.decode(z, 2), y)
@@ -200,10 +201,10 @@ def test_the_autoencoder_is_left_alone():
 def test_flat_pictures_and_bfloat16():
     flat = torch.full((1, 3, 2, 32, 32), -1.)
     how = Tiling(tile=16, tile_overlap=4)
-    assert decode(SMALL, encode(SMALL, flat, how), 2, how).isfinite().all()
+    assert tiled_decode(SMALL, tiled_encode(SMALL, flat, how), 2, how).isfinite().all()
     half = made().bfloat16()
     x = video(f=2, h=32, w=32).bfloat16()
-    y = decode(half, encode(half, x, how), 2, how)
+    y = tiled_decode(half, tiled_encode(half, x, how), 2, how)
     assert y.dtype == torch.bfloat16 and y.isfinite().all() and y.device.type == 'cpu'
 
 # memory
@@ -219,14 +220,14 @@ def test_memory_does_not_grow_with_length():
     assert peak(lambda: TINY.decode(torch.zeros(1, 4, 40, 4, 4),
                                     136)) > 3.5*peak(lambda: TINY.decode(torch.zeros(1, 4, 10, 4, 4), 34))
     z = torch.zeros(1, 4, 5, 4, 4)
-    assert peak(lambda: decode(TINY, z, 17, Tiling(frames=4))) < .4*peak(lambda: decode(TINY, z, 17))
+    assert peak(lambda: tiled_decode(TINY, z, 17, Tiling(frames=4))) < .4*peak(lambda: tiled_decode(TINY, z, 17))
     frame = torch.zeros(1, 3, 1, 32, 32)
-    assert peak(lambda: encode(TINY, frame.expand(-1, -1, 136, -1, -1))) < 1.05*peak(lambda: encode(TINY,
+    assert peak(lambda: tiled_encode(TINY, frame.expand(-1, -1, 136, -1, -1))) < 1.05*peak(lambda: tiled_encode(TINY,
         frame.expand(-1, -1, 34, -1, -1)))
 
 def test_memory_of_tiles():
     z = torch.zeros(1, 4, 1, 32, 32)
-    assert peak(lambda: decode(TINY, z, 1, Tiling(tile=64, tile_overlap=16))) < .2*peak(lambda: TINY.decode(z, 1))
+    assert peak(lambda: tiled_decode(TINY, z, 1, Tiling(tile=64, tile_overlap=16))) < .2*peak(lambda: TINY.decode(z, 1))
 
 CHILD = """
 import re, sys, torch
@@ -267,7 +268,7 @@ def test_any_tiling_works_or_is_refused(kw):
     # slow, tried elsewhere
     if how.tile and how.tile - (how.tile_overlap or 0) < 8 or (how.passes or 0) > 2 or how.overlap > 8: return
     x = torch.zeros(1, 3, 19, 20, 20)
-    with torch.no_grad(): assert decode(SMALL, encode(SMALL, x, how), 19, how).shape == x.shape
+    with torch.no_grad(): assert tiled_decode(SMALL, tiled_encode(SMALL, x, how), 19, how).shape == x.shape
 
 @pytest.mark.parametrize('kw, words', [
     (dict(tile=4),                   'tile of 4 pixels is smaller than one latent position, 8'),
@@ -285,7 +286,7 @@ def test_any_tiling_works_or_is_refused(kw):
 ])
 def test_refusals(kw, words):
     with pytest.raises(ValueError, match=words):
-        decode(TINY, torch.zeros(1, 4, 10, 2, 2), 34, Tiling(**kw))
+        tiled_decode(TINY, torch.zeros(1, 4, 10, 2, 2), 34, Tiling(**kw))
 
 def test_refused_latents():
     for how in (Tiling(), Tiling(overlap=4)):
@@ -297,4 +298,4 @@ def test_refused_latents():
         ):
             # at the call, before the first piece
             with pytest.raises(ValueError, match=words): iter_decode(TINY, z, f, how)
-    with pytest.raises(ValueError, match='uint8'): encode(TINY, torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8))
+    with pytest.raises(ValueError, match='uint8'): tiled_encode(TINY, torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8))

@@ -49,7 +49,7 @@ def decode_on_ranks(
     group=None,           # ranks that take part; None = all
 ) -> Tensor:              # (b, 3, num_frames, 8h', 8w') on every rank, not clamped
     "`vae.decode`, each rank some of the chunks; raises `ValueError` as it does"
-    read = (lambda z, n: tiling.decode(vae, z, n, how)) if how else vae.decode
+    read = (lambda z, n: tiling.tiled_decode(vae, z, n, how)) if how else vae.decode
     if _alone(how, group): return read(z, num_frames)
     check_latent(z, num_frames, vae)
     rank, world = rank_of(group)
@@ -69,7 +69,7 @@ def encode_on_ranks(
     group=None,           # ranks that take part; None = all
 ) -> Tensor:              # (b, c, f', h', w') means, normalised, on every rank
     "`vae.encode`, each rank some of the chunks; raises `ValueError` as it does"
-    write = (lambda x: tiling.encode(vae, x, how)) if how else vae.encode
+    write = (lambda x: tiling.tiled_encode(vae, x, how)) if how else vae.encode
     if _alone(how, group): return write(x)
     check_pixels(x, 'b c f h w', vae.cfg.vae_2d)
     rank, world = rank_of(group)

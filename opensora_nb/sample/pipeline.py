@@ -287,7 +287,7 @@ def decode_latents(
     if z.shape[2] != pipe.vae.latent_size((made, None, None))[0]: made = num_frames # exactly the frames asked for
     def read(one):
         if pipe.shared: return parallel_vae.decode_on_ranks(pipe.vae, one, made, pipe.tiling)
-        return tiling.decode(pipe.vae, one, made, pipe.tiling) if pipe.tiling else pipe.vae.decode(one, made)
+        return tiling.tiled_decode(pipe.vae, one, made, pipe.tiling) if pipe.tiling else pipe.vae.decode(one, made)
     with pipe.at_work(pipe.vae): return [to_pixels(read(one[None].to(dtype))[0])[:num_frames] for one in z]
 
 def to_pixels(

@@ -1,4 +1,4 @@
-"""Encode and decode in bounded memory: chunk by chunk, tile by tile, with the seams measured and softened.
+"""Encode and decode with the VAE in bounded memory: chunk by chunk, tile by tile, with the seams measured and smoothed.
 
 Docs: https://opensora-nb.github.io/opensora_nb/06_vae/tiling.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://opensora-nb.github.io/opensora_nb/06_vae/tiling.html.md"""
 
 # %% auto #0
 __all__ = ['PeakMemory', 'Tiling', 'windows', 'latent_length', 'crossfade', 'spread_jump', 'spans', 'ramps', 'cores',
-           'PooledNorms', 'moments', 'pool_moments', 'by_tiles', 'iter_decode', 'decode', 'encode']
+           'PooledNorms', 'moments', 'pool_moments', 'by_tiles', 'iter_decode', 'tiled_decode', 'tiled_encode']
 
 # %% ../../nbs/06_vae/04_tiling.ipynb #cbb68ad7
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from .video import VideoVAE, check_latent
 
 # %% ../../nbs/06_vae/04_tiling.ipynb #5af31dad
 class PeakMemory(TorchDispatchMode):
-    "Counts the bytes of tensors made inside the `with`: `peak` at most at once, `now` still alive. What a kernel borrows inside is not seen"
+    "Bytes of tensors made inside the `with`: `peak` at most, `now` still alive; without what kernels borrow inside"
     def __init__(self):
         super().__init__()
         self.sizes, self.now, self.peak = {}, 0, 0
@@ -48,9 +48,9 @@ class PeakMemory(TorchDispatchMode):
 # %% ../../nbs/06_vae/04_tiling.ipynb #956802d7
 @dataclass(frozen=True)
 class Tiling:
-    "How to cut a video into pieces; as it stands, chunk by chunk and exact"
-    overlap:int = 0          # frames that neighbouring windows in time share; `encode` and `decode` need the same
-    spread:int = 0           # frames on each side of a chunk border that share its jump; for latents made without overlap
+    "How to cut a video into pieces; the defaults cut between chunks only and are exact"
+    overlap:int = 0          # frames that neighbouring windows share; `tiled_encode` and `tiled_decode` need the same
+    spread:int = 0           # frames on each side of a chunk border that share its jump; for latents without overlap
     tile:int|None = None     # side of a square tile in pixels; None = whole pictures
     tile_overlap:int|None = None # pixels that neighbouring tiles share at least; None = a quarter of a tile
     passes:int = 2           # extra passes over the tiles that gather common statistics; 0 = every tile has its own
@@ -60,23 +60,37 @@ class Tiling:
         for name, least in dict(overlap=0, spread=0, tile=1, tile_overlap=0, passes=0, frames=1).items():
             v = getattr(self, name)
             if v is None and name in ('tile', 'tile_overlap', 'frames'): continue
-            if type(v) is not int or v < least: raise ValueError(f"{name} is {v!r}; give a whole number, {least} or more")
+            if type(v) is not int or v < least:
+                raise ValueError(f"{name} is {v!r}; give a whole number, {least} or more")
         if self.overlap and self.spread:
-            raise ValueError(f"overlap {self.overlap} and spread {self.spread} are two cures for one border; set one of them to 0")
-        if self.tile is None and self.tile_overlap: raise ValueError(f"tile_overlap is {self.tile_overlap} but there are no tiles; give tile, e.g. tile={max(64, 4*self.tile_overlap)}")
+            raise ValueError(f"overlap {self.overlap} and spread {self.spread} are two cures for one border; "
+                             "set one of them to 0")
+        if self.tile is None and self.tile_overlap:
+            raise ValueError(f"tile_overlap is {self.tile_overlap} but there are no tiles; "
+                             f"give tile, e.g. tile={max(64, 4*self.tile_overlap)}")
         if self.tile and (self.tile_overlap or 0) >= self.tile:
-            raise ValueError(f"tiles of {self.tile} pixels cannot overlap by {self.tile_overlap}; a quarter, {self.tile//4}, is usual")
+            raise ValueError(f"tiles of {self.tile} pixels cannot overlap by {self.tile_overlap}; "
+                             f"a quarter, {self.tile//4}, is usual")
 
     def check(self, cfg):
         "Raise `ValueError` where an autoencoder of these sizes cannot be cut so"
         chunk, d = cfg.micro_frame_size, cfg.vae_2d.downsample
-        if self.overlap and not chunk: raise ValueError(f"overlap is {self.overlap}, but this autoencoder takes a clip as one chunk (micro_frame_size is None); use overlap=0")
-        if chunk and self.overlap >= chunk: raise ValueError(f"windows of {chunk} frames cannot overlap by {self.overlap}; give at most {chunk//2} to read no frame more than twice")
-        if chunk and self.spread > chunk//2: raise ValueError(f"spread is {self.spread}, but half a chunk of {chunk} frames is {chunk//2}; give at most that")
+        if self.overlap and not chunk:
+            raise ValueError(f"overlap is {self.overlap}, but this autoencoder takes a clip as one chunk "
+                             "(micro_frame_size is None); use overlap=0")
+        if chunk and self.overlap >= chunk:
+            raise ValueError(f"windows of {chunk} frames cannot overlap by {self.overlap}; "
+                             f"give at most {chunk//2} to read no frame more than twice")
+        if chunk and self.spread > chunk//2:
+            raise ValueError(f"spread is {self.spread}, but half a chunk of {chunk} frames is {chunk//2}; "
+                             "give at most that")
         if self.tile is None: return
-        if self.tile < d: raise ValueError(f"a tile of {self.tile} pixels is smaller than one latent position, {d} pixels; tiles of 256 are usual")
+        if self.tile < d:
+            raise ValueError(f"a tile of {self.tile} pixels is smaller than one latent position, {d} pixels; "
+                             "tiles of 256 are usual")
         for name in ('tile', 'tile_overlap'):
-            if (v := getattr(self, name) or 0) % d: raise ValueError(f"{name} is {v} pixels, not a multiple of {d}; try {round(v/d)*d or d}")
+            v = getattr(self, name) or 0
+            if v % d: raise ValueError(f"{name} is {v} pixels, not a multiple of {d}; try {round(v/d)*d or d}")
 
 # %% ../../nbs/06_vae/04_tiling.ipynb #4e928e54
 def windows(
@@ -84,11 +98,12 @@ def windows(
     chunk:int|None,  # frames of a window; None = one window
     overlap:int=0,   # frames shared by neighbours
 ) -> list:           # of (first, end)
-    "Windows that cover a clip. Without overlap the last may be short; with it, the last is moved back until it is whole"
+    "Windows that cover a clip. Without overlap the last may be short; with it, the last is moved back to be whole"
     if not chunk or num_frames <= chunk: return [(0, num_frames)]
     if not overlap: return [(a, min(a + chunk, num_frames)) for a in range(0, num_frames, chunk)]
     n = ceil((num_frames - overlap)/(chunk - overlap))
-    return [(a, a + chunk) for a in (min(i*(chunk - overlap), num_frames - chunk) for i in range(n))]
+    starts = [min(i*(chunk - overlap), num_frames - chunk) for i in range(n)]
+    return [(a, a + chunk) for a in starts]
 
 def _windows(vae, num_frames, how): # windows in frames, and the latent frames of each
     wins = windows(num_frames, vae.cfg.micro_frame_size, how.overlap)
@@ -99,7 +114,7 @@ def latent_length(
     num_frames:int,       # of the clip
     how:Tiling=Tiling(),  # its overlap counts
 ) -> int:
-    "Latent frames that `encode` makes and `decode` wants"
+    "Latent frames that `tiled_encode` makes and `tiled_decode` needs"
     return sum(_windows(vae, num_frames, how)[1])
 
 # %% ../../nbs/06_vae/04_tiling.ipynb #bce186d4
@@ -107,21 +122,23 @@ def crossfade(
     a:Tensor, b:Tensor, # (…, f, h, w)
     n:int,              # the last n frames of a are the first n of b
 ) -> Tensor:
-    "Go over from a to b during the shared frames"
+    "Blend from a to b over the shared frames"
     w = ((torch.arange(n, device=a.device) + 1)/(n + 1)).to(a.dtype)[:, None, None]
-    return torch.cat([a[..., :-n, :, :], torch.lerp(a[..., -n:, :, :], b[..., :n, :, :], w), b[..., n:, :, :]], dim=-3)
+    shared = torch.lerp(a[..., -n:, :, :], b[..., :n, :, :], w)
+    return torch.cat([a[..., :-n, :, :], shared, b[..., n:, :, :]], dim=-3)
 
 def spread_jump(
     a:Tensor, b:Tensor, # (…, f, h, w), b follows a
     n:int,              # frames on each side that take a share
 ) -> Tensor:
-    "Put b after a. What the step between them has beyond a straight line is shared out, most of it next to the border"
+    "Put b after a. What the step between them has beyond a straight line is spread over the frames next to the border"
     n = min(n, b.shape[-3])
     if min(a.shape[-3], b.shape[-3]) < 2: return torch.cat([a, b], dim=-3) # one frame shows no direction
-    at = lambda t, i: t[..., i, :, :].unsqueeze(-3)
-    excess = at(b, 0) - at(a, -1) - (at(b, 1) - at(a, -2))/3
+    def frame(t, i): return t[..., i, :, :].unsqueeze(-3)
+    excess = frame(b, 0) - frame(a, -1) - (frame(b, 1) - frame(a, -2))/3
     share = ((torch.arange(n, 0, -1, device=a.device))/(2*n)).to(a.dtype)[:, None, None] # 1/2 at the border, falling
-    return torch.cat([a[..., :-n, :, :], a[..., -n:, :, :] + excess*share.flip(0), b[..., :n, :, :] - excess*share, b[..., n:, :, :]], dim=-3)
+    end, start = a[..., -n:, :, :] + excess*share.flip(0), b[..., :n, :, :] - excess*share
+    return torch.cat([a[..., :-n, :, :], end, start, b[..., n:, :, :]], dim=-3)
 
 # %% ../../nbs/06_vae/04_tiling.ipynb #cb603514
 def spans(
@@ -132,13 +149,14 @@ def spans(
     "Tiles along one side"
     if tile >= n: return [(0, n)]
     k = ceil((n - overlap)/(tile - overlap))
-    return [(a, a + tile) for a in (round(i*(n - tile)/(k - 1)) for i in range(k))]
+    starts = [round(i*(n - tile)/(k - 1)) for i in range(k)]
+    return [(a, a + tile) for a in starts]
 
 def ramps(
     parts:list, # from `spans`
     scale:int=1,# output positions per position
 ) -> list:      # one weight vector a tile; at every position they sum to 1
-    "Weights that go over from tile to tile within the middle half of each overlap"
+    "Weights that blend from tile to tile within the middle half of each overlap"
     n = parts[-1][1]*scale
     at, weights = torch.arange(n, dtype=torch.float64) + .5, []
     for i, (a, b) in enumerate(parts):
@@ -152,7 +170,7 @@ def ramps(
 def _ramp(at, a, b): # 0 before the overlap [a, b), 1 after it; a step in its middle where there is none
     return ((at - (a + b)/2)/max((b - a)/2, 1e-6) + .5).clamp(0, 1)
 
-def cores(parts): # the part of each tile, counted from its start, that is nobody else's: up to the middle of each overlap
+def cores(parts): # the part of each tile, from its start, that belongs to it alone: up to the middle of each overlap
     cuts = [0, *((a[1] + b[0])//2 for a, b in zip(parts, parts[1:])), parts[-1][1]]
     return [(lo - a, hi - a) for (a, _), lo, hi in zip(parts, cuts, cuts[1:])]
 
@@ -183,7 +201,8 @@ class PooledNorms:
         own = moments(groups)
         self.shown.setdefault(i, []).append((own, moments(self.core(groups))))
         if not self.before: return F.group_norm(x, m.num_groups, m.weight, m.bias, m.eps)
-        (mean, var), (then_mean, then_var) = self.before[i][len(self.shown[i]) - 1] # of all tiles, of this tile, in the last pass
+        # statistics of all tiles, and of this tile, in the last pass
+        (mean, var), (then_mean, then_var) = self.before[i][len(self.shown[i]) - 1]
         if not self.last: # the map may have changed since: keep the difference to the others, follow the tile
             stretch = (own[2] + m.eps)/(then_var + m.eps)
             mean, var = own[1] + (mean - then_mean)*stretch.sqrt(), (var + m.eps)*stretch - m.eps
@@ -198,9 +217,11 @@ class PooledNorms:
         return x
 
     def pool(self):
-        "After a pass over all tiles: what the next pass goes by"
-        self.before = {i: [(pooled, own[1:]) for own, _ in tiles] for i, tiles in self.shown.items()
-                       for pooled in [pool_moments(*zip(*(core for _, core in tiles)))]}
+        "After a pass over all tiles: pool the statistics for the next pass"
+        self.before = {}
+        for i, tiles in self.shown.items():
+            pooled = pool_moments(*zip(*(core for _, core in tiles)))
+            self.before[i] = [(pooled, own[1:]) for own, _ in tiles]
         self.shown = {}
 
 def moments(
@@ -235,12 +256,13 @@ def by_tiles(
     rows, cols = (spans(n, tile, overlap) for n in size)
     if len(rows)*len(cols) == 1: return net.outer(x)
     twin, (i, o) = PooledNorms(net), (1, down) if enlarge else (down, 1)
-    end = lambda b, n, full: full if b == n else b*i # pixels that fill no latent position go to the last tile
+    def end(b, n, full): return full if b == n else b*i # pixels that fill no latent position go to the last tile
     for p in range(how.passes + 1):
         out, last = None, p == how.passes
         for (a, b), (ra, rb), wr in zip(rows, cores(rows), ramps(rows, o)):
             for (c, d), (ca, cb), wc in zip(cols, cores(cols), ramps(cols, o)):
-                y = twin(x[:, :, a*i:end(b, size[0], x.shape[2]), c*i:end(d, size[1], x.shape[3])], ((b - a, ra, rb), (d - c, ca, cb)), last)
+                part = x[:, :, a*i:end(b, size[0], x.shape[2]), c*i:end(d, size[1], x.shape[3])]
+                y = twin(part, ((b - a, ra, rb), (d - c, ca, cb)), last)
                 if not last: continue
                 if out is None: out = torch.zeros(*y.shape[:2], size[0]*o, size[1]*o, dtype=y.dtype)
                 out[:, :, a*o:b*o, c*o:d*o] += y.cpu()*(wr[:, None]*wc).to(y.dtype)
@@ -249,7 +271,8 @@ def by_tiles(
 
 # %% ../../nbs/06_vae/04_tiling.ipynb #6c4ceaa5
 def _by_frames(fn, x, n): # (1, c, f, h, w), n frames of it at a time
-    return torch.cat([fn(part[0].transpose(0, 1)) for part in x.split(n or x.shape[2], dim=2)]).transpose(0, 1)[None]
+    parts = [fn(part[0].transpose(0, 1)) for part in x.split(n or x.shape[2], dim=2)]
+    return torch.cat(parts).transpose(0, 1)[None]
 
 def _pictures(vae, x_z, how): # (1, c, f, h', w') 2-D latents -> (1, 3, f, 8h', 8w') on the CPU
     net, down = vae.spatial_vae.module, vae.cfg.vae_2d.downsample
@@ -287,7 +310,7 @@ def iter_decode(
     num_frames:int,       # of the video
     how:Tiling=Tiling(),  # how to cut
 ) -> Iterator[Tensor]:    # (b, 3, a few frames, 8h', 8w') on the CPU, not clamped
-    "The video piece by piece, for files longer than memory; raises `ValueError` for a latent that has not `num_frames` frames"
+    "The video piece by piece, for files longer than memory; `ValueError` for a latent of the wrong length"
     how.check(vae.cfg)
     _check_length(vae, z, num_frames, how)
     return _decoded(vae, z, num_frames, how)
@@ -302,16 +325,16 @@ def _check_length(vae, z, num_frames, how):
     check_latent(z[:, :, :1], 1, vae)
     need = latent_length(vae, num_frames, how)
     if z.shape[2] != need:
-        raise ValueError(f"{num_frames} frames in windows that overlap by {how.overlap} come from {need} latent frames, this latent has {z.shape[2]}; "
-                         "decode with the overlap it was encoded with")
+        raise ValueError(f"{num_frames} frames in windows that overlap by {how.overlap} come from {need} "
+                         f"latent frames, this latent has {z.shape[2]}; decode with the overlap it was encoded with")
 
-def decode(
+def tiled_decode(
     vae:VideoVAE,         # stays as it is
     z:Tensor,             # (b, c, f', h', w') normalised latents
     num_frames:int,       # of the video
     how:Tiling=Tiling(),  # how to cut
 ) -> Tensor:              # (b, 3, num_frames, 8h', 8w') on the CPU, not clamped
-    "`vae.decode` in pieces; without overlap, spread and tiles its result"
+    "Tiled decoding: `vae.decode` in pieces; without overlap, spread and tiles its result"
     out, at = None, 0
     for piece in iter_decode(vae, z, num_frames, how):
         if out is None: out = piece.new_empty(*piece.shape[:2], num_frames, *piece.shape[3:])
@@ -320,16 +343,17 @@ def decode(
     return out
 
 @torch.no_grad()
-def encode(
+def tiled_encode(
     vae:VideoVAE,         # stays as it is
     x:Tensor,             # (b, 3, f, h, w) in [-1, 1], on any device
     how:Tiling=Tiling(),  # how to cut
 ) -> Tensor:              # (b, c, f', h', w') on the CPU: means, normalised
-    "`vae.encode` in pieces; without overlap and tiles its result"
+    "Tiled encoding: `vae.encode` in pieces; without overlap and tiles its result"
     how.check(vae.cfg)
     check_pixels(x, 'b c f h w', vae.cfg.vae_2d)
     wins, _ = _windows(vae, x.shape[2], how)
     def one(clip, a, b): # (1, c, f', h', w')
         mean = vae.temporal_vae.encode(_latents_2d(vae, clip[:, :, a:b].to(vae.scale), how)).mean
         return ((mean - vae.shift)/vae.scale).cpu()
-    return torch.cat([torch.cat([one(x[i:i+1], a, b) for a, b in wins], dim=2) for i in range(len(x))])
+    clips = [torch.cat([one(x[i:i+1], a, b) for a, b in wins], dim=2) for i in range(len(x))]
+    return torch.cat(clips)
