@@ -1,4 +1,4 @@
-"""A spatial-temporal diffusion transformer with adaLN-single: noisy latent, timestep, caption, frame rate and size go in; a velocity of the latent's shape comes out.
+"""A transformer with spatial-temporal attention and adaLN-single: noisy latent, timestep, caption, frame rate and size go in; a velocity of the latent's shape comes out.
 
 Docs: https://opensora-nb.github.io/opensora_nb/05_models/stdit3.html.md"""
 

@@ -1,4 +1,4 @@
-"""A network that learns what gives a decoder away; its losses, and how strongly they may pull.
+"""A network that learns to tell decoded pictures from true ones; its losses, and how strongly they act on the decoder.
 
 Docs: https://opensora-nb.github.io/opensora_nb/06_vae/adversarial.html.md"""
 
@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from einops import rearrange
 
 # %% ../../nbs/06_vae/08_adversarial.ipynb #12e5fb4d
-def patch_layers(conv, norm, input_nc, ndf, strides): # convolutions k4 p1, all but the first and the last with batch norm; upstream's numbering
+def patch_layers(conv, norm, input_nc, ndf, strides): # kernels of 4, batch norm between; upstream's numbering
     layers = [conv(input_nc, ndf, 4, strides[0], 1), nn.LeakyReLU(0.2)]
     widths = [ndf*min(2**i, 8) for i in range(len(strides)-1)]
-    for a, b, s in zip(widths, widths[1:], strides[1:]): layers += [conv(a, b, 4, s, 1, bias=False), norm(b), nn.LeakyReLU(0.2)]
+    for a, b, s in zip(widths, widths[1:], strides[1:]):
+        layers += [conv(a, b, 4, s, 1, bias=False), norm(b), nn.LeakyReLU(0.2)]
     main = nn.Sequential(*layers, conv(widths[-1], 1, 4, strides[-1], 1))
     for m in main:
         if isinstance(m, conv): nn.init.normal_(m.weight, 0., 0.02)
@@ -69,9 +70,13 @@ class PatchDiscriminator3d(nn.Module):
         return self.main(x)
 
 def too_small(x, strides): # the message
-    least = [next(n for n in range(1, 10_000) if min(map_size([n if i == d else 9999 for i in range(len(strides[0]))], strides)) > 0) for d in range(len(strides[0]))]
-    got = 'x'.join(map(str, x.shape[-len(least):]))
-    return f"the discriminator needs at least {'x'.join(map(str, least))} ({'frames x ' if len(least) == 3 else ''}height x width), this input has {got}; use fewer n_layers{', more frames' if len(least) == 3 else ''} or larger pictures"
+    n_axes = len(strides[0])
+    def enough(n, axis): return min(map_size([n if i == axis else 9999 for i in range(n_axes)], strides)) > 0
+    least = [next(n for n in range(1, 10_000) if enough(n, axis)) for axis in range(n_axes)]
+    got = 'x'.join(map(str, x.shape[-n_axes:]))
+    axes, more = ('frames x height x width', ', more frames') if n_axes == 3 else ('height x width', '')
+    return (f"the discriminator needs at least {'x'.join(map(str, least))} ({axes}), this input has {got}; "
+            f"use fewer n_layers{more} or larger pictures")
 
 # %% ../../nbs/06_vae/08_adversarial.ipynb #eebed602
 D_LOSSES, G_LOSSES = ('hinge', 'vanilla', 'non-saturating'), ('hinge', 'non-saturating')
@@ -82,8 +87,10 @@ def discriminator_loss(
     kind:str='hinge',   # hinge, vanilla or non-saturating (the latter two are equal)
 ) -> Tensor:            # scalar
     "Small when `real` is high and `fake` is low"
-    if kind not in D_LOSSES: raise ValueError(f"unknown discriminator_loss {kind!r}; use one of {', '.join(D_LOSSES)}")
-    cost = (lambda v: F.relu(1 + v)) if kind == 'hinge' else F.softplus # softplus(-v): sigmoid cross-entropy with the label 1
+    if kind not in D_LOSSES:
+        raise ValueError(f"unknown discriminator_loss {kind!r}; use one of {', '.join(D_LOSSES)}")
+    # softplus(-v): sigmoid cross-entropy with the label 1
+    cost = (lambda v: F.relu(1 + v)) if kind == 'hinge' else F.softplus
     return (cost(-real).mean() + cost(fake).mean())/2
 
 def generator_loss(
@@ -99,7 +106,7 @@ def adaptive_weight(
     nll:Tensor,   # reconstruction loss, scalar; its graph is kept
     g:Tensor,     # generator loss, scalar; its graph is kept
     last:Tensor,  # weights of the decoder's last layer
-    factor:float=0.5, # share of the pull that the generator loss gets
+    factor:float=0.5, # length of the generator loss's gradient, as a share of the other's
 ) -> Tensor:      # scalar without gradient
     "The weight that makes both gradients at the last layer equally long, times `factor` (Esser et al. 2020)"
     a, b = (torch.autograd.grad(l, last, retain_graph=True)[0].float().norm() for l in (nll, g))
@@ -109,9 +116,9 @@ def adaptive_weight(
 def lecam(
     real:Tensor,      # judgements of true pictures
     fake:Tensor,      # judgements of decoded ones
-    ema_real, ema_fake, # their remembered means
+    ema_real, ema_fake, # their running means
 ) -> Tensor:          # scalar
-    "How far the mean judgements are from the memory of the other side (Tseng et al. 2021)"
+    "How far the mean judgements are from the running mean of the other side (Tseng et al. 2021)"
     return F.relu(real.mean() - ema_fake).square() + F.relu(ema_real - fake.mean()).square()
 
 def gradient_penalty(
@@ -128,11 +135,11 @@ KINDS = ('none', '2d', '3d')
 @dataclass(frozen=True)
 class AdversarialConfig:
     "A discriminator beside the autoencoder; off by default, as in every published setting of Open-Sora"
-    kind:str = 'none'                # none, 2d (judges frames) or 3d (judges clips; those shorter than 10 frames are left out)
+    kind:str = 'none'                # none, 2d (judges frames) or 3d (judges clips of 10 frames or more)
     start:int = 50001                # optimiser step of the run from which it counts (upstream's default)
     generator_loss:str = 'hinge'     # hinge or non-saturating
     discriminator_loss:str = 'hinge' # hinge, vanilla or non-saturating
-    generator_factor:float = 0.5     # its pull on the decoder's last layer, as a share of that of the other terms
+    generator_factor:float = 0.5     # its gradient at the decoder's last layer, as a share of the other terms'
     discriminator_factor:float = 1.  # multiplies the loss of the discriminator
     lecam_weight:float = 0.          # weight of `lecam`; upstream's helper takes 0.001 to 0.01
     gradient_penalty_weight:float = 0. # weight of `gradient_penalty`; 10 is usual
@@ -143,12 +150,16 @@ class AdversarialConfig:
 
     def __post_init__(self):
         for k, names in (('kind', KINDS), ('generator_loss', G_LOSSES), ('discriminator_loss', D_LOSSES)):
-            if getattr(self, k) not in names: raise ValueError(f"unknown adversarial {k} {getattr(self, k)!r}; use one of {', '.join(names)}")
+            value = getattr(self, k)
+            if value not in names: raise ValueError(f"unknown adversarial {k} {value!r}; use one of {', '.join(names)}")
         for k in ('generator_factor', 'discriminator_factor', 'lecam_weight', 'gradient_penalty_weight'):
-            if not 0 <= getattr(self, k) < math.inf: raise ValueError(f"adversarial {k} must be a number of at least 0, not {getattr(self, k)}; try {type(self).__dataclass_fields__[k].default}")
+            value, usual = getattr(self, k), type(self).__dataclass_fields__[k].default
+            if not 0 <= value < math.inf:
+                raise ValueError(f"adversarial {k} must be a number of at least 0, not {value}; try {usual}")
         for k in ('ndf', 'n_layers'):
             if getattr(self, k) < 1: raise ValueError(f"adversarial {k} must be at least 1, not {getattr(self, k)}")
-        if not all(0 <= b < 1 for b in self.betas): raise ValueError(f"adversarial betas lie in [0, 1), not {self.betas}; try 0.5 0.9")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"adversarial betas lie in [0, 1), not {self.betas}; try 0.5 0.9")
         if not 0 < self.lr < math.inf: raise ValueError(f"adversarial lr must be positive, not {self.lr}; try 1e-4")
 
 def make_discriminator(
@@ -159,16 +170,18 @@ def make_discriminator(
 
 # %% ../../nbs/06_vae/08_adversarial.ipynb #87da1955
 class Adversary(nn.Module):
-    "A discriminator, what it remembers, and both sides of the game"
+    "A discriminator, its running means, and the losses of both sides"
     def __init__(self,
         cfg:AdversarialConfig, # kind must not be none
-        decay:float=0.999,     # of the remembered means
+        decay:float=0.999,     # of the running means
     ):
         super().__init__()
         self.cfg, self.decay, self.net = cfg, decay, make_discriminator(cfg)
         for k in ('ema_real', 'ema_fake'): self.register_buffer(k, torch.zeros(()))
 
-    def seen(self, x): return rearrange(x, 'b c f h w -> (b f) c h w') if self.cfg.kind == '2d' and x.ndim == 5 else x # frames, or clips
+    def seen(self, x): # frames for a 2-D discriminator, clips for a 3-D one
+        if self.cfg.kind == '2d' and x.ndim == 5: return rearrange(x, 'b c f h w -> (b f) c h w')
+        return x
     def fits(self, x): return x.ndim == (5 if self.cfg.kind == '3d' else x.ndim) and self.net.fits(x)
 
     def against(
@@ -190,7 +203,7 @@ class Adversary(nn.Module):
         real:Tensor, # true pictures or clips
         fake:Tensor, # decoded ones; no gradient goes there
     ) -> tuple[Tensor, dict]: # loss of the discriminator, numbers for the log
-        "What the discriminator learns from; the remembered means move on"
+        "The loss of the discriminator; updates the running means"
         cfg, penalty = self.cfg, self.cfg.gradient_penalty_weight
         x = self.seen(real.detach())
         x = x.requires_grad_() if penalty else x
@@ -206,5 +219,5 @@ class Adversary(nn.Module):
 
     @torch.no_grad()
     def remember(self, real, fake):
-        "Move the remembered means towards these judgements"
+        "Move the running means towards these judgements"
         for ema, v in ((self.ema_real, real), (self.ema_fake, fake)): ema.lerp_(v.mean().float(), 1 - self.decay)

@@ -1,4 +1,4 @@
-"""3-D convolutions that never look ahead, residual blocks made of them, and ways to halve and double the frame count.
+"""Convolutions over height, width and time that never look ahead, residual blocks made of them, and ways to halve and double the frame count.
 
 Docs: https://opensora-nb.github.io/opensora_nb/06_vae/causal.html.md"""
 
@@ -24,7 +24,8 @@ class CausalConv3d(nn.Module):
     ):
         super().__init__()
         self.front = kernel - stride # frames of zeros before the first
-        self.conv = nn.Conv3d(c_in, c_out, kernel, stride=(stride, 1, 1), padding=(0, kernel//2, kernel//2), bias=bias)
+        space = kernel//2
+        self.conv = nn.Conv3d(c_in, c_out, kernel, stride=(stride, 1, 1), padding=(0, space, space), bias=bias)
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""A 2-D KL autoencoder that makes pictures 8 times smaller per side, under the released key names.
+"""A 2-D autoencoder with a KL divergence term: pictures become latents 8 times smaller per side, under the released key names.
 
 Docs: https://opensora-nb.github.io/opensora_nb/06_vae/image_vae.html.md"""
 
@@ -49,12 +49,13 @@ class AutoencoderKLConfig:
     "Fields carry the names of a diffusers `config.json`; the defaults are the Stable Diffusion VAE"
     in_channels:int = 3            # channels of a picture
     latent_channels:int = 4        # channels of a latent
-    block_out_channels:tuple[int, ...] = (128, 256, 512, 512) # width per level; each level but the last halves the sides
+    block_out_channels:tuple[int, ...] = (128, 256, 512, 512) # width per level; all but the last halve the sides
     layers_per_block:int = 2       # residual blocks per encoder level; the decoder has one more
     norm_num_groups:int = 32       # groups of every GroupNorm
 
     def __post_init__(self):
-        if not self.block_out_channels: raise ValueError("block_out_channels is empty; give a width for each level, such as 128 256 512 512")
+        if not self.block_out_channels:
+            raise ValueError("block_out_channels is empty; give a width for each level, such as 128 256 512 512")
         check_range(self, 1, 1000, 'layers_per_block')
         check_range(self, 1, 2**20, 'in_channels', 'latent_channels', 'block_out_channels', 'norm_num_groups')
         for c in self.block_out_channels:
@@ -195,9 +196,10 @@ def check_pixels(
     cfg:AutoencoderKLConfig, # what the network takes
 ):
     "Raise `ValueError` where pixels cannot be encoded, with what was given and what is needed"
-    shape, need = tuple(x.shape), cfg.downsample
-    if x.ndim != len(axes.split()): raise ValueError(f"expected {len(axes.split())} axes ({axes}), got {x.ndim}: {shape}")
-    if not x.is_floating_point(): raise ValueError(f"pixels are floats in [-1, 1], got {x.dtype}; for uint8 use x/127.5 - 1")
+    shape, need, n_axes = tuple(x.shape), cfg.downsample, len(axes.split())
+    if x.ndim != n_axes: raise ValueError(f"expected {n_axes} axes ({axes}), got {x.ndim}: {shape}")
+    if not x.is_floating_point():
+        raise ValueError(f"pixels are floats in [-1, 1], got {x.dtype}; for uint8 use x/127.5 - 1")
     if shape[1] != cfg.in_channels:
         raise ValueError(f"this autoencoder takes {cfg.in_channels} channels, got {shape[1]} in {shape} ({axes})")
     if min(shape[-2:]) < need:
@@ -231,8 +233,8 @@ class AutoencoderKL(nn.Module):
         z:Tensor, # (b, c, h, w)
     ) -> Tensor:  # (b, 3, 8h, 8w), not clamped
         "Pictures from latents; raises `ValueError` for the wrong number of channels"
-        if z.shape[1] != self.cfg.latent_channels:
-            raise ValueError(f"this autoencoder decodes {self.cfg.latent_channels} channels, the latent has {z.shape[1]}")
+        c = self.cfg.latent_channels
+        if z.shape[1] != c: raise ValueError(f"this autoencoder decodes {c} channels, the latent has {z.shape[1]}")
         return self.decoder(self.post_quant_conv(z.contiguous(memory_format=torch.channels_last)))
 
     def forward(self, x): # (b, 3, h, w) -> reconstruction, posterior

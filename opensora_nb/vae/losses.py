@@ -1,4 +1,4 @@
-"""Reconstruction and KL, with the conventions of Open-Sora 1.2, and which of them count in which training stage.
+"""Both terms with the conventions of Open-Sora 1.2, and which of them count in which stage of its multi-stage training.
 
 Docs: https://opensora-nb.github.io/opensora_nb/06_vae/losses.html.md"""
 
@@ -51,7 +51,7 @@ PERCEPTUAL = ('none', 'lpips', 'edges') # what they are: vae.perceptual
 
 @dataclass(frozen=True)
 class VAELossConfig:
-    "Which terms count; the defaults are the third stage of Open-Sora 1.2 without its perceptual term (add it with perceptual='lpips')"
+    "Which terms count; the defaults are the third stage of Open-Sora 1.2 without its perceptual term ('lpips')"
     real_rec:bool = True        # pixels against reconstructed pixels, plus KL
     z_rec:bool = False          # 2-D latents against reconstructed 2-D latents (stages 1 and 2)
     image_identity:bool = False # one-frame clips: the latent should equal the 2-D latent (stage 1)
@@ -60,15 +60,18 @@ class VAELossConfig:
     logvar_init:float = 0.      # log of the error that counts as normal
     perceptual:str = 'none'     # with real_rec: none, lpips (Open-Sora 1.2; needs weights) or edges (needs none)
     perceptual_loss_weight:float = 0.1 # weight of that term
-    perceptual_sum:bool = True  # the distance of a frame counts once for each of its values, as upstream; False: once for the frame
+    perceptual_sum:bool = True  # distance of a frame * values of a frame, as upstream; False: once for the frame
 
     def __post_init__(self):
         if not (self.real_rec or self.z_rec or self.image_identity):
             raise ValueError("no loss term is on; set at least one of real_rec, z_rec, image_identity")
         if self.error not in ERRORS: raise ValueError(f"unknown error {self.error!r}; use one of {', '.join(ERRORS)}")
-        if self.perceptual not in PERCEPTUAL: raise ValueError(f"unknown perceptual {self.perceptual!r}; use one of {', '.join(PERCEPTUAL)}")
+        if self.perceptual not in PERCEPTUAL:
+            raise ValueError(f"unknown perceptual {self.perceptual!r}; use one of {', '.join(PERCEPTUAL)}")
         for k in ('kl_loss_weight', 'perceptual_loss_weight'):
-            if not 0 <= getattr(self, k) < math.inf: raise ValueError(f"{k} must be a number of at least 0, not {getattr(self, k)}; try {type(self).__dataclass_fields__[k].default}")
+            weight, usual = getattr(self, k), type(self).__dataclass_fields__[k].default
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{k} must be a number of at least 0, not {weight}; try {usual}")
 
 def perceptual_term(
     x:Tensor,          # (b, c, f, h, w) or (b, c, h, w), what should come out
@@ -76,7 +79,7 @@ def perceptual_term(
     distance:Callable, # (n, c, h, w) pictures twice -> a distance for each
     cfg:VAELossConfig=VAELossConfig(), # reads weight, perceptual_sum, logvar_init
 ) -> Tensor:           # scalar
-    "What a measure of pictures adds to `reconstruction`: weight * mean distance of a frame (* values of a frame)"
+    "The perceptual loss beside `reconstruction`: weight * mean distance of a frame (* values of a frame)"
     a, b = (rearrange(v, 'b c f h w -> (b f) c h w') if v.ndim == 5 else v for v in (x, rec))
     values = a[0].numel() if cfg.perceptual_sum else 1
     return cfg.perceptual_loss_weight*values*distance(a, b).float().mean()/math.exp(cfg.logvar_init)
@@ -84,20 +87,23 @@ def perceptual_term(
 # %% ../../nbs/06_vae/05_losses.ipynb #5b1e70c4
 def vae_loss(
     x:Tensor,            # (b, 3, f, h, w) the clips
-    out:VAEOutput,       # what the autoencoder made of them; parts that no term needs may be None
+    out:VAEOutput,       # what the autoencoder returned; parts that no term needs may be None
     cfg:VAELossConfig=VAELossConfig(), # which terms count
     distance:Callable=None, # for cfg.perceptual: two batches of pictures -> a distance for each
 ) -> dict[str, Tensor]:  # `loss` and each of its terms
     "The training loss of the video autoencoder; 2-D latents are targets here and receive no gradient as such"
-    compare = lambda a, b: reconstruction(a, b, cfg.error, cfg.logvar_init)
+    def compare(a, b): return reconstruction(a, b, cfg.error, cfg.logvar_init)
     terms = {}
     if cfg.real_rec:
         terms |= dict(rec=compare(x, out.x_rec), kl=cfg.kl_loss_weight*kl(out.posterior))
         if cfg.perceptual != 'none':
-            if distance is None: raise ValueError(f"perceptual={cfg.perceptual!r} needs its measure; pass distance=make_perceptual({cfg.perceptual!r})")
+            if distance is None:
+                raise ValueError(f"perceptual={cfg.perceptual!r} needs its measure; "
+                                 f"pass distance=make_perceptual({cfg.perceptual!r})")
             terms['perceptual'] = perceptual_term(x, out.x_rec, distance, cfg)
     if cfg.z_rec: terms['z_rec'] = compare(out.x_z.detach(), out.x_z_rec)
     if cfg.image_identity and out.x_z.shape[2] == 1: terms['identity'] = compare(out.x_z.detach(), out.z)
     if not terms:
-        raise ValueError(f"image_identity alone needs one-frame clips, these have {x.shape[2]} frames; add z_rec or real_rec")
+        raise ValueError(f"image_identity alone needs one-frame clips, these have {x.shape[2]} frames; "
+                         "add z_rec or real_rec")
     return {'loss': sum(terms.values()), **terms}

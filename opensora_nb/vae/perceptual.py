@@ -1,4 +1,4 @@
-"""LPIPS with its released names, read from local files; and, for a laptop without those files, a distance of edges that needs no weights.
+"""LPIPS under its released names, read from local files; and, for a laptop without those files, a distance of edges that needs no weights.
 
 Docs: https://opensora-nb.github.io/opensora_nb/06_vae/perceptual.html.md"""
 
@@ -60,7 +60,7 @@ class ChannelWeights(nn.Module):
 def unit(f): return f/(f.square().sum(1, keepdim=True).sqrt() + 1e-10) # length 1 over channels
 
 class LPIPS(nn.Module):
-    "Learned perceptual distance of two batches of pictures (Zhang et al. 2018), in the layout of taming-transformers; frozen"
+    "Perceptual distance of two batches of pictures (Zhang et al. 2018), in the layout of taming-transformers; frozen"
     def __init__(self):
         super().__init__()
         self.scaling_layer, self.net = Scaling(), VGGSlices()
@@ -75,30 +75,46 @@ class LPIPS(nn.Module):
         "The distance of each pair; gradients flow into both"
         check_pair(a, b)
         if a.shape[1] == 1: a, b = (v.expand(-1, 3, -1, -1) for v in (a, b))
-        if a.shape[1] != 3: raise ValueError(f"LPIPS compares pictures of 3 channels (or 1), these have {a.shape[1]}; use perceptual='edges' or 'none'")
-        if min(a.shape[2:]) < 16: raise ValueError(f"LPIPS halves a picture four times and needs at least 16 pixels a side, these have {a.shape[2]}x{a.shape[3]}")
-        fa, fb = (self.net(self.scaling_layer(v)) for v in (a, b))
-        return sum(getattr(self, f'lin{i}')((unit(p) - unit(q)).square()).mean((2, 3), keepdim=True) for i, (p, q) in enumerate(zip(fa, fb)))
+        n, c, h, w = a.shape
+        if c != 3:
+            raise ValueError(f"LPIPS compares pictures of 3 channels (or 1), these have {c}; "
+                             "use perceptual='edges' or 'none'")
+        if min(h, w) < 16:
+            raise ValueError("LPIPS halves a picture four times and needs at least 16 pixels a side, "
+                             f"these have {h}x{w}")
+        out = 0
+        for i, (p, q) in enumerate(zip(self.net(self.scaling_layer(a)), self.net(self.scaling_layer(b)))):
+            weighted = getattr(self, f'lin{i}')((unit(p) - unit(q)).square())
+            out = out + weighted.mean((2, 3), keepdim=True)
+        return out
 
 def check_pair(a, b): # pictures that can be compared
-    if a.shape != b.shape or a.ndim != 4: raise ValueError(f"needs two batches of pictures (n c h w) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}; fold frames into the batch")
+    if a.shape == b.shape and a.ndim == 4: return
+    raise ValueError("needs two batches of pictures (n c h w) of one shape, "
+                     f"got {tuple(a.shape)} and {tuple(b.shape)}; fold frames into the batch")
 
 # %% ../../nbs/06_vae/07_perceptual.ipynb #fa95c411
 LPIPS_FILES = { # file -> what it is
-    'vgg.pth': "the channel weights of LPIPS, about 7 KB, MD5 d507d7349b931f0638a25a48a722f98a, linked from taming-transformers (taming/util.py)",
-    'vgg16-397923af.pth': "torchvision's VGG16 trained on ImageNet, about 553 MB, from https://download.pytorch.org/models/vgg16-397923af.pth"}
+    'vgg.pth': "the channel weights of LPIPS, about 7 KB, MD5 d507d7349b931f0638a25a48a722f98a, "
+               "linked from taming-transformers (taming/util.py)",
+    'vgg16-397923af.pth': "torchvision's VGG16 trained on ImageNet, about 553 MB, "
+                          "from https://download.pytorch.org/models/vgg16-397923af.pth"}
 LPIPS_FOLDER = 'weights/lpips'
 
 def find_lpips(
     folder:str|Path=LPIPS_FOLDER, # where they should be
 ) -> dict:                        # name -> path
-    "The files LPIPS is made of; `FileNotFoundError` says which are missing, what they are and where to put them"
-    places = lambda name: [Path(folder)/name] + ([Path(torch.hub.get_dir())/'checkpoints'/name] if name.startswith('vgg16') else [])
-    found = {name: next((p for p in places(name) if p.is_file()), None) for name in LPIPS_FILES}
-    if lost := [name for name, p in found.items() if p is None]:
-        what = '; '.join(f"{name} ({what}): {'missing' if name in lost else 'found'}" for name, what in LPIPS_FILES.items())
-        raise FileNotFoundError(f"LPIPS needs two files in the folder {str(folder)!r}, and nothing is downloaded here. {what}. Put what is missing into that folder, or train without it: perceptual='edges' needs no weights, 'none' leaves the term out")
-    return found
+    "The files of LPIPS; `FileNotFoundError` says which are missing, what they are and where to put them"
+    found = {name: next((p for p in _places(name, folder) if p.is_file()), None) for name in LPIPS_FILES}
+    if None not in found.values(): return found
+    what = '; '.join(f"{name} ({what}): {'found' if found[name] else 'missing'}" for name, what in LPIPS_FILES.items())
+    raise FileNotFoundError(f"LPIPS needs two files in the folder {str(folder)!r}, and nothing is downloaded here. "
+                            f"{what}. Put what is missing into that folder, or train without it: "
+                            "perceptual='edges' needs no weights, 'none' leaves the term out")
+
+def _places(name, folder): # where a file may be
+    if not name.startswith('vgg16'): return [Path(folder)/name]
+    return [Path(folder)/name, Path(torch.hub.get_dir())/'checkpoints'/name]
 
 def load_lpips(
     folder:str|Path=LPIPS_FOLDER, # holds vgg.pth and vgg16-397923af.pth
@@ -110,9 +126,11 @@ def load_lpips(
     own = model.state_dict()
     state = {k: v for k, v in own.items() if k.startswith('scaling_layer')}
     for k in own:
-        src, name = (vgg, f"features.{k.split('.', 2)[2]}") if k.startswith('net.') else (lins, k)
         if k in state: continue
-        if name not in src: raise ValueError(f"{files['vgg16-397923af.pth' if src is vgg else 'vgg.pth']} lacks {name}; it is another file. It should be {LPIPS_FILES['vgg16-397923af.pth' if src is vgg else 'vgg.pth']}")
+        if k.startswith('net.'): file, src, name = 'vgg16-397923af.pth', vgg, f"features.{k.split('.', 2)[2]}"
+        else: file, src, name = 'vgg.pth', lins, k
+        if name not in src:
+            raise ValueError(f"{files[file]} lacks {name}; it is another file. It should be {LPIPS_FILES[file]}")
         state[k] = src[name]
     load_into(model, state)
     return model.eval()
@@ -121,7 +139,7 @@ def load_lpips(
 class EdgeDistance(nn.Module):
     "Mean absolute difference of the slopes of two pictures, averaged over scales"
     def __init__(self,
-        scales:tuple=(1, 2, 4), # sides of the blocks that are averaged first; those too large for a picture are left out
+        scales:tuple=(1, 2, 4), # sides of the blocks that are averaged first; too large ones are left out
     ):
         super().__init__()
         self.scales = scales
@@ -134,8 +152,10 @@ class EdgeDistance(nn.Module):
         "The distance of each pair; raises `ValueError` for pictures of one pixel a side"
         check_pair(a, b)
         fits = [s for s in self.scales if min(a.shape[2:]) >= 2*s]
-        if not fits: raise ValueError(f"edges need pictures of at least {2*min(self.scales)} pixels a side, these have {a.shape[2]}x{a.shape[3]}")
-        err, out = a.float() - b.float(), 0        # slopes are linear: the difference of slopes is the slope of the difference
+        if not fits:
+            raise ValueError(f"edges need pictures of at least {2*min(self.scales)} pixels a side, "
+                             f"these have {a.shape[2]}x{a.shape[3]}")
+        err, out = a.float() - b.float(), 0        # the difference of slopes is the slope of the difference
         for s in fits:
             e = F.avg_pool2d(err, s) if s > 1 else err
             out = out + sum(torch.diff(e, dim=d).abs().mean((1, 2, 3)) for d in (2, 3))
@@ -146,6 +166,6 @@ def make_perceptual(
     name:str='edges',             # none, lpips or edges
     folder:str|Path=LPIPS_FOLDER, # lpips: where its files are
 ):                                # module: two batches (n, c, h, w) -> (n, 1, 1, 1); None for none
-    "The measure a name stands for; an unknown name raises `ValueError`, missing files `FileNotFoundError`"
+    "The distance a name stands for; an unknown name raises `ValueError`, missing files `FileNotFoundError`"
     if name not in PERCEPTUAL: raise ValueError(f"unknown perceptual {name!r}; use one of {', '.join(PERCEPTUAL)}")
     return {'none': lambda: None, 'lpips': lambda: load_lpips(folder), 'edges': EdgeDistance}[name]()

@@ -1,4 +1,4 @@
-"""Load the video autoencoder of Open-Sora 1.2 from its repository, a file or a training checkpoint; sizes are read off the weights.
+"""The video VAE of Open-Sora 1.2 from its repository, a file or a training checkpoint; sizes are read off the weights.
 
 Docs: https://opensora-nb.github.io/opensora_nb/06_vae/released.html.md"""
 
@@ -21,38 +21,60 @@ from .video import VideoVAE, VideoVAEConfig, TemporalVAEConfig, video_vae_v12
 # %% ../../nbs/06_vae/06_released.ipynb #122b930f
 VAE_REPO = 'hpcai-tech/OpenSora-VAE-v1.2'
 VAE_GB = 1.57 # of its weights in float32
-VAE_UNTOLD = ('micro_frame_size', 'micro_batch_size', 'scaling_factor', 'vae_2d.norm_num_groups', 'vae_temporal.num_groups') # what no shape tells
+VAE_UNTOLD = ('micro_frame_size', 'micro_batch_size', 'scaling_factor',
+              'vae_2d.norm_num_groups', 'vae_temporal.num_groups')      # what no shape tells
 
 def vae_config_from_state(
     state:dict,  # name -> Tensor; shapes, and the values of scale and shift
 ) -> dict:       # the fields of `VideoVAEConfig` that the weights tell, nested
     "Sizes of a video autoencoder from its weights; raises `ValueError` for other weights"
-    kind, s, t = kind_of(state), 'spatial_vae.module.', 'temporal_vae.'
-    if kind and not kind.startswith('VideoVAE'): raise ValueError(f"these are no VideoVAE weights; they look like {kind}")
-    def shape(name, axes):
-        v = tuple(state[name].shape) if name in state else ()
-        if len(v) == axes and 0 not in v: return v
-        found = f"has shape {v}" if name in state else "is not among them"
-        raise ValueError(f"these are no whole VideoVAE weights: {name} {found}")
-    def count(start): # entries 0, 1, … of a list of parts
-        found = {int(m[1]) for k in state if (m := re.match(re.escape(start) + r'\.(\d{1,6})\.', k))}
-        if not found or found != set(range(len(found))): raise ValueError(f"these are no whole VideoVAE weights: {start} has entries {sorted(found)[:8]}; is a shard missing?")
-        return len(found)
-    widths = [shape(f'{s}encoder.down_blocks.{i}.resnets.0.conv1.weight', 4)[0] for i in range(count(f'{s}encoder.down_blocks'))]
-    flat = dict(in_channels=shape(f'{s}encoder.conv_in.weight', 4)[1], latent_channels=shape(f'{s}encoder.conv_out.weight', 4)[0]//2,
-                block_out_channels=widths, layers_per_block=count(f'{s}encoder.down_blocks.0.resnets'))
-    filters, channels = shape(f'{t}encoder.conv_in.conv.weight', 5)[:2]
-    levels = count(f'{t}encoder.block_res_blocks')
-    wide = [shape(f'{t}encoder.block_res_blocks.{i}.0.conv1.conv.weight', 5)[0] for i in range(levels)]
-    if any(w % filters for w in wide): raise ValueError(f"the levels of the temporal half are {wide} wide, no multiples of the {filters} channels it begins with")
-    time = dict(in_out_channels=channels, latent_embed_dim=shape(f'{t}encoder.conv2.conv.weight', 5)[0]//2, embed_dim=shape(f'{t}post_quant_conv.conv.weight', 5)[1],
-                filters=filters, num_res_blocks=count(f'{t}encoder.block_res_blocks.0'), channel_multipliers=[w//filters for w in wide],
-                temporal_downsample=[f'{t}encoder.conv_blocks.{i}.conv.weight' in state for i in range(levels-1)])
-    return dict(vae_2d=flat, vae_temporal=time)
+    kind = kind_of(state)
+    if kind and not kind.startswith('VideoVAE'):
+        raise ValueError(f"these are no VideoVAE weights; they look like {kind}")
+    return dict(vae_2d=_sizes_2d(state), vae_temporal=_sizes_in_time(state))
+
+# %% ../../nbs/06_vae/06_released.ipynb #509196b8
+def _shape(state, name, axes):
+    "Shape of an array that must be there, with this number of axes and none empty"
+    shape = tuple(state[name].shape) if name in state else ()
+    if len(shape) == axes and 0 not in shape: return shape
+    found = f"has shape {shape}" if name in state else "is not among them"
+    raise ValueError(f"these are no whole VideoVAE weights: {name} {found}")
+
+def _count(state, start):
+    "Length of a list of parts, whose entries are numbered 0, 1, …"
+    found = {int(m[1]) for k in state if (m := re.match(re.escape(start) + r'\.(\d{1,6})\.', k))}
+    if found and found == set(range(len(found))): return len(found)
+    raise ValueError(f"these are no whole VideoVAE weights: {start} has entries {sorted(found)[:8]}; "
+                     "is a shard missing?")
+
+def _sizes_2d(state):
+    "Fields of `AutoencoderKLConfig`"
+    s = 'spatial_vae.module.encoder.'
+    n_levels = _count(state, f'{s}down_blocks')
+    widths = [_shape(state, f'{s}down_blocks.{i}.resnets.0.conv1.weight', 4)[0] for i in range(n_levels)]
+    return dict(in_channels=_shape(state, f'{s}conv_in.weight', 4)[1],
+                latent_channels=_shape(state, f'{s}conv_out.weight', 4)[0]//2,
+                block_out_channels=widths, layers_per_block=_count(state, f'{s}down_blocks.0.resnets'))
+
+def _sizes_in_time(state):
+    "Fields of `TemporalVAEConfig`"
+    t = 'temporal_vae.encoder.'
+    filters, channels = _shape(state, f'{t}conv_in.conv.weight', 5)[:2]
+    n_levels = _count(state, f'{t}block_res_blocks')
+    widths = [_shape(state, f'{t}block_res_blocks.{i}.0.conv1.conv.weight', 5)[0] for i in range(n_levels)]
+    if any(w % filters for w in widths):
+        raise ValueError(f"the levels of the temporal half are {widths} wide, "
+                         f"no multiples of the {filters} channels it begins with")
+    return dict(in_out_channels=channels, latent_embed_dim=_shape(state, f'{t}conv2.conv.weight', 5)[0]//2,
+                embed_dim=_shape(state, 'temporal_vae.post_quant_conv.conv.weight', 5)[1],
+                filters=filters, num_res_blocks=_count(state, f'{t}block_res_blocks.0'),
+                channel_multipliers=[w//filters for w in widths],
+                temporal_downsample=[f'{t}conv_blocks.{i}.conv.weight' in state for i in range(n_levels-1)])
 
 # %% ../../nbs/06_vae/06_released.ipynb #83a2af69
 def _settings(released):
-    "What config.json says, in our words: our own fields as they are, of the reference's only those that shapes cannot tell"
+    "The settings of config.json: our own fields as they are, of the reference's only those that shapes cannot tell"
     inner = released.get('vae_2d') if isinstance(released.get('vae_2d'), dict) else {}
     if released.get('model_type') == 'VideoVAE' or 'block_out_channels' in inner:
         return {k: v for k, v in released.items() if k in VideoVAEConfig.__dataclass_fields__}
@@ -64,7 +86,9 @@ def _merge(base, more):
     out = {k: dict(v) if isinstance(v, dict) else v for k, v in base.items()}
     for k, v in more.items():
         head, _, rest = k.partition('.')
-        out[head] = _merge(out.get(head) if isinstance(out.get(head), dict) else {}, {rest: v} if rest else v) if rest or isinstance(v, dict) else v
+        inner = {rest: v} if rest else v
+        if isinstance(inner, dict): inner = _merge(out[head] if isinstance(out.get(head), dict) else {}, inner)
+        out[head] = inner
     return out
 
 def _constants(state, channels, notes):
@@ -72,10 +96,13 @@ def _constants(state, channels, notes):
     for name in ('scale', 'shift'):
         v = state.get(name)
         if v is None:
-            v, notes[:] = torch.tensor(getattr(VideoVAEConfig(), name)), [*notes, f"{name} is not in the file: taken from Open-Sora 1.2"]
-        if v.numel() not in (1, channels): raise ValueError(f"{name} has {v.numel()} values for {channels} latent channels")
-        state[name] = v.flatten().expand(channels).reshape(1, channels, 1, 1, 1).clone()
-        if not state[name].is_meta and not state[name].isfinite().all(): raise ValueError(f"{name} holds {state[name].flatten().tolist()}; the file is damaged")
+            v = torch.tensor(getattr(VideoVAEConfig(), name))
+            notes.append(f"{name} is not in the file: taken from Open-Sora 1.2")
+        if v.numel() not in (1, channels):
+            raise ValueError(f"{name} has {v.numel()} values for {channels} latent channels")
+        state[name] = v = v.flatten().expand(channels).reshape(1, channels, 1, 1, 1).clone()
+        if not v.is_meta and not v.isfinite().all():
+            raise ValueError(f"{name} holds {v.flatten().tolist()}; the file is damaged")
 
 def check_vae_sizes(
     cfg:VideoVAEConfig, # what config.json or a call asks for
@@ -83,13 +110,17 @@ def check_vae_sizes(
 ):
     "`ValueError` where a configuration is not that of the weights, with both values; no model is built for it"
     want = to_dict(cfg)
-    clash = [f"{a}.{k} {want[a][k]}, the weights have {v}" for a in told for k, v in told[a].items() if want[a][k] != v]
-    if clash: raise ValueError(f"config.json or the call ask for another autoencoder than these weights: {'; '.join(clash)}")
+    clash = []
+    for half, fields in told.items():
+        clash += [f"{half}.{k} {want[half][k]}, the weights have {v}" for k, v in fields.items() if want[half][k] != v]
+    if clash:
+        raise ValueError("config.json or the call ask for another autoencoder than these weights: " + '; '.join(clash))
 
 def _open_vae(where):
     "Weights, the content of config.json ({} without one) and the paths of the two"
     if isinstance(where, dict): return dict(where), {}, '', ''
-    path = fetch(where, f"config.json and the weights ({VAE_GB} GB in float32)" if VAE_REPO in str(where) else 'its weights')
+    what = f"config.json and the weights ({VAE_GB} GB in float32)" if VAE_REPO in str(where) else 'its weights'
+    path = fetch(where, what)
     if (path/'vae').is_dir(): path = path/'vae'                       # a folder of weights of this kit
     folder = path if path.is_dir() else path.parent
     if not (folder/'config.json').is_file(): return read_state(path), {}, path, path
@@ -97,7 +128,10 @@ def _open_vae(where):
 
 def _vae_config(state, told, released, overrides):
     "The configuration asked for, which must agree with the shapes"
-    numbers = {} if state['scale'].is_meta else {k: [float(str(v)) for v in state[k].float().flatten().numpy()] for k in ('scale', 'shift')} # 3.85, not 3.8499999
+    numbers = {}
+    if not state['scale'].is_meta:
+        for k in ('scale', 'shift'):
+            numbers[k] = [float(str(v)) for v in state[k].float().flatten().numpy()] # 3.85, not 3.8499999
     asked = _merge(_merge(_merge(told, _settings(released)), numbers), overrides)
     try: cfg = from_dict(VideoVAEConfig, asked)
     except TypeError as e: raise ValueError(f"a setting of the autoencoder has a value of the wrong kind: {e}") from e
@@ -130,8 +164,9 @@ def check_vae_layouts(
 ) -> dict:           # layout -> '' if all is well
     "`every_layout` of a toy video autoencoder"
     groups = {'vae_2d.norm_num_groups': 4, 'vae_temporal.num_groups': 4}
-    model = randomise(VideoVAE(VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4),
-                                              vae_temporal=TemporalVAEConfig(filters=8, num_res_blocks=1, num_groups=4))))
+    vae_2d = AutoencoderKLConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
+    vae_temporal = TemporalVAEConfig(filters=8, num_res_blocks=1, num_groups=4)
+    model = randomise(VideoVAE(VideoVAEConfig(vae_2d=vae_2d, vae_temporal=vae_temporal)))
     x = torch.randn(1, 3, 5, 16, 16, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
     def ask(m):
         z = m.encode(x)

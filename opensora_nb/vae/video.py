@@ -1,4 +1,4 @@
-"""The VAE of Open-Sora 1.2: every frame through a 2-D autoencoder, then a causal one in time, in chunks of 17 frames.
+"""The variational autoencoder (VAE) of Open-Sora 1.2: every frame through a 2-D autoencoder, then a causal 3-D one over time, in chunks of 17 frames.
 
 Docs: https://opensora-nb.github.io/opensora_nb/06_vae/video_vae.html.md"""
 
@@ -38,8 +38,10 @@ class TemporalVAEConfig:
         check_range(self, 1, 2**20, 'in_out_channels', 'latent_embed_dim', 'embed_dim', 'filters', 'num_groups')
         n, m = len(self.channel_multipliers), len(self.temporal_downsample)
         if m != n-1:
-            raise ValueError(f"temporal_downsample has {m} entries; {n} levels (channel_multipliers) have {n-1} steps between them")
-        if self.filters % self.num_groups: raise ValueError(f"{self.num_groups} groups do not divide {self.filters} filters")
+            raise ValueError(f"temporal_downsample has {m} entries; "
+                             f"{n} levels (channel_multipliers) have {n-1} steps between them")
+        if self.filters % self.num_groups:
+            raise ValueError(f"{self.num_groups} groups do not divide {self.filters} filters")
 
     @property
     def widths(self) -> list[int]: return [self.filters*m for m in self.channel_multipliers]
@@ -130,14 +132,16 @@ class VideoVAEConfig:
     vae_temporal:TemporalVAEConfig = TemporalVAEConfig()   # over frames
     micro_frame_size:int|None = 17     # frames of a chunk; None = the whole clip at once
     micro_batch_size:int|None = 4      # frames in the 2-D network at once; None = all
-    scaling_factor:float = 0.18215     # between the networks; the 2-D VAE's own file says 0.13025 (Open-Sora issue 493)
+    # between the networks; the 2-D VAE's own file says 0.13025 (Open-Sora issue 493)
+    scaling_factor:float = 0.18215     # latents of the 2-D network are multiplied by it
     shift:tuple[float, ...] = (-0.10, 0.34, 0.27, 0.98)    # mean of each latent channel
     scale:tuple[float, ...] = (3.85, 2.32, 2.33, 3.06)     # standard deviation of each latent channel
 
     def __post_init__(self):
         for name in ('micro_frame_size', 'micro_batch_size'):
             n = getattr(self, name)
-            if n is not None and n < 1: raise ValueError(f"{name} is {n}; give at least 1 frame, or none for all at once")
+            if n is not None and n < 1:
+                raise ValueError(f"{name} is {n}; give at least 1 frame, or none for all at once")
         check_range(self, 1e-9, 1e9, 'scaling_factor')
         check_range(self, -1e9, 1e9, 'shift', 'scale')
         a, b, c = self.vae_2d.latent_channels, self.vae_temporal.in_out_channels, self.vae_temporal.embed_dim
@@ -165,8 +169,8 @@ def check_latent(
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}; give the frame count of the video, at least 1")
     need = vae.latent_size((num_frames, None, None))[0]
-    if z.shape[2] != need: raise ValueError(f"{num_frames} frames come from {need} latent frames, this latent has {z.shape[2]}")
-
+    if z.shape[2] != need:
+        raise ValueError(f"{num_frames} frames come from {need} latent frames, this latent has {z.shape[2]}")
 
 def _expand_scalars(module, state, prefix, *_):
     "Training checkpoints hold scalar `scale` and `shift`; give them one value per channel"
@@ -251,7 +255,8 @@ class VideoVAE(nn.Module):
         check_latent(z, num_frames, self)
         chunk = self.cfg.micro_frame_size or num_frames
         zs = z.split(self.latent_size((chunk, None, None))[0], dim=2)
-        return torch.cat([self.temporal_vae.decode(c, min(chunk, num_frames - i*chunk)) for i, c in enumerate(zs)], dim=2)
+        parts = [self.temporal_vae.decode(c, min(chunk, num_frames - i*chunk)) for i, c in enumerate(zs)]
+        return torch.cat(parts, dim=2)
 
     def forward(
         self,
