@@ -160,7 +160,6 @@ def _inject(peft, net, names, rank, alpha): # peft replaces the layers; its othe
     layers = '|'.join(map(re.escape, names))
     peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), net)
     for k in set(vars(net)) - before: delattr(net, k)
-    return model
 
 def _mark(net): # the same for the same weights, in any number format
     return tuple(round(v, 6) for v in net.final_layer.linear.weight.detach().flatten()[:8].float().tolist())
