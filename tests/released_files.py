@@ -1,9 +1,12 @@
-"""The three parts of Open-Sora 1.2 with random weights, in the released layout, at toy or full width; and each part run alone.
+"""The three parts of Open-Sora 1.2 with random weights, in the released layout, at toy or full width; and each part
+run alone.
 
     python tests/released_files.py make FOLDER [full]    write FOLDER/t5, FOLDER/vae and FOLDER/stdit3
-    python tests/released_files.py PART FOLDER DTYPE     run t5, stdit3 or vae alone; print seconds and peak memory as JSON
+    python tests/released_files.py PART FOLDER DTYPE     run t5, stdit3 or vae alone; print seconds and peak memory
     python tests/released_files.py log FOLDER FILE       run all of it, at full width, and write what it took to FILE
-    python tests/released_files.py xxl . DTYPE           the same for a T5 v1.1 XXL of full size, built in memory; bf16 takes 10 GB, fp32 twice as much
+    python tests/released_files.py xxl . DTYPE           run a T5 v1.1 XXL of full size, built in memory
+
+The last takes 10 GB in bf16, twice as much in fp32.
 """
 import json, os, platform, subprocess, sys, time
 from pathlib import Path
@@ -41,12 +44,14 @@ def tokenizer(texts=TEXTS, pieces=120):
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
     tok = Tokenizer(models.Unigram())
-    tok.normalizer, tok.pre_tokenizer, tok.decoder = (normalizers.NFKC(), pre_tokenizers.Metaspace(),
-        decoders.Metaspace())
-    tok.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=pieces, special_tokens=['<pad>', '</s>', '<unk>'],
-        unk_token='<unk>', show_progress=False))
-    tok.post_processor = processors.TemplateProcessing(single='$A </s>',
-        special_tokens=[('</s>', tok.token_to_id('</s>'))])
+    tok.normalizer = normalizers.NFKC()
+    tok.pre_tokenizer = pre_tokenizers.Metaspace()
+    tok.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=pieces, special_tokens=['<pad>', '</s>', '<unk>'], unk_token='<unk>', show_progress=False)
+    tok.train_from_iterator(texts, trainer)
+    tok.post_processor = processors.TemplateProcessing(
+        single='$A </s>', special_tokens=[('</s>', tok.token_to_id('</s>'))])
     return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='<pad>', eos_token='</s>', unk_token='<unk>')
 
 def t5_model(layers, vocab, dtype, **sizes):
@@ -61,13 +66,13 @@ def write_released(folder, full=False):
     folder = Path(folder)
     tok = tokenizer()
     tok.save_pretrained(folder/'t5')
-    t5_model(2, len(tok), torch.float32, **(XXL if full else dict(d_model=32, d_kv=8, d_ff=64, num_heads=4,
-        feed_forward_proj='gated-gelu'))).save_pretrained(folder/'t5')
+    t5_sizes = XXL if full else dict(d_model=32, d_kv=8, d_ff=64, num_heads=4, feed_forward_proj='gated-gelu')
+    t5_model(2, len(tok), torch.float32, **t5_sizes).save_pretrained(folder/'t5')
     thin = VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(32, 32, 32, 32), layers_per_block=1),
                           vae_temporal=TemporalVAEConfig(filters=32, num_res_blocks=1))
+    small = STDiT3Config(hidden_size=64, depth=2, num_heads=4, caption_channels=32, model_max_length=300)
     with torch.device('meta'):
-        model = STDiT3(stdit3_xl2() if full else STDiT3Config(hidden_size=64, depth=2, num_heads=4, caption_channels=32,
-            model_max_length=300))
+        model = STDiT3(stdit3_xl2() if full else small)
         vae = VideoVAE(video_vae_v12() if full else thin)
     save_pretrained(small_numbers(model, torch.bfloat16), folder/'stdit3')
     del model
@@ -90,8 +95,7 @@ def peak_gb(pid='self'):
     return round(int(text.split('VmHWM:')[1].split()[0])*1024/1e9, 2) if 'VmHWM:' in text else 0.
 
 def run(argv, folder, limit=900, **env):
-    """A process of its own, without a network and with an empty cache; returns (exit code, what it wrote, seconds,
-    peak GB)"""
+    "A process of its own, without network or cache -> exit code, what it wrote, seconds, peak GB"
     start, peak, out = time.perf_counter(), 0., Path(folder)/'output.txt'
     env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HF_HOME=str(Path(folder)/'hf'),
                PYTHONIOENCODING='utf-8') | env
@@ -111,13 +115,16 @@ def run(argv, folder, limit=900, **env):
 def osnb(*argv, folder, **how):
     "The console command, as it is installed beside this python"
     command = Path(sys.executable).with_name('osnb')
-    return run([command, *argv] if command.exists() else [sys.executable, '-c',
-        'from opensora_nb.app.cli import main; raise SystemExit(main())', *argv], folder, **how)
+    if not command.exists():
+        code = 'from opensora_nb.app.cli import main; raise SystemExit(main())'
+        return run([sys.executable, '-c', code, *argv], folder, **how)
+    return run([command, *argv], folder, **how)
 
 def released(folder):
     "The options that name the three parts"
-    return ('--preset', 'opensora-1.2', '--ckpt-path', Path(folder)/'stdit3', '--vae', Path(folder)/'vae',
-            '--text-encoder', Path(folder)/'t5')
+    folder = Path(folder)
+    return ('--preset', 'opensora-1.2', '--ckpt-path', folder/'stdit3', '--vae', folder/'vae',
+            '--text-encoder', folder/'t5')
 
 @torch.inference_mode()
 def measure(part, folder, dtype, frames=17, size=(144, 256)):
@@ -136,8 +143,8 @@ def measure(part, folder, dtype, frames=17, size=(144, 256)):
         from opensora_nb.models.fast_inference import faster
         from opensora_nb.models.zoo import load_stdit3
         model = load_stdit3(Path(folder)/'stdit3', dtype)
-        # two rows: with and without the prompt
-        z, y = torch.randn(2, 4, *latent, generator=g).to(dtype), torch.randn(2, 1, 300, 4096, generator=g).to(dtype)
+        z = torch.randn(2, 4, *latent, generator=g).to(dtype) # two rows: with and without the prompt
+        y = torch.randn(2, 1, 300, 4096, generator=g).to(dtype)
         def use():
             with faster(model): return model(z, torch.tensor([500., 500.]), y, fps=24, height=size[0], width=size[1])
     else:
@@ -155,9 +162,9 @@ def machine():
     "In words, without its name"
     info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
     cpu = info.split('model name')[1].splitlines()[0].strip('\t: ') if 'model name' in info else platform.machine()
-    return (
-        f"{cpu}{' with avx512_bf16' if 'avx512_bf16' in info else ''}, {os.cpu_count()} cores, "
-        f"{os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/1e9:.0f} GB of memory")
+    with_bf16 = ' with avx512_bf16' if 'avx512_bf16' in info else ''
+    memory = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/1e9
+    return f"{cpu}{with_bf16}, {os.cpu_count()} cores, {memory:.0f} GB of memory"
 
 def write_log(folder, file, steps=3):
     "One call of each part and of the command, in a process each"
@@ -178,8 +185,9 @@ def write_log(folder, file, steps=3):
         for what, part in (('T5, 2 layers of 24, one text', 't5'), ('STDiT3-XL/2, one step', 'stdit3'),
                            ('autoencoder, decode', 'vae')):
             child(what, part, folder, dtype)
-        code, said, seconds, peak = osnb('sample', *released(folder), '--save-dir', folder/dtype, '--resolution', '144p', '--num-frames', 17, '--num-sampling-steps', steps,
-                                         '--dtype', dtype, '--text-dtype', dtype, '--prompt', TEXTS[0], folder=folder)
+        code, said, seconds, peak = osnb(
+            'sample', *released(folder), '--save-dir', folder/dtype, '--resolution', '144p', '--num-frames', 17,
+            '--num-sampling-steps', steps, '--dtype', dtype, '--text-dtype', dtype, '--prompt', TEXTS[0], folder=folder)
         if code: raise RuntimeError(said)
         row('whole command', dtype, s=seconds, peak_gb=peak)
     child('T5 v1.1 XXL, 24 layers, one text', 'xxl', '.', 'bf16')
@@ -190,5 +198,6 @@ if __name__ == '__main__':
     what, folder, *rest = sys.argv[1:]
     if what == 'log': write_log(folder, *rest)
     else:
-        print(json.dumps(measure(what, folder, *rest) if what != 'make' else dict(folder=str(write_released(folder,
-            rest == ['full'])), peak_gb=peak_gb())))
+        took = measure(what, folder, *rest) if what != 'make' else dict(
+            folder=str(write_released(folder, rest == ['full'])), peak_gb=peak_gb())
+        print(json.dumps(took))

@@ -38,8 +38,8 @@ class Site:
         values = {**{p.get('label'): p.get('value') for p in self.props.values()}, 'prompt': prompt, **settings}
         data = [values[self.props[i]['label']] for i in self.job['inputs']]
         body = json.dumps(dict(data=data, fn_index=self.job['id'], session_hash=session)).encode()
-        return self.ask('POST', f'{API}/queue/join', body,
-                        {'Content-Type': 'application/json', 'Origin': f'http://{self.host}'})
+        head = {'Content-Type': 'application/json', 'Origin': f'http://{self.host}'}
+        return self.ask('POST', f'{API}/queue/join', body, head)
     @contextmanager
     def listening(self, session):
         "The messages of a session's jobs; leaving the block hangs up"
@@ -75,8 +75,9 @@ def notes(data): return ' '.join(d for d in data if isinstance(d, str))
 
 # ---- who may come in
 
-@pytest.mark.parametrize('name', ['evil.example', 'evil.example:7860', '127.0.0.1.evil.example', '', '[::1',
-                                  '169.254.169.254', '0.0.0.0'])
+@pytest.mark.parametrize('name', [
+    'evil.example', 'evil.example:7860', '127.0.0.1.evil.example', '', '[::1', '169.254.169.254', '0.0.0.0',
+])
 def test_a_foreign_name_is_not_served(site, name):
     "A page on the web that points its own name at 127.0.0.1 could read everything"
     for path in ('/', '/config', f'{API}/info', f'{API}/file=/etc/passwd'):
@@ -87,8 +88,9 @@ def test_a_foreign_name_is_not_served(site, name):
 def test_its_own_names_are_served(site, name):
     assert site.ask('GET', '/', host=f'{name}:{site.page.server_port}')[0] == 200
 
-@pytest.mark.parametrize('origin', ['https://evil.example', 'null', 'http://127.0.0.1:1',
-                                    'http://localhost.evil.example', 'file://', 'garbage'])
+@pytest.mark.parametrize('origin', [
+    'https://evil.example', 'null', 'http://127.0.0.1:1', 'http://localhost.evil.example', 'file://', 'garbage',
+])
 def test_a_foreign_page_cannot_press_the_button(site, origin):
     "Any page open in the same browser could queue jobs"
     before = site.steps
@@ -97,14 +99,15 @@ def test_a_foreign_page_cannot_press_the_button(site, origin):
         assert status == 403 and 'answers its own requests only' in text, (path, status, text)
     assert site.steps == before
 
-@pytest.mark.parametrize('path', [f'{API}/upload', f'{API}/upload?upload_id=1', f'{API}/upload/',
-                                  f'{API}/component_server', f'{API}/process_recording'])
+@pytest.mark.parametrize('path', [
+    f'{API}/{p}' for p in ('upload', 'upload?upload_id=1', 'upload/', 'component_server', 'process_recording')
+])
 def test_files_are_refused(site, path):
     "The form has no field for a file; uploads were kept on the disk all the same"
-    body = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\n' + b'0'*1000 +
-            b'\r\n--x--\r\n')
-    assert site.ask('POST', path, body, {'Content-Type': 'multipart/form-data; boundary=x'}) == (403,
-        'this page takes no files')
+    part = b'Content-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\n' + b'0'*1000
+    body = b'--x\r\n' + part + b'\r\n--x--\r\n'
+    head = {'Content-Type': 'multipart/form-data; boundary=x'}
+    assert site.ask('POST', path, body, head) == (403, 'this page takes no files')
 
 def test_a_request_is_as_large_as_a_form(site):
     "A prompt of a gigabyte is not read into memory"
@@ -126,7 +129,8 @@ def test_a_public_address_and_a_proxy_are_let_in_by_name(monkeypatch):
     site = Site.__new__(Site)
     site.host = page.local_url.removeprefix('http://').rstrip('/')
     def status(host, origin=None):
-        return site.ask('GET', '/config', None, {'Origin': origin} if origin else {}, host)[0]
+        head = {'Origin': origin} if origin else {}
+        return site.ask('GET', '/config', None, head, host)[0]
     try:
         assert status('abc123.tunnel.example', 'https://abc123.tunnel.example') == 200
         assert status(site.host, 'https://demo.school.example') == 200 # a proxy that rewrites the host
@@ -202,8 +206,8 @@ def test_other_programs_get_their_clips(site):
     _, caption, _ = Client(site.page.local_url, verbose=False).predict('a blue star moves up', 2, api_name='/generate')
     assert caption.startswith('a blue star moves up: 2 steps')
     data = json.dumps(dict(data=['a red circle moves left', 3, 2., 42, '64 x 64', 17, 8, ''])).encode()
-    job = json.loads(site.ask('POST', f'{API}/call/generate', data,
-                              {'Content-Type': 'application/json'})[1])['event_id']
+    head = {'Content-Type': 'application/json'}
+    job = json.loads(site.ask('POST', f'{API}/call/generate', data, head)[1])['event_id']
     status, text = site.ask('GET', f'{API}/call/generate/{job}')
     assert status == 200 and 'event: complete' in text and 'moves left: 3 steps' in text, text
 
@@ -220,8 +224,7 @@ def test_who_leaves_in_mid_run_does_not_hold_up_the_next(site):
     assert '2 steps' in notes(site.clip('next', steps=2))
 
 def test_a_crowd_that_does_not_listen_is_sent_away(site, monkeypatch):
-    """300 jobs on whose news nobody waited blocked the page for minutes; now the queue is short, and none of them
-    is worked on for long"""
+    "300 jobs that nobody waited for blocked the page for minutes; now the queue is short, and each is left soon"
     monkeypatch.setattr(demo, 'GRACE', 1.)
     site.idle()
     before, answers = site.steps, [site.join(f'nobody{i}', steps=1000) for i in range(60)]

@@ -48,29 +48,30 @@ def page():
     "A page of a fresh browser; `page.away` collects requests that leave this machine"
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM,
-                                    args=['--no-sandbox', '--disable-dev-shm-usage',
-                                          '--autoplay-policy=no-user-gesture-required'])
+        flags = ['--no-sandbox', '--disable-dev-shm-usage', '--autoplay-policy=no-user-gesture-required']
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport=dict(width=1280, height=1100))
         page.set_default_timeout(WAIT)
         page.away = []
-        page.on('request', lambda r: page.away.append(r.url)
-                if urlparse(r.url).hostname not in (None, '127.0.0.1', 'localhost') else None)
+        def note_if_away(request):
+            if urlparse(request.url).hostname not in (None, '127.0.0.1', 'localhost'): page.away.append(request.url)
+        page.on('request', note_if_away)
         yield page
         browser.close()
 
 def shot(what, name):
     if SHOTS: what.screenshot(path=f'{SHOTS}/{name}.png')
 
-def test_widgets_in_jupyterlab(server, page, tmp_path):
-    "Run the page, press the button of the sampler on it, see the clip, walk through its steps"
-    shutil.copy(ROOT/'nbs'/'13_app'/'02_widgets.ipynb', tmp_path/'widgets.ipynb')
-    quiet = tmp_path/'config'/'lab'/'user-settings'/'@jupyterlab'/'apputils-extension'
+def open_and_run(server, page, folder):
+    "The widgets page in JupyterLab, with all its cells run -> the box of the sampler on it"
+    shutil.copy(ROOT/'nbs'/'13_app'/'02_widgets.ipynb', folder/'widgets.ipynb')
+    quiet = folder/'config'/'lab'/'user-settings'/'@jupyterlab'/'apputils-extension'
     quiet.mkdir(parents=True) # no pop-up that asks about news
     (quiet/'notification.jupyterlab-settings').write_text('{"fetchNews": "false"}')
     url = f'http://127.0.0.1:{(port := free_port())}'
-    server(['-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--allow-root', '--IdentityProvider.token=', '--ServerApp.password=',
-            f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url='], url + '/api')
+    server(['-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--allow-root',
+            '--IdentityProvider.token=', '--ServerApp.password=', f'--ServerApp.root_dir={folder}',
+            '--LabApp.news_url='], url + '/api')
     page.goto(url + '/lab/tree/widgets.ipynb?reset')
     page.wait_for_selector('.jp-NotebookPanel .jp-Cell')
     page.wait_for_selector('.jp-Toolbar-kernelName:has-text("Python")')
@@ -80,89 +81,82 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     box = page.locator('.jp-OutputArea-output:has(button:has-text("Generate"))').first
     box.wait_for()
     page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-    # the page ran without errors
-    assert page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts() == []
-    button, prompt = box.get_by_role('button', name='Generate'), box.get_by_label('prompt', exact=True)
-    button.scroll_into_view_if_needed()
-    prompt.fill('')
-    prompt.press('Tab')
-    button.click()
-    box.get_by_role('status').filter(has_text='The prompt is empty').wait_for()
-    prompt.fill('a blue star moves up')
-    prompt.press('Tab')
-    button.click()
-    clip, guess = box.locator('img[alt="a blue star moves up"]').first, box.locator('img[alt^="a blue star moves up, '
-        'as predicted"]')
-    clip.wait_for()
-    for img in (clip, guess):
-        page.wait_for_function("i => i.complete && i.naturalWidth === 64 && i.width >= 320", arg=img.element_handle())
+    errors = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]')
+    assert errors.all_inner_texts() == []
+    return box
+
+def enter(field, text):
+    field.fill(text)
+    field.press('Tab')
+
+def says(box, text): box.get_by_role('status').filter(has_text=text).wait_for()
+
+def walk_through_the_steps(page, box, guess):
+    "The slider of a clip shows what the model expected at each step"
     box.get_by_text('Predicted clean clip at step 7 of 30').wait_for()
     shot(page, 'widgets')
     shot(box, 'widgets_box')
     was = guess.get_attribute('src')
     box.locator('.noUi-handle').focus()
-    [page.keyboard.press('ArrowRight') for _ in range(3)]
+    for _ in range(3): page.keyboard.press('ArrowRight')
     box.get_by_text('Predicted clean clip at step 10 of 30').wait_for()
     assert guess.get_attribute('src') != was
-    prompt.fill('a red zebra moves left')
-    prompt.press('Tab')
+
+def test_widgets_in_jupyterlab(server, page, tmp_path):
+    "Run the page, press the button of the sampler on it, see the clip, walk through its steps"
+    box = open_and_run(server, page, tmp_path)
+    button, prompt = box.get_by_role('button', name='Generate'), box.get_by_label('prompt', exact=True)
+    button.scroll_into_view_if_needed()
+    enter(prompt, '')
     button.click()
-    box.get_by_role('status').filter(has_text='zebra').wait_for()
+    says(box, 'The prompt is empty')
+
+    enter(prompt, 'a blue star moves up')
+    button.click()
+    clip = box.locator('img[alt="a blue star moves up"]').first
+    guess = box.locator('img[alt^="a blue star moves up, as predicted"]')
+    clip.wait_for()
+    for img in (clip, guess):
+        page.wait_for_function("i => i.complete && i.naturalWidth === 64 && i.width >= 320", arg=img.element_handle())
+    walk_through_the_steps(page, box, guess)
+
+    enter(prompt, 'a red zebra moves left')
+    button.click()
+    says(box, 'zebra')
     again = box.get_by_role('button', name='Show again')
     again.nth(1).wait_for()
     again.nth(1).click()
     box.get_by_text('Predicted clean clip at step 7 of 30').wait_for()
     clip.wait_for()
     shot(box, 'widgets_more')
-    box.get_by_label('steps').fill('1000')
-    box.get_by_label('steps').press('Tab')
+
+    enter(box.get_by_label('steps'), '1000')
     button.click()
     box.get_by_text(re.compile(r'\d+/1000')).wait_for()
     shot(page, 'widgets_running')
     box.get_by_role('button', name='Stop').click()
-    box.get_by_role('status').filter(has_text='Stopped after').wait_for()
+    says(box, 'Stopped after')
     assert not page.away, page.away
 
 @pytest.fixture
 def demo(server):
     "`osnb demo` as a user starts it, on the embedded weights; its address"
     url = f'http://127.0.0.1:{(port := free_port())}'
-    server(['-c', 'import sys; from opensora_nb.app.cli import main; sys.exit(main())', 'demo', '--port', str(port)],
-           url)
+    code = 'import sys; from opensora_nb.app.cli import main; sys.exit(main())'
+    server(['-c', code, 'demo', '--port', str(port)], url)
     return url
 
-def test_demo(demo, page):
-    "A prompt becomes a video that plays; nonsense becomes a sentence; Stop stops"
-    page.goto(demo)
-    go, halt, prompt = page.get_by_role('button', name='Generate'), page.get_by_role('button',
-        name='Stop'), page.get_by_label('prompt', exact=True)
-    status = page.get_by_role('status')
-    go.click()
-    status.filter(has_text='The prompt is empty').wait_for()
-    shot(page, 'demo_empty')
-    prompt.fill('a blue star moves up')
-    go.click()
+def check_that_it_plays(page, go):
+    "The clip is there, large, plays again and again, and the sentence of before is gone"
     page.wait_for_function("document.querySelector('video')?.readyState >= 2")
-    # it plays, again and again
     page.wait_for_function("(v => !v.paused && v.loop && v.currentTime > 0)(document.querySelector('video'))")
     assert min(page.evaluate("(v => [v.clientWidth, v.clientHeight])(document.querySelector('video'))")) >= 320
     go.and_(page.locator(':enabled')).wait_for()
-    # the sentence of before is gone
     page.wait_for_function("![...document.querySelectorAll('[role=status]')].some(e => e.innerText)")
     shot(page, 'demo')
-    first = page.evaluate("document.querySelector('video').currentSrc")
-    assert 'a_blue_star_moves_up_seed42' in first
-    page.get_by_label('size').fill('13')
-    go.click()
-    status.filter(has_text='Height 13 is not a multiple of 8; try 8 or 16.').wait_for()
-    page.get_by_label('size').fill('64 x 64')
-    prompt.fill('a red zebra moves left')
-    page.get_by_label('seed').fill('7')
-    go.click()
-    status.filter(has_text='zebra').wait_for()
-    page.wait_for_function("was => document.querySelector('video')?.currentSrc.includes('zebra_moves_left_seed7')",
-                           arg=first)
-    shot(page, 'demo_zebra')
+
+def check_that_stop_stops(page, go, status):
+    halt = page.get_by_role('button', name='Stop')
     page.get_by_label('steps').fill('1000')
     go.click()
     halt.and_(page.locator(':enabled')).wait_for()
@@ -172,17 +166,42 @@ def test_demo(demo, page):
     status.filter(has_text='Stopped after').wait_for()
     done = int(re.search(r'Stopped after (\d+) of 1000 steps', status.filter(has_text='Stopped').inner_text())[1])
     assert 0 < done < 1000
+
+def test_demo(demo, page):
+    "A prompt becomes a video that plays; nonsense becomes a sentence; Stop stops"
+    page.goto(demo)
+    go, prompt = page.get_by_role('button', name='Generate'), page.get_by_label('prompt', exact=True)
+    status = page.get_by_role('status')
+    go.click()
+    status.filter(has_text='The prompt is empty').wait_for()
+    shot(page, 'demo_empty')
+    prompt.fill('a blue star moves up')
+    go.click()
+    check_that_it_plays(page, go)
+    first = page.evaluate("document.querySelector('video').currentSrc")
+    assert 'a_blue_star_moves_up_seed42' in first
+
+    page.get_by_label('size').fill('13')
+    go.click()
+    status.filter(has_text='Height 13 is not a multiple of 8; try 8 or 16.').wait_for()
+    page.get_by_label('size').fill('64 x 64')
+    prompt.fill('a red zebra moves left')
+    page.get_by_label('seed').fill('7')
+    go.click()
+    status.filter(has_text='zebra').wait_for()
+    page.wait_for_function("document.querySelector('video')?.currentSrc.includes('zebra_moves_left_seed7')")
+    shot(page, 'demo_zebra')
+
+    check_that_stop_stops(page, go, status)
     page.get_by_label('steps').fill('4')
     page.get_by_text('a green star moves right').first.click()
     go.click()                    # an example, after a stop
     page.wait_for_function(
-        "document.querySelector('video')?.currentSrc.includes('seed7') && "
-        "!document.querySelector('video').currentSrc.includes('zebra')")
+        "(s => s?.includes('seed7') && !s.includes('zebra'))(document.querySelector('video')?.currentSrc)")
     assert not page.away, page.away
 
 def test_demo_is_left_alone_by_other_pages(demo, page):
-    """Another page of the same browser cannot press the button; a tab that is closed in mid-run does not hold up
-    the next"""
+    "Another page cannot press the button; a tab that is closed in mid-run does not hold up the next"
     page.goto('about:blank')
     ask = "url => fetch(url, {method: 'POST', body: '{}'}).then(r => r.status, e => 'unreadable')"
     assert page.evaluate(ask, demo + '/gradio_api/queue/join') in (403, 'unreadable')

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+OSNB = 'import sys; from opensora_nb.app.cli import main; sys.exit(main())'
 
 def osnb(*args, cwd, timeout=300):
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '2'))
-    return subprocess.run([sys.executable, '-c', 'import sys; from opensora_nb.app.cli import main; sys.exit(main())', *args],
-                          cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run([sys.executable, '-c', OSNB, *args], cwd=cwd, env=env, capture_output=True, text=True,
+                          timeout=timeout)
 
 def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     (tmp_path/'prompts.txt').write_text('a red circle moves left\n\na blue star moves up\n', encoding='utf-8')
@@ -23,14 +24,16 @@ def test_sample_writes_numbered_clips_and_repeats_itself(tmp_path):
     info = probe(tmp_path/'one'/'sample_0000.mp4')
     assert (info.num_frames, info.height, info.width) == (17, 64, 64)
 
+RED = ('--prompt', 'a red circle')
+
 @pytest.mark.parametrize('args,said', [
     (['sample'],                                       'give a prompt'),
     (['sample', '--prompt', ' '],                      'prompt is empty'),
-    (['sample', '--prompt', 'a red circle', '--weights', 'tyni'], "weights 'tyni'"),
-    (['sample', '--prompt', 'a red circle', '--num-frames', '0'], "'0' is not a length; use a number of frames from 1 on"),
-    (['sample', '--prompt', 'a red circle', '--image-size', '60', '64'], 'height 60 is not a multiple of 8; try 56 or 64'),
-    (['sample', '--prompt', 'a red circle', '--num-sampling-steps', '0'], 'num_sampling_steps is 0; use 1 to 1000 steps'),
-    (['sample', '--prompt', 'a red circle', '--device', 'gpu'], "unknown device 'gpu'"),
+    (['sample', *RED, '--weights', 'tyni'],            "weights 'tyni'"),
+    (['sample', *RED, '--num-frames', '0'],            "'0' is not a length; use a number of frames from 1 on"),
+    (['sample', *RED, '--image-size', '60', '64'],     'height 60 is not a multiple of 8; try 56 or 64'),
+    (['sample', *RED, '--num-sampling-steps', '0'],    'num_sampling_steps is 0; use 1 to 1000 steps'),
+    (['sample', *RED, '--device', 'gpu'],              "unknown device 'gpu'"),
     (['sample', '--prompt-path', 'none.txt'],          "prompt file 'none.txt' does not exist"),
     (['sample', '--prompt-path', 'empty.txt'],         'holds no prompt'),
     (['train', 'shape_t2v'],                           'unknown recipe'),
@@ -101,8 +104,8 @@ def test_help_is_quick(tmp_path):
     assert out.returncode == 0 and 'sample' in out.stdout and min(times) < 1, times
 
 def test_a_reader_that_stops_is_no_error(tmp_path):
-    child = subprocess.Popen([sys.executable, '-c', 'import sys; from opensora_nb.app.cli import main; sys.exit(main())', 'train'], cwd=tmp_path,
-                             env=dict(os.environ, PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, '-c', OSNB, 'train'], cwd=tmp_path, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
     child.stdout.close()
     assert (child.wait(timeout=60), child.stderr.read()) == (141, '')
 
@@ -118,14 +121,16 @@ def test_train_on_my_own_clips_and_sample_them(tmp_path):
     assert out.returncode == 0 and '1 new words' in out.stdout + out.stderr, out.stderr[-1500:]
     out = osnb('sample', '--weights', 'runs/mine', '--prompt', 'a crimson circle moves left', '--num-sampling-steps',
                '2', '--format', 'gif', cwd=tmp_path)
-    assert (out.returncode == 0 and (tmp_path/'samples'/'sample_0000.gif').stat().st_size > 0
-            and 'vocabulary' not in out.stderr), out.stderr
+    assert out.returncode == 0, out.stderr
+    assert (tmp_path/'samples'/'sample_0000.gif').stat().st_size > 0
+    assert 'vocabulary' not in out.stderr, out.stderr
 
 def test_readme_python_runs(tmp_path):
     snippets = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(), re.S)
     assert snippets
-    out = subprocess.run([sys.executable, '-c', '\n'.join(snippets)], cwd=tmp_path,
-                         env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    code = '\n'.join(snippets)
+    out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert (tmp_path/'samples'/'circle.gif').exists()
 
@@ -136,17 +141,16 @@ def test_readme_links_and_commands_exist():
 
 def test_wheel_works_outside_the_checkout(tmp_path):
     "Build the wheel, unpack it elsewhere, make an mp4 from there"
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
-                    str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    pip_wheel = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation']
+    subprocess.run([*pip_wheel, '-w', str(tmp_path), str(ROOT)], check=True, capture_output=True)
     import zipfile
     wheel = next(tmp_path.glob('*.whl'))
     zipfile.ZipFile(wheel).extractall(tmp_path/'site')
     env = dict(os.environ, PYTHONPATH=str(tmp_path/'site'))
-    code = (
-        "import sys, opensora_nb; assert 'site' in opensora_nb.__file__; from opensora_nb.app.cli import main; "
-        "sys.exit(main())")
-    out = subprocess.run([sys.executable, '-c', code, 'sample', '--prompt', 'a red circle moves left',
-                          '--num-sampling-steps', '2'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    code = f"import opensora_nb; assert 'site' in opensora_nb.__file__; {OSNB}"
+    out = subprocess.run(
+        [sys.executable, '-c', code, 'sample', '--prompt', 'a red circle moves left', '--num-sampling-steps', '2'],
+        cwd=tmp_path, env=env, capture_output=True, text=True)
     assert out.returncode == 0 and (tmp_path/'samples'/'sample_0000.mp4').exists(), out.stderr
 
 def test_levels_are_those_of_the_toy_world():
@@ -185,14 +189,14 @@ def test_rounds_skip_and_change(tmp_path):
 
 def test_ctrl_c_keeps_finished_rounds(tmp_path):
     import signal, time
-    code = 'import sys; from opensora_nb.app.cli import main; sys.exit(main())'
-    run = subprocess.Popen([sys.executable, '-c', code, 'sample', '--prompt', 'a red circle moves left', '--loop', '200', '--num-sampling-steps', '4'],
-                           cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job ignores it, and so would its children
+    words = ('sample', '--prompt', 'a red circle moves left', '--loop', '200', '--num-sampling-steps', '4')
+    # a background job ignores Ctrl-C, and so would its children
+    def hears_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen([sys.executable, '-c', OSNB, *words], cwd=tmp_path, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c)
     seen, start = b'', time.time()
-    # two rounds are done
-    while time.time() - start < 100 and not any(8 < int(n) < 700 for n in re.findall(rb'(\d+)/800', seen)):
-        seen += run.stderr.read1(200)
+    def two_rounds_are_done(): return any(8 < int(n) < 700 for n in re.findall(rb'(\d+)/800', seen))
+    while time.time() - start < 100 and not two_rounds_are_done(): seen += run.stderr.read1(200)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
     assert run.returncode == 130, err[-800:]
@@ -201,8 +205,9 @@ def test_ctrl_c_keeps_finished_rounds(tmp_path):
 def test_plan_makes_nothing(tmp_path):
     out = osnb('sample', 'opensora-1.2', '--prompt', 'a calm sea', '--num-frames', '2s', '--resolution', '144p',
                '--plan', cwd=tmp_path)
-    assert (out.returncode == 0 and '51 frames, 144x256' in out.stdout
-            and 'a calm sea aesthetic score: 6.5.' in out.stdout and 'one step' in out.stdout), out.stderr
+    assert out.returncode == 0, out.stderr
+    for said in ('51 frames, 144x256', 'a calm sea aesthetic score: 6.5.', 'one step'):
+        assert said in out.stdout, out.stdout
     assert not (tmp_path/'samples').exists()
 
 @pytest.mark.parametrize('args,said', [
@@ -230,8 +235,8 @@ def test_llm_refine_asks_only_when_told(tmp_path, monkeypatch, capsys):
         assert main(['sample', '--prompt', 'etwas Rotes', '--plan']) == 0
         assert not server.requests
         assert 'etwas Rotes' in capsys.readouterr().out
-        assert main(['sample', '--prompt', '|0|etwas Rotes|1|noch etwas', '--loop', '2', '--llm-refine', 'True',
-                     '--plan']) == 0
+        film = ['--prompt', '|0|etwas Rotes|1|noch etwas', '--loop', '2']
+        assert main(['sample', *film, '--llm-refine', 'True', '--plan']) == 0
         assert '|0|a blue star moves up|1|a blue star moves up' in capsys.readouterr().out and len(server.requests) == 2
         # no prompt: one is invented
         assert main(['sample', '--llm-refine', 'True', '--plan', '--end-index', '2']) == 0
@@ -246,15 +251,16 @@ def test_llm_refine_asks_only_when_told(tmp_path, monkeypatch, capsys):
 def torchrun(folder, *args, script=None, processes=2):
     (folder/'osnb.py').write_text(script or 'import sys\nfrom opensora_nb.app.cli import main\nsys.exit(main())\n')
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
-    return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node',
-                           str(processes), 'osnb.py', *args], cwd=folder, env=env, capture_output=True, text=True,
-        timeout=120)
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
+    command = [*launcher, 'osnb.py', *args]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 COUNTS = '''import os, sys
 from opensora_nb.app.cli import main
 from opensora_nb.parallel.comm import Ledger
 with Ledger() as ledger: code = main()
-os.write(2, f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} sent {ledger.by()}\\n".encode()) # in one piece, so that two cannot mix
+said = f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} sent {ledger.by()}\\n"
+os.write(2, said.encode()) # in one piece, so that two cannot mix
 sys.exit(code)
 '''
 
@@ -283,8 +289,8 @@ def test_two_processes_make_the_clip_of_one(tmp_path):
 def test_the_command_starts_its_own_processes(tmp_path):
     out = osnb('torchrun', '--nproc_per_node', '2', 'scripts/inference.py', '--prompt', 'a red circle moves left',
                '--num-frames', '1', '--num-sampling-steps', '2', cwd=tmp_path)
-    assert (out.returncode == 0 and 'on 2 processes' in out.stdout
-            and (tmp_path/'samples'/'sample_0000.png').exists()), out.stderr
+    assert out.returncode == 0 and 'on 2 processes' in out.stdout, out.stderr
+    assert (tmp_path/'samples'/'sample_0000.png').exists()
     out = osnb('sample', '--num-processes', '0', '--prompt', 'a red circle', cwd=tmp_path)
     assert out.returncode == 1 and 'must be at least 1, not 0' in out.stderr
     out = osnb('sample', '--num-processes', '2', '--prompt', ' ', cwd=tmp_path)
@@ -296,19 +302,21 @@ from opensora_nb.app.cli import main
 if os.environ['RANK'] == '1': STDiT3Block.forward = lambda *_: {0}
 sys.exit(main())
 '''
-@pytest.mark.parametrize('how,said', [("(_ for _ in ()).throw(ValueError('out of paper'))",
-                                       'osnb: error: rank 1: out of paper'), ('os._exit(7)', 'exitcode  : 7')])
+@pytest.mark.parametrize('how,said', [
+    ("(_ for _ in ()).throw(ValueError('out of paper'))", 'osnb: error: rank 1: out of paper'),
+    ('os._exit(7)',                                       'exitcode  : 7'),
+])
 def test_a_process_that_dies_takes_the_others_along_and_speaks_first(tmp_path, how, said):
     start = time.time()
     out = torchrun(tmp_path, 'sample', '--prompt', 'a red circle moves left', '--num-sampling-steps', '2',
                    script=DIES.format(how))
-    assert (out.returncode != 0 and said in out.stderr and 'lost the others' not in out.stderr
-            and time.time() - start < 60), out.stderr
+    assert out.returncode != 0 and said in out.stderr and 'lost the others' not in out.stderr, out.stderr
+    assert time.time() - start < 60
     assert not list((tmp_path/'samples').glob('*.mp4'))
 
 def test_eval_goes_through_sizes_and_keeps_each(tmp_path):
     size = ['--num', '2', '--num-sampling-steps', '2', '--output', 's.json']
-    read = lambda: json.loads((tmp_path/'s.json').read_text())['sizes']
+    def read(): return json.loads((tmp_path/'s.json').read_text())['sizes']
     out = osnb('eval', 'tiny', '--following', '--ceiling', '--sizes', '1x64x64, 9x48x80', *size, cwd=tmp_path)
     assert out.returncode == 0, out.stderr[-1500:]
     got = read()
@@ -317,7 +325,8 @@ def test_eval_goes_through_sizes_and_keeps_each(tmp_path):
     assert 'motion' in got['9x48x80']['ceiling']
     assert not {'motion', 'speed'} & {*got['1x64x64']['ceiling'], *got['1x64x64']['following']}
     # said before anything is sampled
-    for sizes, said in (('9x48x80,9x50x80', 'height 50 is not a multiple of 8'), ('9x48', 'write FRAMESxHEIGHTxWIDTH')):
+    wrong = {'9x48x80,9x50x80': 'height 50 is not a multiple of 8', '9x48': 'write FRAMESxHEIGHTxWIDTH'}
+    for sizes, said in wrong.items():
         out = osnb('eval', 'tiny', '--sizes', sizes, *size, cwd=tmp_path)
         assert out.returncode == 1 and said in out.stderr and read() == got
 

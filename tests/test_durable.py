@@ -1,5 +1,4 @@
-"""Runs that are killed, moved to another number of processes, spread in shards, or poisoned: the same losses, or
-one clear message."""
+"Runs that are killed, moved to other numbers of processes, sharded or poisoned: the same losses, or one clear message."
 import json, os, random, signal, socket, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 import pytest, torch
@@ -20,11 +19,15 @@ from opensora_nb.train.loop import Task, TrainConfig
 from opensora_nb.train.optim import OptimConfig
 
 class Block(nn.Module):
-    def __init__(self): super().__init__(); self.a, self.b = nn.Linear(8, 15), nn.Linear(15, 8)   # 15 rows do not divide by 2
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 15), nn.Linear(15, 8)   # 15 rows do not divide by 2
     def forward(self, x): return x + self.b(torch.tanh(self.a(x)))
 
 class Net(nn.Module):
-    def __init__(self): super().__init__(); self.blocks, self.out = nn.ModuleList([Block(), Block()]), nn.Linear(8, 8)
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.out = nn.ModuleList([Block(), Block()]), nn.Linear(8, 8)
     def forward(self, x):
         for b in self.blocks: x = b(x)
         return self.out(x)
@@ -33,11 +36,12 @@ class Reverse(Task):
     def __init__(self, cfg): self.cfg, self.module, self.rank, self.n = cfg, Net(), int(os.environ.get('RANK', 0)), 0
     def __len__(self): return 64
     def batch(self, ids, epoch):
-        time.sleep(self.cfg.wait); self.n += 1
+        time.sleep(self.cfg.wait)
+        self.n += 1
         if self.cfg.stop == self.n and self.rank == 0: os.kill(os.getpid(), signal.SIGTERM)
         if self.cfg.ill and self.rank == 1 and self.n == 4: self.fall_ill(ids)
-        x = torch.from_numpy(np.stack([rng_for(1, e, i).standard_normal(8) for i, e in zip(ids, epoch)])).float()  # what a sample draws is its own
-        return dict(x=x, ill=self.cfg.ill if self.rank == 1 and self.n == 4 else '')
+        x = np.stack([rng_for(1, e, i).standard_normal(8) for i, e in zip(ids, epoch)]) # what a sample draws is its own
+        return dict(x=torch.from_numpy(x).float(), ill=self.cfg.ill if self.rank == 1 and self.n == 4 else '')
     def fall_ill(self, ids):
         if self.cfg.ill == 'raise': raise ValueError(f'sample {ids[0]} is too strange')
         if self.cfg.ill == 'kill': os.kill(os.getpid(), signal.SIGKILL)
@@ -45,13 +49,18 @@ class Reverse(Task):
     def loss(self, module, batch):
         err = (module(batch['x']) - batch['x'].flip(1)).square().mean()
         if batch['ill'] == 'loss': err = err.detach()*float('nan') + err*0
-        if batch['ill'] == 'gradient': zero = err - err.detach(); err = err + zero.abs().sqrt()*0     # the root has no slope at 0
+        if batch['ill'] == 'gradient': err = err + (err - err.detach()).abs().sqrt()*0 # the root has no slope at 0
         return err, dict(world=float(dist.get_world_size() if dist.is_initialized() else 1))
     def validate(self):
         with torch.no_grad(): return dict(err=self.loss(self.module, self.batch(np.arange(16), np.full(16, 99)))[0])
     def export(self, folder):
-        folder.mkdir(); half = os.urandom(5000)
-        with open(folder/'slow.bin', 'wb') as f: f.write(half); f.flush(); time.sleep(self.cfg.slow); f.write(half)
+        folder.mkdir()
+        half = os.urandom(5000)
+        with open(folder/'slow.bin', 'wb') as f:
+            f.write(half)
+            f.flush()
+            time.sleep(self.cfg.slow)
+            f.write(half)
         torch.save(self.module.state_dict(), folder/'average.pt')
 
 @dataclass(frozen=True)
@@ -63,7 +72,8 @@ class Config(TrainConfig):
     def make_task(self, device): return Reverse(self)
 
 def recipe(quick=False):
-    return Config(name='r', steps=24, batch_size=8, log_every=1, save_every=1000, device='cpu', precision='no', timeout=60, optim=OptimConfig(lr=0.03, warmup=2))
+    return Config(name='r', steps=24, batch_size=8, log_every=1, save_every=1000, device='cpu', precision='no',
+                  timeout=60, optim=OptimConfig(lr=0.03, warmup=2))
 '''
 WHAT = 'my_recipe:recipe'
 
@@ -84,12 +94,11 @@ def losses(folder, name): return {r['step']: r['loss'] for r in rows(folder, nam
 def worlds(folder, name): return [r['world'] for r in rows(folder, name) if 'world' in r]
 def final(folder, name):
     c = latest(folder/'runs'/name)
-    return {f: read_state(c/f)
-            for f in ('model.safetensors', 'ema.safetensors')} | dict(optim=torch.load(c/'optim.pt')['state'],
-        average=torch.load(c/'weights'/'average.pt'))
+    files = {f: read_state(c/f) for f in ('model.safetensors', 'ema.safetensors')}
+    return files | dict(optim=torch.load(c/'optim.pt')['state'], average=torch.load(c/'weights'/'average.pt'))
 def same(a, b):
-    return a.keys() == b.keys() and all(same(a[k], b[k]) if isinstance(a[k], dict) else torch.equal(a[k], b[k])
-                                        for k in a)
+    def equal(x, y): return same(x, y) if isinstance(x, dict) else torch.equal(x, y)
+    return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
 def apart(a, b):
     assert a.keys() == b.keys() and a
     return max(abs(a[k]-b[k]) for k in a)
@@ -103,9 +112,10 @@ def one(folder, ranks):
 
 def last_step(run, since=0):
     "Of the log, if it was written to since"
+    log = run/'log.jsonl'
     try:
-        return 0 if (run/'log.jsonl').stat().st_mtime < since else max((json.loads(l)['step']
-            for l in (run/'log.jsonl').read_text().splitlines()), default=0)
+        if log.stat().st_mtime < since: return 0
+        return max((json.loads(l)['step'] for l in log.read_text().splitlines()), default=0)
     except (FileNotFoundError, ValueError): return 0
 
 def family(pid):
@@ -136,9 +146,8 @@ def kill_when(run, pids, rng, alive, where=None, seconds=60):
 
 def in_save(run, began, step=None):
     "Does a half-written checkpoint lie there that this life has begun?"
-    try:
-        return any(p.stat().st_mtime >= began for p in (run/'checkpoints').glob('.writing_*'
-            if step is None else f'.writing_{step:08d}'))
+    name = '.writing_*' if step is None else f'.writing_{step:08d}'
+    try: return any(p.stat().st_mtime >= began for p in (run/'checkpoints').glob(name))
     except FileNotFoundError: return False # it became a checkpoint while we looked
 
 def look(run, began, **hit):
@@ -149,8 +158,8 @@ def look(run, began, **hit):
     for c in checkpoints(run):
         read_state(c/'model.safetensors'), read_state(c/'ema.safetensors'), torch.load(c/'optim.pt')
         assert (c/'weights'/'slow.bin').stat().st_size == 10_000
-    return hit | dict(step=last_step(run), saved=int(newest.name[5:]) if newest else 0,
-                      half_written=in_save(run, began))
+    hit |= dict(step=last_step(run), saved=int(newest.name[5:]) if newest else 0)
+    return hit | dict(half_written=in_save(run, began))
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_three_kills_and_the_same_to_the_last_bit(folder, ranks, processes):
@@ -168,8 +177,8 @@ def test_three_kills_and_the_same_to_the_last_bit(folder, ranks, processes):
     assert losses(folder, name) == losses(folder, f'w{processes}')
     assert len(losses(folder, name)) == 40
     assert same(final(folder, name), final(folder, f'w{processes}'))
-    assert [r for r in rows(folder, name) if 'val_err' in r] == [r for r in rows(folder, f'w{processes}')
-        if 'val_err' in r]
+    def validations(name): return [r for r in rows(folder, name) if 'val_err' in r]
+    assert validations(name) == validations(f'w{processes}')
     assert set(worlds(folder, name)) == {float(processes)} and not list((run/'checkpoints').glob('.*'))
 
 def command(processes, *argv):
@@ -186,23 +195,24 @@ def test_twenty_kills(folder, processes):
     how = ('save_every=4', 'slow=0.1', 'wait=0.02', 'steps=100')
     name, rng = f't{processes}', random.Random(10*processes)
     run, hits = folder/'runs'/name, []
-    go = lambda name: subprocess.Popen(command(processes, *how, f'name={name}'), cwd=folder, env=environment(folder),
-                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    p = go(f'v{processes}')
+    def start(name):
+        return subprocess.Popen(command(processes, *how, f'name={name}'), cwd=folder, env=environment(folder),
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    p = start(f'v{processes}')
     said = p.communicate()[0]
     assert p.returncode == 0, said
     while len(hits) < 20:
-        p = go(name)
+        p = start(name)
         hit = kill_when(run, lambda: family(p.pid), rng, lambda: p.poll() is None)
         said = p.communicate()[0]
         assert p.returncode == -signal.SIGKILL, said[-2000:]
         hits.append(dict(processes=processes, kill=len(hits)+1) | look(run, **hit))
-    p = go(name)
+    p = start(name)
     said = p.communicate()[0]
     assert p.returncode == 0, said[-2000:]
-    equal = losses(folder, name) == losses(folder,
-                                           f'v{processes}') and len(losses(folder, name)) == 100 and same(final(folder,
-        name), final(folder, f'v{processes}'))
+    want = f'v{processes}'
+    equal = losses(folder, name) == losses(folder, want) and len(losses(folder, name)) == 100
+    equal = equal and same(final(folder, name), final(folder, want))
     if os.environ.get('KILL9_LOG'):
         with open(os.environ['KILL9_LOG'], 'a') as f:
             f.writelines(json.dumps(h)+'\n' for h in [*hits, dict(processes=processes, steps=100, equal=equal)])
@@ -224,17 +234,20 @@ def test_a_damaged_checkpoint_is_passed_over(folder, ranks):
             assert latest(folder/'runs'/'d').name == 'step_00000020'
     assert [c.name for c in checkpoints(folder/'runs'/'d')] == ['step_00000020']
 
+keys = st.sampled_from(['step', 'files', 'a', '..'])
+def nested(inner): return st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3)
+any_json = st.recursive(st.none() | st.integers() | st.text(max_size=8), nested, max_leaves=6)
+
 @settings(max_examples=60, deadline=None)
-@given(st.one_of(st.binary(max_size=60), st.recursive(st.none() | st.integers() | st.text(max_size=8), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(['step', 'files', 'a', '..']), x, max_size=3), max_leaves=6)
-                 .map(lambda x: json.dumps(x).encode())))
+@given(st.one_of(st.binary(max_size=60), any_json.map(lambda x: json.dumps(x).encode())))
 def test_any_state_json_is_read_or_passed_over(state):
     with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         c = Path(tmp)/'checkpoints'/'step_00000004'
         c.mkdir(parents=True)
         (c/'state.json').write_bytes(state)
-        assert (latest(tmp) is None and 'step_00000004 is passed over: ' in str(said[0].message)
-                if damage(c) else latest(tmp) == c and type(json.loads(state)['step']) is int)
+        if damage(c): assert latest(tmp) is None and 'step_00000004 is passed over: ' in str(said[0].message)
+        else: assert latest(tmp) == c and type(json.loads(state)['step']) is int
 
 def test_a_line_cut_off_in_the_log_is_dropped(folder, ranks):
     ranks.done(folder, WHAT, 'name=cut', 'steps=12')
@@ -251,23 +264,26 @@ def test_resume_on_another_number_of_processes_and_in_shards(folder, ranks, one)
         codes, said, _ = ranks.run(folder, WHAT, 'name=moves', f'shard={shard}', f'stop={4*(k < 5)}', processes=n)
         assert set(codes) == ({130} if k < 5 else {0}), said
     assert apart(losses(folder, 'moves'), one) < 1e-5
-    assert worlds(folder, 'moves') == [n for n, _ in stays for _ in range(4)]
+    assert worlds(folder, 'moves') == [1]*4 + [2]*4 + [1]*4 + [2]*8 + [1]*4
     a, b = final(folder, 'moves'), final(folder, 'one')
     assert a.keys() == b.keys() and all(torch.allclose(a['average'][k], v, atol=1e-5) for k, v in b['average'].items())
     assert {k: v.keys() for k, v in a['optim'].items()} == {k: v.keys() for k, v in b['optim'].items()}
 
-@pytest.mark.parametrize('how', [('shard=fsdp2',), ('shard=fsdp2', 'accumulate=2', 'checkpointing=yes'),
-                                 ('accumulate=2', 'checkpointing=yes')], ids=' '.join)
+@pytest.mark.parametrize('how', [
+    ('shard=fsdp2',),
+    ('shard=fsdp2', 'accumulate=2', 'checkpointing=yes'),
+    ('accumulate=2', 'checkpointing=yes'),
+], ids=' '.join)
 def test_two_processes_learn_what_one_does(folder, ranks, one, how):
     name = 'f' + '_'.join(how).replace('=', '')
     ranks.done(folder, WHAT, f'name={name}', *how, 'validate_every=8', processes=2)
     assert apart(losses(folder, name), one) < 1e-5 and set(worlds(folder, name)) == {2.}
-    norms = lambda name: {r['step']: r['grad_norm'] for r in rows(folder, name) if 'grad_norm' in r}
+    def norms(name): return {r['step']: r['grad_norm'] for r in rows(folder, name) if 'grad_norm' in r}
     # clipping was at work
     assert apart(norms(name), norms('one')) < 1e-4 and max(norms('one').values()) > 1
     a, b = final(folder, name), final(folder, 'one')
-    assert all(torch.allclose(a[f][k], v, atol=1e-5) for f in ('model.safetensors', 'ema.safetensors') for k,
-               v in b[f].items())
+    for file in ('model.safetensors', 'ema.safetensors'):
+        assert all(torch.allclose(a[file][k], v, atol=1e-5) for k, v in b[file].items())
     assert abs(rows(folder, name)[-1]['val_err'] - rows(folder, 'one')[-1]['val_err']) < 1e-4
 
 @pytest.mark.parametrize('how,message', [
@@ -283,9 +299,10 @@ def test_shards_that_cannot_be(folder, ranks, how, message):
 # trouble on one process
 
 @pytest.mark.parametrize('shard', ['no', 'fsdp2'])
-@pytest.mark.parametrize('ill,message', [('loss', 'error: the loss is nan at step 3 (process 1, samples ['),
-                                         ('gradient',
-                                          'error: the gradient is nan at step 3 though the loss is not (samples [')])
+@pytest.mark.parametrize('ill,message', [
+    ('loss',     'error: the loss is nan at step 3 (process 1, samples ['),
+    ('gradient', 'error: the gradient is nan at step 3 though the loss is not (samples ['),
+])
 def test_not_a_number_on_one_process_stops_both_with_one_message(folder, ranks, shard, ill, message):
     codes, said, seconds = ranks.run(folder, WHAT, f'name=n{shard}{ill}', f'ill={ill}', f'shard={shard}', processes=2)
     last = [s.strip().splitlines()[-1] for s in said]
@@ -300,9 +317,10 @@ def test_not_a_number_on_one_process_stops_both_with_one_message(folder, ranks, 
 
 @pytest.mark.parametrize('ill', ['raise', 'kill', 'hang'])
 def test_a_process_that_ends_takes_the_other_down(folder, ranks, ill):
-    codes, said, seconds = ranks.run(folder, WHAT, f'name=e{ill}', f'ill={ill}', 'timeout=4', processes=2,
-                                     after=60 if ill != 'hang' else 1)
-    assert codes == [1, dict(raise_=1, kill=-9, hang=-9)[ill.replace('raise', 'raise_')]]
+    after = 1 if ill == 'hang' else 60
+    codes, said, seconds = ranks.run(
+        folder, WHAT, f'name=e{ill}', f'ill={ill}', 'timeout=4', processes=2, after=after)
+    assert codes == [1, {'raise': 1, 'kill': -9, 'hang': -9}[ill]]
     assert 'error: another process of this run' in said[0]
     assert 'Traceback' not in said[0]
     if ill == 'raise': assert 'is too strange' in said[1].strip().splitlines()[-1]
@@ -323,8 +341,13 @@ def test_two_nodes_on_this_machine(folder, one):
     with socket.socket() as s:
         s.bind(('localhost', 0))
         port = s.getsockname()[1]
-    nodes = [subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--nnodes', '2', '--node_rank', str(n), '--nproc_per_node', '1', '--rdzv_backend', 'c10d', '--rdzv_id', 'run1', '--rdzv_endpoint', f'localhost:{port}',
-                               '-m', 'opensora_nb.train.launch', WHAT, 'name=nodes', 'processes=2'], cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for n in range(2)]
+    def start_node(n):
+        rendezvous = ['--rdzv_backend', 'c10d', '--rdzv_id', 'run1', '--rdzv_endpoint', f'localhost:{port}']
+        launcher = ['-m', 'torch.distributed.run', '--nnodes', '2', '--node_rank', str(n), '--nproc_per_node', '1']
+        run = ['-m', 'opensora_nb.train.launch', WHAT, 'name=nodes', 'processes=2']
+        return subprocess.Popen([sys.executable, *launcher, *rendezvous, *run], cwd=folder, env=environment(folder),
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    nodes = [start_node(n) for n in range(2)]
     said = [p.communicate(timeout=100)[0] for p in nodes]
     assert [p.returncode for p in nodes] == [0, 0], said
     assert apart(losses(folder, 'nodes'), one) < 1e-5 and set(worlds(folder, 'nodes')) == {2.}

@@ -1,5 +1,4 @@
-"""Released weights: the official sizes by name and shape, every layout, hub addresses without a network, goldens,
-and broken or hostile files"""
+"Released weights: official names and shapes, every layout, hub addresses offline, goldens, broken and hostile files"
 import json, os, pickle, struct
 from pathlib import Path
 import pytest, torch
@@ -15,7 +14,9 @@ from opensora_nb.models.zoo import (ZOO, check_stdit3_layouts, fit_text_length, 
 from opensora_nb.vae.image import AutoencoderKLConfig
 from opensora_nb.vae.released import check_vae_layouts, load_released_vae, vae_config_from_state
 from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig, video_vae_v12
-from opensora_nb.weights import compare_keys, config_from, describe, fetch, find_weights, kind_of, load_into, read_config, read_state, save_pretrained, write_layouts
+from opensora_nb.weights import (
+    compare_keys, config_from, describe, fetch, find_weights, kind_of, load_into, read_config, read_state,
+    save_pretrained, write_layouts)
 
 GOLDENS = Path(__file__).parent/'goldens'
 DATA, SPEC = load_file(GOLDENS/'stdit3_cases.safetensors'), json.loads((GOLDENS/'stdit3_cases.json').read_text())
@@ -27,8 +28,10 @@ def offline(monkeypatch): monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
 CFG = STDiT3Config(input_sq_size=64, hidden_size=24, depth=2, num_heads=2, caption_channels=8, model_max_length=6)
 GROUPS = {'vae_2d.norm_num_groups': 4, 'vae_temporal.num_groups': 4}
 def toy(cfg=CFG): return randomise(STDiT3(cfg))
-def toy_vae(): return randomise(VideoVAE(VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4),
-                                                        vae_temporal=TemporalVAEConfig(filters=8, num_res_blocks=1, num_groups=4))))
+def toy_vae():
+    cfg_2d = AutoencoderKLConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4)
+    cfg_time = TemporalVAEConfig(filters=8, num_res_blocks=1, num_groups=4)
+    return randomise(VideoVAE(VideoVAEConfig(vae_2d=cfg_2d, vae_temporal=cfg_time)))
 def same(a, b): return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 # the official sizes, without their memory
@@ -47,10 +50,10 @@ def test_official_transformer(preset, numbers):
     model = load_stdit3(state)
     assert model.cfg == preset() and sum(p.numel() for p in model.parameters()) == numbers
     # nothing was copied
-    assert sum(v.untyped_storage().nbytes()
-               for v in {v.data_ptr(): v for v in model.state_dict().values()}.values()) < 5000
-    assert len(load_stdit3(state | {'pos_embed.inv_freq': torch.ones(288),
-                                    'rope.dummy': torch.ones(1)}).state_dict()) == 973
+    arrays = {v.data_ptr(): v for v in model.state_dict().values()}
+    assert sum(v.untyped_storage().nbytes() for v in arrays.values()) < 5000
+    more = {'pos_embed.inv_freq': torch.ones(288), 'rope.dummy': torch.ones(1)}
+    assert len(load_stdit3(state | more).state_dict()) == 973
 
 OLD = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
 def aged(state):
@@ -66,8 +69,9 @@ def aged(state):
 def test_official_autoencoder(names, scalars):
     with torch.device('meta'): hollow = VideoVAE(video_vae_v12())
     state = names(thin(hollow))
-    state |= {k: torch.tensor(x) if scalars else torch.tensor(getattr(video_vae_v12(), k))[None, :, None, None, None]
-              for k, x in (('scale', 1.), ('shift', 0.))}
+    cfg = video_vae_v12()
+    if scalars: state |= {'scale': torch.tensor(1.), 'shift': torch.tensor(0.)}
+    else: state |= {k: torch.tensor(getattr(cfg, k))[None, :, None, None, None] for k in ('scale', 'shift')}
     assert len(state) == 517
     model = load_released_vae(state)
     assert sum(p.numel() for p in model.parameters()) == 393_341_007 and len(model.state_dict()) == 517
@@ -109,8 +113,8 @@ def test_an_index_cannot_reach_out_of_its_folder(tmp_path):
 def test_wrappers_in_any_order(tmp_path):
     sd = toy().state_dict()
     for i, prefix in enumerate(('module._orig_mod.', '_orig_mod.module.', 'module.')):
-        torch.save(dict(epoch=torch.tensor(1), model=dict(state_dict={prefix+k: v for k, v in sd.items()})),
-                   tmp_path/f'{i}.pt')
+        wrapped = dict(state_dict={prefix+k: v for k, v in sd.items()})
+        torch.save(dict(epoch=torch.tensor(1), model=wrapped), tmp_path/f'{i}.pt')
         assert same(read_state(tmp_path/f'{i}.pt'), sd)
     loop = {}
     loop['model'] = loop
@@ -118,8 +122,7 @@ def test_wrappers_in_any_order(tmp_path):
     with pytest.raises(ValueError, match='holds no state dict'): read_state(tmp_path/'loop.pt')
 
 def test_hub_address(tmp_path, monkeypatch):
-    """An address in the cache loads without a network, whole repositories, folders and files of them; a zoo name is
-    an address"""
+    "An address in the cache loads offline: whole repositories, their folders and files; a zoo name is an address"
     model, root = toy(), tmp_path/'hub'
     for name in ('toy--toy', 'hpcai-tech--OpenSora-STDiT-v3'):
         write_layouts(model.state_dict(), tmp_path/name)
@@ -142,7 +145,8 @@ def test_incomplete_cache_asks_the_network(tmp_path, monkeypatch):
     snap.mkdir(parents=True)
     (tmp_path/'models--a--b'/'refs').mkdir()
     (tmp_path/'models--a--b'/'refs'/'main').write_text('0'*40)
-    (snap/'model.safetensors.index.json').write_text(json.dumps(dict(weight_map={'w': 'model-00001-of-00001.safetensors'})))
+    index = dict(weight_map={'w': 'model-00001-of-00001.safetensors'})
+    (snap/'model.safetensors.index.json').write_text(json.dumps(index))
     asked = []
     def download(repo, local_files_only, **how):
         asked.append(local_files_only)
@@ -196,8 +200,9 @@ def test_one_copy_and_the_file_is_safe(tmp_path):
 # configuration from shapes
 
 def golden(name):
-    return load_file(GOLDENS/f'stdit3_{name}_weights.safetensors'), from_dict(STDiT3Config,
-        json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config'])
+    stem = GOLDENS/f'stdit3_{name}_weights'
+    config = json.loads(stem.with_suffix('.json').read_text())['config']
+    return load_file(stem.with_suffix('.safetensors')), from_dict(STDiT3Config, config)
 
 @pytest.mark.parametrize('name', 'AB')
 @torch.no_grad()
@@ -217,13 +222,15 @@ def test_goldens_load_by_shapes(name, tmp_path):
 
 @torch.no_grad()
 def test_golden_autoencoder_loads_by_shapes(tmp_path):
-    weights = load_file(GOLDENS/'vae_pipeline_weights.safetensors') | {f'temporal_vae.{k}': v for k,
-        v in load_file(GOLDENS/'vae_temporal_weights.safetensors').items()}
+    weights = load_file(GOLDENS/'vae_pipeline_weights.safetensors')
+    in_time = load_file(GOLDENS/'vae_temporal_weights.safetensors')
+    weights |= {f'temporal_vae.{k}': v for k, v in in_time.items()}
     save_file(weights, tmp_path/'model.safetensors')
-    spec, data = json.loads((GOLDENS/'vae_pipeline.json').read_text())['runs'], load_file(GOLDENS/'vae_pipeline.safetensors')
+    spec = json.loads((GOLDENS/'vae_pipeline.json').read_text())['runs']
+    data = load_file(GOLDENS/'vae_pipeline.safetensors')
     for case, r in spec.items():
-        vae = load_released_vae(tmp_path, **GROUPS, micro_frame_size=r['micro_frame_size'],
-                                micro_batch_size=r['micro_batch_size'])
+        micro = {k: r[k] for k in ('micro_frame_size', 'micro_batch_size')}
+        vae = load_released_vae(tmp_path, **GROUPS, **micro)
         assert vae.cfg.shift == video_vae_v12().shift
         z = vae.encode(data[f'{case}.x'])
         torch.testing.assert_close(z, data[f'{case}.z_mean'], atol=5e-5, rtol=1e-4)
@@ -248,12 +255,14 @@ def test_mlp_ratio(d, ratio):
     with torch.device('meta'): m = STDiT3(STDiT3Config(hidden_size=d, depth=1, num_heads=2, mlp_ratio=ratio))
     cfg = stdit3_config_from_state(m.state_dict())
     assert int(d*cfg.mlp_ratio) == int(d*ratio)
-    assert load_stdit3(thin(m) | {'rope.freqs': 10000**(-torch.arange(0, d//2, 2).float()/(d/2))},
-                       mlp_ratio=ratio).cfg.mlp_ratio == ratio
+    freqs = 10000**(-torch.arange(0, d//2, 2).float()/(d/2))
+    assert load_stdit3(thin(m) | {'rope.freqs': freqs}, mlp_ratio=ratio).cfg.mlp_ratio == ratio
 
-@pytest.mark.parametrize('freqs, words', [(torch.zeros(6), 'no frequencies'),
-                                          (torch.full((6,), torch.nan), 'no frequencies'),
-                                          (torch.ones(5), 'for heads of width 10')])
+@pytest.mark.parametrize('freqs, words', [
+    (torch.zeros(6),              'no frequencies'),
+    (torch.full((6,), torch.nan), 'no frequencies'),
+    (torch.ones(5),               'for heads of width 10'),
+])
 def test_bad_rope(freqs, words):
     with pytest.raises(ValueError, match=words): load_stdit3(toy().state_dict() | {'rope.freqs': freqs})
 
@@ -283,31 +292,32 @@ def test_text_length(n, capsys):
     null = load_stdit3(model.state_dict(), input_sq_size=64, model_max_length=n).y_embedder.y_embedding
     old = model.y_embedder.y_embedding
     assert torch.equal(null, torch.cat([old, old[-1:].repeat(max(0, n-6), 1)])[:n])
-    assert {3: 'text of 6 tokens: cut to 3', 6: '',
-            9: 'text of 6 tokens: last row repeated to 9'}[n] in capsys.readouterr().out
+    said = {3: 'text of 6 tokens: cut to 3', 6: '', 9: 'text of 6 tokens: last row repeated to 9'}
+    assert said[n] in capsys.readouterr().out
     assert fit_text_length(torch.zeros(120, 2), 300).shape == (300, 2)
 
 # PixArt
 
 def pixart(state):
-    keep = {k.replace('spatial_', ''): v for k, v in state.items()
-            if not any(s in k for s in ('temporal', 'fps', 'rope', '_norm.'))}
-    return keep | {'pos_embed': torch.zeros(1, 16, 24), 'x_embedder.proj.weight': keep['x_embedder.proj.weight'][:, :,
-        0], 'csize_embedder.mlp.0.weight': torch.ones(2, 2)}
+    later = ('temporal', 'fps', 'rope', '_norm.')
+    keep = {k.replace('spatial_', ''): v for k, v in state.items() if not any(s in k for s in later)}
+    flat = keep['x_embedder.proj.weight'][:, :, 0]
+    return keep | {'pos_embed': torch.zeros(1, 16, 24), 'x_embedder.proj.weight': flat,
+                   'csize_embedder.mlp.0.weight': torch.ones(2, 2)}
 
 @pytest.mark.parametrize('qk_norm', [None, True, False])
 def test_pixart(qk_norm, tmp_path, capsys):
     source = toy().state_dict()
     torch.save(dict(state_dict=pixart(source)), tmp_path/'PixArt-Sigma-XL-2-2K-MS.pth')
-    model = load_stdit3(tmp_path/'PixArt-Sigma-XL-2-2K-MS.pth', num_heads=2, model_max_length=9,
-                        **({} if qk_norm is None else dict(qk_norm=qk_norm)))
+    how = {} if qk_norm is None else dict(qk_norm=qk_norm)
+    model = load_stdit3(tmp_path/'PixArt-Sigma-XL-2-2K-MS.pth', num_heads=2, model_max_length=9, **how)
     said, state = capsys.readouterr().out, model.state_dict()
     assert model.cfg.qk_norm is (qk_norm is not False) and state['y_embedder.y_embedding'].shape[0] == 9
-    taken = [k for k in source if k in state and not any(s in k
-        for s in ('temporal', 'fps', 'rope', '_norm.', 'y_embedding'))]
+    later = ('temporal', 'fps', 'rope', '_norm.', 'y_embedding')
+    taken = [k for k in source if k in state and not any(s in k for s in later)]
     assert len(taken) > 30 and all(torch.equal(state[k], source[k]) for k in taken)
-    assert all(state[k].abs().max() == 0 for k in state if 'temporal' in k
-               and k.endswith(('attn.proj.weight', 'mlp.fc2.weight')))
+    last = [k for k in state if 'temporal' in k and k.endswith(('attn.proj.weight', 'mlp.fc2.weight'))]
+    assert all(state[k].abs().max() == 0 for k in last)
     assert 'fresh: ' in said
     assert 'temporal_blocks' in said
     assert 'fps_embedder' in said
@@ -384,21 +394,21 @@ def test_fuzz_files(files, tmp_path, which, cut, flips, head):
     survives(read_state, path)
     survives(load_stdit3, path)
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-                    lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=8), c, max_size=3),
-                    max_leaves=6)
+def nested(inner): return st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), nested, max_leaves=6)
+SHARDS = st.one_of(JSON, st.sampled_from(['p.bin', '../p.bin', '/p.bin', '.', '..', '\0']))
+INDEX = st.dictionaries(st.sampled_from(['a', 't_block.1.bias']), SHARDS, max_size=3)
 
 @FEW
-@given(content=st.one_of(JSON, st.fixed_dictionaries(dict(weight_map=st.one_of(JSON,
-    st.dictionaries(st.sampled_from(['a', 't_block.1.bias']),
-                    st.one_of(JSON, st.sampled_from(['p.bin', '../p.bin', '/p.bin', '.', '..', '\0'])), max_size=3))))))
+@given(content=st.one_of(JSON, st.fixed_dictionaries(dict(weight_map=st.one_of(JSON, INDEX)))))
 @example(content='[' * 100_000)
 @example(content=dict(weight_map=dict(a='p.bin', b='p.bin')))
 @example(content=dict(weight_map={}))
 def test_fuzz_index(tmp_path, content):
     torch.save(dict(a=torch.ones(1)), tmp_path/'p.bin')
-    (tmp_path/'pytorch_model.bin.index.json').write_text(content if isinstance(content, str)
-        and content.startswith('[[') else json.dumps(content))
+    raw = isinstance(content, str) and content.startswith('[[')
+    (tmp_path/'pytorch_model.bin.index.json').write_text(content if raw else json.dumps(content))
     survives(read_state, tmp_path)
     survives(describe, tmp_path)
 
@@ -423,12 +433,13 @@ def test_fuzz_config(tmp_path, config):
     survives(load_stdit3, folder)
     survives(lambda p: load_released_vae(p, **GROUPS), vae)
 
-@FEW
-@given(state=st.dictionaries(st.sampled_from([
+NAMES = st.sampled_from([
     *toy().state_dict(), 'spatial_blocks.99999999999.x', 'spatial_blocks.5.x',
     'temporal_vae.encoder.conv_in.conv.weight', 'spatial_vae.module.encoder.conv_in.weight', 'blocks.0.cross_attn.x',
-]),
-                             st.lists(st.integers(0, 5), max_size=5), max_size=12), whole=st.booleans())
+])
+
+@FEW
+@given(state=st.dictionaries(NAMES, st.lists(st.integers(0, 5), max_size=5), max_size=12), whole=st.booleans())
 def test_fuzz_shapes(state, whole):
     odd = {k: torch.zeros(s) for k, s in state.items()}
     odd = toy().state_dict() | odd if whole else odd

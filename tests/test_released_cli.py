@@ -1,5 +1,4 @@
-"""The console command on a toy in the released layout: one call in a process of its own, the rest through `main`;
-and what is said when parts are missing"""
+"The console command on a toy in the released layout, and what is said when parts are missing"
 import json
 import pytest
 import numpy as np
@@ -34,8 +33,8 @@ def test_the_command(toy, tmp_path):
     assert (info.num_frames, info.height, info.width, info.fps) == (17, 144, 256, 24)
 
 def test_made_once_and_the_same_each_time(toy, tmp_path, monkeypatch, capsys):
-    assert sample(toy, tmp_path/'a', '--num-frames', '18') == sample(toy, tmp_path/'b', '--num-frames', '18',
-        '--text-dtype', 'bf16') == 0
+    assert sample(toy, tmp_path/'a', '--num-frames', '18') == 0
+    assert sample(toy, tmp_path/'b', '--num-frames', '18', '--text-dtype', 'bf16') == 0
     a, b = (read_video(tmp_path/k/'sample_0000.mp4') for k in 'ab')
     assert a.shape == b.shape == (18, 48, 80, 3) and a.std() > 1
     assert sample(toy, tmp_path/'c', '--num-frames', '18') == 0
@@ -51,8 +50,8 @@ def test_pictures(toy, tmp_path, dtype):
     assert one.shape == (48, 80, 3) and one.std() > 1 and (one != two).any()
 
 def test_video_from_a_photo(toy, tmp_path):
-    assert sample(toy, tmp_path, '--num-frames', '34', '--reference-path', str(photo(tmp_path/'p.png', (48, 80))),
-                  '--mask-strategy', '0') == 0
+    first = ['--reference-path', str(photo(tmp_path/'p.png', (48, 80))), '--mask-strategy', '0']
+    assert sample(toy, tmp_path, '--num-frames', '34', *first) == 0
     assert probe(tmp_path/'sample_0000.mp4').num_frames == 34
 
 def test_tokenizer_is_of_pieces(toy):
@@ -73,15 +72,17 @@ FLAGS = {'text encoder': '--text-encoder', 'autoencoder': '--vae', 'transformer'
 
 def never(*_, **__): pytest.fail('something was loaded')
 
-@pytest.mark.parametrize('lost', [['text encoder'], ['autoencoder'], ['transformer'], ['autoencoder', 'transformer'],
-                                  list(REPOS)])
+@pytest.mark.parametrize('lost', [
+    ['text encoder'], ['autoencoder'], ['transformer'], ['autoencoder', 'transformer'], list(REPOS)])
 def test_missing_parts_are_named_before_anything_is_loaded(toy, tmp_path, offline, monkeypatch, capsys, lost):
     for name in ('T5Text', 'load_stdit3', 'load_released_vae'):
         monkeypatch.setattr(f'opensora_nb.sample.released.{name}', never)
-    kept = [x for what, flag in FLAGS.items() if what not in lost
-            for x in (flag, str(toy/{'text encoder': 't5', 'autoencoder': 'vae', 'transformer': 'stdit3'}[what]))]
-    assert main(['sample', '--preset', 'opensora-1.2', *kept, '--save-dir', str(tmp_path), '--verbose', '0', '--prompt',
-                 'a calm sea']) == 1
+    folders = {'text encoder': 't5', 'autoencoder': 'vae', 'transformer': 'stdit3'}
+    kept = []
+    for what, flag in FLAGS.items():
+        if what not in lost: kept += [flag, str(toy/folders[what])]
+    options = ['--save-dir', str(tmp_path), '--verbose', '0', '--prompt', 'a calm sea']
+    assert main(['sample', '--preset', 'opensora-1.2', *kept, *options]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f'osnb: error: {len(lost)} of the 3 parts')
     assert all(w in said for w in ('HF_ENDPOINT', 'HF_HOME', 'cannot be reached'))
@@ -107,7 +108,8 @@ def test_folders_that_lack_something(toy, tmp_path, offline):
     (tmp_path/'hub').mkdir()
     with pytest.raises(FileNotFoundError, match='it lacks config.json and the tokenizer .* and the weights'):
         need_parts(toy/'stdit3', toy/'vae', half)
-    (half/'model.safetensors.index.json').write_text(json.dumps(dict(weight_map=dict(w='model-00001-of-00001.safetensors'))))
+    index = dict(weight_map=dict(w='model-00001-of-00001.safetensors'))
+    (half/'model.safetensors.index.json').write_text(json.dumps(index))
     with pytest.raises(FileNotFoundError, match='(?s)transformer .*lacks 1 of 1 shards'):
         need_parts(half, toy/'vae', toy/'t5')
     with pytest.raises(FileNotFoundError, match='the weights .*lacks 1 of 1 shards'):

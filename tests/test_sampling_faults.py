@@ -1,5 +1,4 @@
-"""Wrong settings, odd lengths and damaged runs of sampling: each ends in one sentence, and no clip is wrong without
-a word."""
+"Wrong settings, odd lengths and damaged runs of sampling: each ends in one sentence, and no clip is wrong silently."
 import json
 import shutil
 import subprocess
@@ -7,6 +6,7 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from itertools import product
 import numpy as np
 import psutil
 import pytest
@@ -44,11 +44,19 @@ def sample_command(*words, cwd=None, monkeypatch=None):
 
 # ---------------------------------------------------------------- ranges
 
-WRONG = dict(num_sampling_steps=(0, -1, 1001, 2.5, 'many'), fps=(0, -1, 2**31, float('inf'), float('nan')),
-             cfg_scale=(-3, 1e9, 1e30, float('nan'), float('inf'), 'high'), seed=(-1, 2**32, 2**32 + 42, 1.5, None, 'x'),
-             num_frames=(0, -1, 2.5), image_size=(64, (64,), (64, 64, 3), (6.5, 64)), negative_prompt=(None, 3))
+WRONG = dict(
+    num_sampling_steps=(0, -1, 1001, 2.5, 'many'),
+    fps=(0, -1, 2**31, float('inf'), float('nan')),
+    cfg_scale=(-3, 1e9, 1e30, float('nan'), float('inf'), 'high'),
+    seed=(-1, 2**32, 2**32 + 42, 1.5, None, 'x'),
+    num_frames=(0, -1, 2.5),
+    image_size=(64, (64,), (64, 64, 3), (6.5, 64)),
+    negative_prompt=(None, 3),
+)
+WRONG_PAIRS = []
+for name, values in WRONG.items(): WRONG_PAIRS += [(name, v) for v in values]
 
-@pytest.mark.parametrize('name,value', [(k, v) for k, values in WRONG.items() for v in values])
+@pytest.mark.parametrize('name,value', WRONG_PAIRS)
 def test_settings_outside_their_range_are_one_sentence_in_python(name, value):
     "A user of `text_to_video` reads the setting, what was given and the range, before any weights are opened"
     with pytest.raises(ValueError) as said: text_to_video(RED, weights='nowhere', **{name: value})
@@ -79,19 +87,19 @@ def test_the_command_refuses_the_same_before_any_work(tmp_path, monkeypatch, cap
     err = capsys.readouterr().err
     assert said in err and err.startswith('osnb: error: ') and err.count('\n') == 1 and not list(tmp_path.iterdir())
 
-@pytest.mark.parametrize('values', [dict(cfg_scale=-3), dict(cfg_scale=1e9), dict(seed=-1), dict(seed=2**32),
-                                    dict(fps=2147483648), dict(num_sampling_steps=0)])
+@pytest.mark.parametrize('values', [
+    dict(cfg_scale=-3), dict(cfg_scale=1e9), dict(seed=-1), dict(seed=2**32), dict(fps=2147483648),
+    dict(num_sampling_steps=0)])
 def test_the_form_refuses_the_same(values):
     "Guidance -3 was refused by the command and taken by the web page; `fps` 2147483648 failed after the work"
     from opensora_nb.app.fields import read_form
     with pytest.raises(ValueError): read_form(ModelDefaults(), values)
 
 def test_seeds_that_differ_by_two_to_the_32_are_not_the_same(tiny):
-    """Seed 42 and seed 42 + 2^32 made the same clip; now the second is refused, also where `generate` is given
-    seeds, and a training seed draws other numbers"""
+    "Seed 42 + 2^32 made the clip of seed 42; now it is refused, also in `seeds`, and a training seed draws others"
     with pytest.raises(ValueError, match='seed is 4294967338; use a whole number from 0 to 4294967295'):
         generate(tiny, [RED], SampleConfig(num_sampling_steps=1), seeds=[2**32 + 42])
-    keys = [(s + k*2**32, 3) for s in (0, 42, 2**32 - 1) for k in (-1, 0, 1, 2, 2**32)]
+    keys = [(s + k*2**32, 3) for s, k in product((0, 42, 2**32 - 1), (-1, 0, 1, 2, 2**32))]
     assert len({rng_for(*k).random() for k in keys}) == len(keys)
     # ordinary keys draw what they always did
     assert rng_for(42, 3).random() == np.random.default_rng([42, 3]).random()
@@ -106,8 +114,7 @@ def as_asked(pipe):
 
 @pytest.mark.parametrize('frames', range(1, 41))
 def test_a_length_is_made_whole_and_cut(tiny, frames):
-    """For every length the next one is made whose chunks of 17 begin with the three empty frames that the
-    autoencoder was trained with"""
+    "Every length is made as the next one whose chunks of 17 begin with three empty frames, as in training"
     made = made_frames(tiny.vae, tiny.defaults, frames)
     ends = [min(17, made - a) for a in range(0, made, 17)]
     assert all(-n % 4 == 3 for n in ends)
@@ -139,8 +146,8 @@ def test_what_the_autoencoder_shows_at_16_frames(tiny):
     clips = [c.video for c in world_clips(6, 'core', 1000, 'test', 17)]
     back = {n: [round_trip(tiny.vae, c[:n])[:16] for c in clips] for n in (16, 17)}
     def psnr(made, kept):
-        return np.mean([10*np.log10(255**2/np.square(b[:kept].astype(float) - c[:kept]).mean()) for b,
-                        c in zip(back[made], clips)])
+        errors = [np.square(b[:kept].astype(float) - c[:kept]).mean() for b, c in zip(back[made], clips)]
+        return np.mean([10*np.log10(255**2/e) for e in errors])
     assert psnr(16, 1) < 22 and psnr(17, 1) > 30
     assert psnr(16, 16) < 29 and psnr(17, 16) > 31.5
 
@@ -167,8 +174,9 @@ def test_films_and_given_frames_of_such_lengths(tiny, tmp_path, monkeypatch, fra
     write_video('own.mp4', render(Scene('circle', 'red', 'moves left'), num_frames=17))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        plan = plan_sample(parse_options(['--prompt', RED, '--num-frames', str(frames), '--loop', '2',
-            '--reference-path', 'own.mp4', '--mask-strategy', '0,0,0,-1,1', *'--num-sampling-steps 2'.split()]))
+        words = ['--prompt', RED, '--num-frames', str(frames), '--loop', '2', '--num-sampling-steps', '2']
+        reference = ['--reference-path', 'own.mp4', '--mask-strategy', '0,0,0,-1,1']
+        plan = plan_sample(parse_options([*words, *reference]))
         refs = [read_reference('own.mp4', plan.cfg.image_size)]
         film = np.concatenate([p[0] for p in rounds(tiny, [plan.jobs[0].spec], [refs], plan.cfg, plan.long)])
     assert len(film) == plan.frames
@@ -178,17 +186,17 @@ def test_a_mask_of_another_length_is_named(tiny):
     "In Python a mask made for 16 frames does not fit the 17 that are made"
     ref = render(Scene('circle', 'red', 'moves left'), num_frames=17)
     keep = given(tiny.vae, [[ref]], [parse_conditions('0')], 16, (64, 64))
-    with pytest.raises(ValueError, match='the mask has 4 latent frames; a clip of 16 frames is made as one of 17, which has 5'), pytest.warns(UserWarning):
+    said = 'the mask has 4 latent frames; a clip of 16 frames is made as one of 17, which has 5'
+    with pytest.raises(ValueError, match=said), pytest.warns(UserWarning):
         generate(tiny, [RED], SampleConfig(num_frames=16, **FEW), **keep)
 
 def test_released_weights_keep_the_reference_s_lengths(tiny):
     "Open-Sora's own weights: every length is made as it is there; those beside the training lengths are noted"
     assert all(made_frames(UNKNOWN_VAE, OPENSORA_12, n) == n for n in range(1, 120))
     assert [n for n in range(1, 500) if not length_note(UNKNOWN_VAE, OPENSORA_12, n)] == [1, 51, 102, 204, 408]
-    assert length_note(UNKNOWN_VAE, OPENSORA_12,
-                       16).startswith(
-        'these weights were trained on clips of 1, 51, 102, 204 and 408 frames; 16 frames are made as Open-Sora makes '
-        'them')
+    assert length_note(UNKNOWN_VAE, OPENSORA_12, 16).startswith(
+        'these weights were trained on clips of 1, 51, 102, 204 and 408 frames; '
+        '16 frames are made as Open-Sora makes them')
     with pytest.warns(UserWarning, match='trained on'):
         clip = generate(as_asked(tiny), [RED], SampleConfig(num_frames=16, **FEW))[0]
     assert clip.shape == (16, 64, 64, 3)
@@ -201,9 +209,11 @@ def broken(part, value):
     for p in getattr(pipe, part).parameters(): p.data.fill_(value)
     return pipe
 
-@pytest.mark.parametrize('part,said', [('model', "the weights 'tiny' hold them"),
-                                       ('text', "the text encoder of the weights 'tiny' gives them"),
-                                       ('vae', 'the autoencoder made NaN or infinite pixels')])
+@pytest.mark.parametrize('part,said', [
+    ('model', "the weights 'tiny' hold them"),
+    ('text',  "the text encoder of the weights 'tiny' gives them"),
+    ('vae',   'the autoencoder made NaN or infinite pixels'),
+])
 def test_damaged_weights_end_in_a_sentence_that_names_the_part(part, said):
     "NaN weights made a black clip, exit 0"
     with pytest.raises(ValueError, match=said) as e: generate(broken(part, float('nan')), [RED], SampleConfig(**FEW))
@@ -217,8 +227,8 @@ def test_numbers_that_run_away_stop_at_their_step(tiny):
         for t in times:
             steps.append(t)
             yield t
-    with pytest.raises(ValueError,
-                       match='try dtype bf16 or fp32, since fp16 ends at 65504 and guidance 2 in place of 9'):
+    said = 'try dtype bf16 or fp32, since fp16 ends at 65504 and guidance 2 in place of 9'
+    with pytest.raises(ValueError, match=said):
         generate(pipe, [RED], SampleConfig(num_sampling_steps=5, cfg_scale=9), progress=counted)
     assert len(steps) == 1
 
@@ -245,18 +255,17 @@ def test_what_cannot_fit_is_said_before_memory_is_taken(tmp_path, monkeypatch, c
 def test_an_endless_list_of_prompts_is_refused(tmp_path, monkeypatch, capsys):
     "`--end-index 10000000000` with --prompt-generator filled the memory with a list; with a file it only ends the file"
     assert sample_command('--prompt-generator', RED, '--end-index', 10**10, cwd=tmp_path, monkeypatch=monkeypatch) == 1
-    assert ('--start-index 0 to --end-index 10000000000 makes 10,000,000,000 files; one command makes at most 100,000' in capsys.readouterr().err)
+    said = '--start-index 0 to --end-index 10000000000 makes 10,000,000,000 files; one command makes at most 100,000'
+    assert said in capsys.readouterr().err
     (tmp_path/'p.txt').write_text(RED)
     assert sample_command('--prompt-path', 'p.txt', '--end-index', 10**10, '--plan') == 0
 
 def test_python_refuses_what_cannot_fit(tiny):
     "The same sentence from `generate` and from a film"
     huge = SampleConfig(num_frames=10**9, **FEW)
+    said = 'a clip of 1,000,000,000 frames of 64 x 64 pixels needs more than 49,152 GB of memory, this machine has'
     for run in (lambda: generate(tiny, [RED], huge), lambda: next(rounds(tiny, [parse_prompt_spec(RED)], [[]], huge))):
-        with pytest.raises(ValueError,
-                           match='a clip of 1,000,000,000 frames of 64 x 64 pixels needs more than 49,152 GB of '
-                           'memory, this machine has'):
-            run()
+        with pytest.raises(ValueError, match=said): run()
 
 # ---------------------------------------------------------------- files
 
@@ -279,9 +288,9 @@ def test_a_second_prompt_takes_the_next_free_number(tmp_path, monkeypatch, capsy
     assert contents(tmp_path/'samples') == first
 
 def test_overwrite_takes_the_copy_with_a_watermark_along(tmp_path, monkeypatch, capsys):
-    """The old `_watermark` twin of another prompt stayed beside the new clip; asked or not, a clip and its twin
-    belong together"""
-    run = lambda prompt, *more: sample_command('--prompt', prompt, *ONE, *more, cwd=tmp_path, monkeypatch=monkeypatch)
+    "The old `_watermark` twin of another prompt stayed beside the new clip; a clip and its twin belong together"
+    def run(prompt, *more):
+        return sample_command('--prompt', prompt, *ONE, *more, cwd=tmp_path, monkeypatch=monkeypatch)
     assert run(RED, '--watermark') == run('a blue star moves up', '--watermark') == 0
     assert names(tmp_path/'samples') == ['sample_0000.png', 'sample_0000_watermark.png', 'sample_0001.png',
                                          'sample_0001_watermark.png']
@@ -325,8 +334,7 @@ def test_names_are_those_of_open_sora_while_they_are_free(tmp_path):
     assert planned(tmp_path, 'a boat', 'a boat 2', prompt_as_path=True) == ['a boat 3.mp4', 'a boat 2.mp4']
 
 def test_the_same_again_is_found_under_its_number(tmp_path):
-    """A clip that got a later number is done when the same command is run again, and made again there when its file
-    was deleted"""
+    "A clip that got a later number is done when the command runs again, and made again there when its file is gone"
     made_by(tmp_path, 'a')
     made_by(tmp_path, 'b')
     made_by(tmp_path, 'c')
@@ -366,9 +374,8 @@ def test_a_ledger_of_the_version_before_is_read(tmp_path):
     "Rows without a name asked for, and rows that are cut off, damaged or of another kind"
     job = plan_jobs([(0, 'a')], tmp_path)[0]
     job.path.touch()
-    (tmp_path/'jobs.jsonl').write_text('[1]\n{"file": 3, "key": "x"}\n' +
-                                       '{"file": "sample_0000.mp4", "line": "a", "text": ["a"], "seed": 42, "key": '
-                                       '"%s"}\n{"fi' % job.key)
+    line = '{"file": "sample_0000.mp4", "line": "a", "text": ["a"], "seed": 42, "key": "%s"}' % job.key
+    (tmp_path/'jobs.jsonl').write_text('[1]\n{"file": 3, "key": "x"}\n' + line + '\n{"fi')
     assert not left(plan_jobs([(0, 'a')], tmp_path)) and planned(tmp_path, 'b') == ['sample_0001.mp4']
 
 # ---------------------------------------------------------------- seconds
@@ -387,8 +394,7 @@ def plan_of(*words):
     (['opensora-1.2', '--num-frames', '16s', '--fps', '12'], 408),
 ])
 def test_seconds_are_seconds_at_the_model_s_rate(words, frames):
-    """`--num-frames 2s` with `tiny` gave 51 frames at 8 a second, so 6.4 seconds; the names of Open-Sora's weights
-    mean what they mean there"""
+    "`--num-frames 2s` with `tiny` gave 51 frames, so 6.4 seconds; names of Open-Sora's weights mean the same there"
     assert plan_of(*words).cfg.num_frames == frames
 
 @pytest.mark.parametrize('length,said', [
@@ -405,8 +411,8 @@ def test_seconds_that_are_no_length(length, said):
 
 def test_a_two_second_file_lasts_two_seconds(tmp_path, monkeypatch):
     "The file itself, read back"
-    assert sample_command('--prompt', RED, '--num-frames', '2s', '--num-sampling-steps', '1', cwd=tmp_path,
-                          monkeypatch=monkeypatch) == 0
+    words = ('--prompt', RED, '--num-frames', '2s', '--num-sampling-steps', '1')
+    assert sample_command(*words, cwd=tmp_path, monkeypatch=monkeypatch) == 0
     info = probe(tmp_path/'samples'/'sample_0000.mp4')
     assert info.num_frames/info.fps == 2
 
@@ -415,8 +421,8 @@ def test_a_two_second_file_lasts_two_seconds(tmp_path, monkeypatch):
 def test_a_run_folder_is_announced_by_its_name(tmp_path, monkeypatch, capsys):
     "`--weights runs/mine` announced \"tiny\""
     shutil.copytree(assets('tiny'), tmp_path/'runs'/'mine')
-    assert sample_command('--weights', 'runs/mine', '--prompt', RED, '--plan', cwd=tmp_path,
-                          monkeypatch=monkeypatch) == 0
+    words = ('--weights', 'runs/mine', '--prompt', RED, '--plan')
+    assert sample_command(*words, cwd=tmp_path, monkeypatch=monkeypatch) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first.split(',')[-1].strip() == 'runs/mine'
     assert sample_command('worlds', '--prompt', RED, '--plan') == 0
@@ -428,12 +434,13 @@ def test_a_plan_of_the_released_weights_names_all_of_them(tmp_path, monkeypatch,
     monkeypatch.setattr('opensora_nb.sample.released.no_download', lambda *_: pytest.fail('a network was asked'))
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'nowhere'))
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    assert sample_command('--preset', 'opensora-1.2', '--prompt', 'a cat', '--num-frames', '1', '--text-dtype', dtype,
-                          '--plan', cwd=tmp_path, monkeypatch=monkeypatch) == 0
+    words = ('--preset', 'opensora-1.2', '--prompt', 'a cat', '--num-frames', '1', '--text-dtype', dtype, '--plan')
+    assert sample_command(*words, cwd=tmp_path, monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
     assert '3 of the 3 parts of Open-Sora 1.2 are missing:' in out and gb in out
-    for repo, size in (('DeepFloyd/t5-v1_1-xxl', '19.1 GB'), ('hpcai-tech/OpenSora-VAE-v1.2', '1.6 GB'),
-                       ('hpcai-tech/OpenSora-STDiT-v3', '4.8 GB')):
+    repos = {'DeepFloyd/t5-v1_1-xxl': '19.1 GB', 'hpcai-tech/OpenSora-VAE-v1.2': '1.6 GB',
+             'hpcai-tech/OpenSora-STDiT-v3': '4.8 GB'}
+    for repo, size in repos.items():
         assert f'{repo} ({size} in float32): not on this disk' in out and f'`hf download {repo}` ({size})' in out
 
 def test_int8_says_when_it_changes_nothing(tmp_path, monkeypatch, capsys):
@@ -441,8 +448,8 @@ def test_int8_says_when_it_changes_nothing(tmp_path, monkeypatch, capsys):
     words = ('--prompt', RED, *ONE, '--verbose', '0')
     assert sample_command(*words, '--linears', 'int8', cwd=tmp_path, monkeypatch=monkeypatch) == 0
     err = capsys.readouterr().err
-    widest = max(min(m.weight.shape) for m in load_pipeline('tiny', 'cpu').model.modules()
-                 if isinstance(m, torch.nn.Linear))
+    linears = [m for m in load_pipeline('tiny', 'cpu').model.modules() if isinstance(m, torch.nn.Linear)]
+    widest = max(min(m.weight.shape) for m in linears)
     assert err.count('int8 changes nothing here') == 1 and f'at most {widest}' in err
     assert sample_command(*words, '--linears', 'plain', '--save-dir', 'plain') == 0
     assert 'int8' not in capsys.readouterr().err
@@ -453,8 +460,7 @@ def test_int8_says_when_it_changes_nothing(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize('prompt', ['a', 'the', '...', ''])
 def test_a_prompt_that_names_nothing_is_told_what_is_missing(prompt):
     "The warning for the prompt \"a\" ended in an empty list"
-    assert prompt_warnings(prompt,
-                           ('core',)) == [
+    assert prompt_warnings(prompt, ('core',)) == [
         "this prompt names no shape, no colour and no motion; write a sentence such as 'a red circle moves left'"]
 
 @pytest.mark.parametrize('prompt,level', [
@@ -483,8 +489,7 @@ def test_marks_of_byte_order_within_a_prompt_file(tmp_path):
 # ---------------------------------------------------------------- what checks a prompt
 
 def test_weights_name_a_checker_of_the_package_and_no_code(tmp_path):
-    """pipeline.json names what checks prompts; a name that is not of this package is refused, and nothing is
-    imported for it"""
+    "pipeline.json names what checks prompts; a name outside this package is refused, and nothing is imported for it"
     for path in (tmp_path/'other', tmp_path/'old'): shutil.copytree(assets('tiny'), path)
     settings = json.loads((tmp_path/'old'/'pipeline.json').read_text())
     assert settings.pop('prompt_checker') == 'toy'
@@ -493,12 +498,12 @@ def test_weights_name_a_checker_of_the_package_and_no_code(tmp_path):
     with pytest.raises(ValueError, match="unknown prompt_checker 'os:getcwd'; this package has toy"):
         load_pipeline(tmp_path/'other', 'cpu')
     old = load_pipeline(tmp_path/'old', 'cpu').defaults                      # a folder of before still warns
-    assert warnings_for('two red circles move left', old) == warnings_for('two red circles move left',
-        load_pipeline('tiny', 'cpu').defaults) != []
+    new = load_pipeline('tiny', 'cpu').defaults
+    assert warnings_for('two red circles move left', old) == warnings_for('two red circles move left', new) != []
     assert warnings_for('two red circles move left', ModelDefaults()) == []
 
 def test_the_sampler_does_not_import_the_toy_world():
     "Weights that were trained on something else are sampled without it"
     code = "import sys, opensora_nb.sample.pipeline; print([m for m in sys.modules if m.startswith('opensora_nb.toy')])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                          check=True).stdout.strip() == '[]'
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == '[]'

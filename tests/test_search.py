@@ -46,15 +46,15 @@ def test_table_of_a_search(cfg, tmp_path):
     found.save(tmp_path/'new'/'mine.json')
     new = Buckets.named(str(tmp_path/'new'/'mine.json'))
     old = Buckets.named(cfg.buckets)
-    assert [(p.resolution, p.frames, p.keep, p.attempt)
-            for p in new.pairs] == [(p.resolution, p.frames, p.keep, p.attempt) for p in old.pairs]
-    assert {f'{p.resolution}/{p.frames}': p.batch_size for p in new.pairs} == {r.name: r.balanced
-        for r in found.rows} | {'64/34': None}
+    def fields(p): return p.resolution, p.frames, p.keep, p.attempt
+    assert [fields(p) for p in new.pairs] == [fields(p) for p in old.pairs]
+    want = {r.name: r.balanced for r in found.rows} | {'64/34': None}
+    assert {f'{p.resolution}/{p.frames}': p.batch_size for p in new.pairs} == want
 
 def test_what_does_not_fit_is_left_out_and_nothing_fitting_is_an_error(cfg):
     found = search_batches(cfg, memory=1., trial=lambda s, n: made_up(s, n) if s[0] == 1 else None, progress=False)
-    assert found.table == {'64': {34: [0.0, None],
-                                  1: [1.0, found.rows[[r.name for r in found.rows].index('64/1')].batch]}}
+    picture = next(r for r in found.rows if r.name == '64/1')
+    assert found.table == {'64': {34: [0.0, None], 1: [1.0, picture.batch]}}
     assert 'not even one clip fits' in repr(found)
     with pytest.raises(ValueError, match='not even one clip of any bucket'):
         search_batches(cfg, memory=1., trial=lambda s, n: None, progress=False)
@@ -63,13 +63,13 @@ def test_the_limit_sets_no_time(cfg):
     found = search_batches(cfg, memory=1., limit=20, trial=made_up, progress=False)
     assert next(r for r in found.rows if r.name == '64/1').batch == 20 and not found.base.startswith('64/1,')
     small = next(r.name for r in found.rows if r.frames == 1)
-    only = lambda s, n: None if s[0] == 1 else made_up(s, n)
+    def only(size, n): return None if size[0] == 1 else made_up(size, n)
     with pytest.warns(UserWarning, match=f'no clip of {small} fits, so .* sets the time'):
         search_batches(cfg, memory=1., base=small, trial=only, progress=False)
     with pytest.raises(ValueError, match='base=0 is no time'):
         search_batches(cfg, memory=1., base='0', trial=made_up, progress=False)
-    assert {r.balanced for r in search_batches(cfg, memory=1., base=0.11, trial=made_up, progress=False).rows
-            if r.frames > 1} == {1}
+    found = search_batches(cfg, memory=1., base=0.11, trial=made_up, progress=False)
+    assert {r.balanced for r in found.rows if r.frames > 1} == {1}
 
 def test_ctrl_c_gives_what_was_found(cfg, tmp_path, monkeypatch, capsys):
     seen = []
@@ -83,14 +83,14 @@ def test_ctrl_c_gives_what_was_found(cfg, tmp_path, monkeypatch, capsys):
     assert 'not searched to the end: ' in repr(found)
     with pytest.raises(ValueError, match='was stopped'): found.save(tmp_path/'x.json')
     seen.clear()
-    monkeypatch.setattr(search, 'search_batches', lambda cfg, memory, limit,
-                        base: search_batches(cfg, memory, limit, base, progress=False, trial=trial))
-    assert cli.main(['train', 'search-batch', 'many_sizes', '--memory', '1', '--limit', '40', ]) == 130
+    def stopped(*args): return search_batches(*args, progress=False, trial=trial)
+    monkeypatch.setattr(search, 'search_batches', stopped)
+    assert cli.main(['train', 'search-batch', 'many_sizes', '--memory', '1', '--limit', '40']) == 130
     assert 'not searched' in capsys.readouterr().out
 
 def test_the_command_writes_a_table_that_training_takes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(search, 'search_batches', lambda cfg, memory, limit,
-                        base: search_batches(cfg, memory, limit, base, progress=False, trial=made_up))
+    def on_made_up_numbers(*args): return search_batches(*args, progress=False, trial=made_up)
+    monkeypatch.setattr(search, 'search_batches', on_made_up_numbers)
     assert cli.main(['train', 'search-batch', 'many_sizes', f'out={tmp_path}', '--memory', '1', '--base', '64/17']) == 0
     assert f'buckets={tmp_path}' in capsys.readouterr().out
     assert Buckets.named(str(tmp_path/'many_sizes'/'buckets.json')).pairs
@@ -117,22 +117,24 @@ def test_a_drill_has_the_shapes_of_training(tmp_path):
     real, made = T2VTask(cfg, torch.device('cpu')), Drill(drill_config(cfg), torch.device('cpu'))
     made.size = real.data.size
     a, b = (t.batch(np.arange(2), np.zeros(2, int)) for t in (real, made))
-    assert {k: (v.shape, v.dtype) for k, v in a.items() if torch.is_tensor(v)} == {k: (v.shape, v.dtype) for k,
-        v in b.items() if torch.is_tensor(v)}
+    def kinds(batch): return {k: (v.shape, v.dtype) for k, v in batch.items() if torch.is_tensor(v)}
+    assert kinds(a) == kinds(b)
     assert a.keys() == b.keys()
-    # the words are in the data
-    sizes = lambda t: {k: p.shape for k, p in t.module.named_parameters() if k != 'text.token.weight'}
+    def sizes(task): # without the words, which are in the data
+        return {k: p.shape for k, p in task.module.named_parameters() if k != 'text.token.weight'}
     assert sizes(real) == sizes(made) and torch.isfinite(made.loss(made.module, b)[0])
 
 def test_frozen_text_and_adapters_without_files():
     small = replace(stdit3_tiny(), depth=1, caption_channels=64)
-    far = Drill(drill_config(T2VTrain(model=small, text_weights='some/t5', vae_weights='some/vae', buckets='v12_stage1',
-                                      init='runs/none/yet')), torch.device('cpu'))
+    unseen = T2VTrain(model=small, text_weights='some/t5', vae_weights='some/vae', buckets='v12_stage1',
+                      init='runs/none/yet')
+    far = Drill(drill_config(unseen), torch.device('cpu'))
     assert far.batch(np.arange(3), np.zeros(3, int))['y'].shape == (3, 1, 40, 64)
     assert far.module.text is None
     assert far.vae.latent_size((17, 64, 64)) == (5, 8, 8)
-    assert {n.split('.')[-2] for n, p in Drill(drill_config(T2VTrain(init='tiny', lora=2)),
-        torch.device('cpu')).module.named_parameters() if p.requires_grad} >= {'default'}
+    adapted = Drill(drill_config(T2VTrain(init='tiny', lora=2)), torch.device('cpu'))
+    trained = [n for n, p in adapted.module.named_parameters() if p.requires_grad]
+    assert 'default' in {n.split('.')[-2] for n in trained}
     with pytest.raises(FileNotFoundError):
         drill_config(cfg := T2VTrain(init='tyni')) and Drill(cfg, torch.device('cpu'))
 
@@ -164,8 +166,8 @@ class Reverse(Task):
     def __init__(self, cfg): self.cfg, self.module = cfg, nn.Linear(8, 8)
     def __len__(self): return 64
     def batch(self, ids, epoch):
-        return dict(x=torch.from_numpy(np.stack([rng_for(1, e, i).standard_normal(8) for i,
-            e in zip(ids, epoch)])).float())
+        x = np.stack([rng_for(1, e, i).standard_normal(8) for i, e in zip(ids, epoch)])
+        return dict(x=torch.from_numpy(x).float())
     def loss(self, module, batch): return (module(batch['x']) - batch['x'].flip(1)).square().mean(), {}
 
 @dataclass(frozen=True)
@@ -173,20 +175,21 @@ class Config(TrainConfig):
     def make_task(self, device): return Reverse(self)
 
 def small(tmp_path, **kw):
-    return Config(**dict(out=str(tmp_path), steps=8, batch_size=8, log_every=1, save_every=4, device='cpu',
-                         precision='no', optim=OptimConfig(lr=.03, warmup=2)) | kw)
+    defaults = dict(out=str(tmp_path), steps=8, batch_size=8, log_every=1, save_every=4, device='cpu', precision='no',
+                    optim=OptimConfig(lr=.03, warmup=2))
+    return Config(**defaults | kw)
 
 def test_a_profile_changes_no_loss_and_opens_as_json(tmp_path, capsys):
     plain = train(small(tmp_path, name='plain'), progress=False)
     assert plain.recorder is None and not list(plain.folder.glob('*.gz')) and not capsys.readouterr().out
     run = train(small(tmp_path, name='seen', profile=3, accumulate=2), progress=False)
     said = capsys.readouterr().out
-    assert [r['loss'] for r in run.log if 'loss' in r] == pytest.approx([r['loss'] for r in plain.log if 'loss' in r],
-        abs=1e-5)
+    def losses(run): return [r['loss'] for r in run.log if 'loss' in r]
+    assert losses(run) == pytest.approx(losses(plain), abs=1e-5)
     events = json.loads(gzip.decompress((run.folder/'trace.json.gz').read_bytes()))['traceEvents']
     marks = [e['name'] for e in events if e.get('ph') == 'X' and e['name'].startswith('phase ')]
-    assert [marks.count(f'phase {p}') for p in ('data', 'forward', 'backward', 'optimiser', 'ema', 'log',
-        'save')] == [6, 6, 6, 3, 3, 6, 3]
+    want = dict(data=6, forward=6, backward=6, optimiser=3, ema=3, log=6, save=3)
+    assert {p: marks.count(f'phase {p}') for p in want} == want
     assert run.recorder.report.steps == 3 and 'backward' in said and 'aten::' in said and 'trace.json.gz' in said
     train(small(tmp_path, name='short', profile=3, steps=2), progress=False)
     assert 'nothing was recorded' in capsys.readouterr().out

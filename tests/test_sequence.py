@@ -1,5 +1,4 @@
-"""Sequence parallelism on real processes: any token count, head count and number of ranks equals one process,
-forward and backward"""
+"Sequence parallelism on real processes: any numbers of tokens, heads and ranks equal one process, gradients too"
 import json
 from pathlib import Path
 import pytest, torch, torch.distributed as dist
@@ -23,18 +22,20 @@ GRID = [(4, 2, (3, 4, 6), (5, 2), False),    # 6 tokens
 
 def make(heads, depth=2):
     torch.manual_seed(0)
-    model = STDiT3(STDiT3Config(input_sq_size=64, hidden_size=8*heads if heads % 2 == 0 else 16*heads, depth=depth,
-                                num_heads=heads, caption_channels=12, model_max_length=5, class_dropout_prob=0.))
+    width = 8*heads if heads % 2 == 0 else 16*heads
+    model = STDiT3(STDiT3Config(input_sq_size=64, hidden_size=width, depth=depth, num_heads=heads, caption_channels=12,
+                                model_max_length=5, class_dropout_prob=0.))
     with torch.no_grad():
         for p in model.parameters(): p.add_(0.1*torch.randn_like(p)) # at the start temporal blocks would add nothing
     return model
 
 def batch(b, size, lens, masked):
     f, h, w = size
-    row = lambda v: torch.full((b,), float(v))
+    def row(v): return torch.full((b,), float(v))
     x_mask = torch.rand(b, f) < 0.5 if masked else None
-    return dict(x=torch.randn(b, 4, f, h, w), timestep=torch.linspace(950, 50, b), y=torch.randn(b, 1, 5, 12), mask=(torch.arange(5)[None] < torch.tensor(lens)[:, None]).long(),
-                x_mask=x_mask, fps=row(8), height=row(8*h), width=row(8*w))
+    words = torch.arange(5)[None] < torch.tensor(lens)[:, None]
+    return dict(x=torch.randn(b, 4, f, h, w), timestep=torch.linspace(950, 50, b), y=torch.randn(b, 1, 5, 12),
+                mask=words.long(), x_mask=x_mask, fps=row(8), height=row(8*h), width=row(8*w))
 
 def run(model, inputs, g):
     "Output, and the gradients of parameters, latent and text"
@@ -42,8 +43,8 @@ def run(model, inputs, g):
     model.zero_grad()
     out = model(**inputs | dict(x=x, y=y))
     (out*g).sum().backward()
-    return out.detach(), {'x': x.grad, 'y': y.grad,
-                          **{k: p.grad for k, p in model.named_parameters() if p.grad is not None}}
+    grads = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+    return out.detach(), {'x': x.grad, 'y': y.grad, **grads}
 
 def far(a, b): return (a - b).abs().max().item() / max(1, b.abs().max().item())
 
@@ -60,10 +61,13 @@ def all_cases():
         for k in own:
             dist.all_reduce(own[k])
             own[k] /= rank_of()[1]
-        wanted = [bytes_sent(model.cfg, b, size[0], tokens, rank_of()[1], backward=k)[rank_of()[0]]
-                  for k in (False, True)]
-        found.append((far(shared, out), own.keys() == grads.keys(), max(far(own[k], grads[k]) for k in grads), x_off,
-                      grads['x'].abs().max().item(), ledger.bytes - sum(wanted), there.bytes - wanted[0]))
+        rank, world = rank_of()
+        wanted = [bytes_sent(model.cfg, b, size[0], tokens, world, backward=k)[rank] for k in (False, True)]
+        found.append(dict(
+            out=far(shared, out), same_names=own.keys() == grads.keys(), x_grad=x_off,
+            size=grads['x'].abs().max().item(), grads=max(far(own[k], grads[k]) for k in grads),
+            sent=ledger.bytes - sum(wanted),
+            sent_there=there.bytes - wanted[0]))
     return dist.get_world_size(), found
 
 @pytest.mark.parametrize('world', [2, 3, 5])
@@ -72,22 +76,23 @@ def test_forward_backward_and_bytes_equal_one_process(world):
     assert [w for w, _ in answers] == [world]*world
     for _, found in answers:
         assert len(found) == len(GRID)
-        for case, (out, same_names, grads, x_grad, size, sent, sent_there) in zip(GRID, found):
-            assert out <= 1e-5 and same_names and grads <= 1e-5 and x_grad <= 1e-5 and size > 1e-3, (case, out, grads,
-                x_grad)
-            assert sent == sent_there == 0, case
+        for case, r in zip(GRID, found):
+            assert r['same_names'] and r['size'] > 1e-3, (case, r)
+            assert r['out'] <= 1e-5 and r['grads'] <= 1e-5 and r['x_grad'] <= 1e-5, (case, r)
+            assert r['sent'] == r['sent_there'] == 0, case
 
 def golden_cases():
     data, spec = load_file(GOLDENS/'stdit3_cases.safetensors'), json.loads((GOLDENS/'stdit3_cases.json').read_text())
     off = {}
     for case in ('a_video_odd', 'c_xmask'):
         name = spec['cases'][case]['weights']
-        model = STDiT3(from_dict(STDiT3Config,
-                                 json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config']))
+        config = json.loads((GOLDENS/f'stdit3_{name}_weights.json').read_text())['config']
+        model = STDiT3(from_dict(STDiT3Config, config))
         model.load_state_dict(load_file(GOLDENS/f'stdit3_{name}_weights.safetensors'))
         parallelize(model.eval())
+        given = {k.removeprefix(f'{case}.in.'): v for k, v in data.items() if k.startswith(f'{case}.in.')}
         with torch.no_grad(), Ledger() as ledger:
-            out = model(**{k.removeprefix(f'{case}.in.'): v for k, v in data.items() if k.startswith(f'{case}.in.')})
+            out = model(**given)
         torch.testing.assert_close(out, data[f'{case}.out'], atol=2e-5, rtol=1e-4)
         off[case] = ledger.bytes
     return dist.get_world_size(), off
@@ -120,8 +125,8 @@ def ddp_case():
     (ddp(**inputs)*g).sum().backward()
     mine = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
     alone = [run(restore(model), *clip(i))[1] for i in range(2)]
-    return dist.get_world_size(), (m.data_rank, m.data_size, m.sequence_rank,
-                                   m.sequence_size), max(far(v, (alone[0][k] + alone[1][k])/2) for k, v in mine.items())
+    places = m.data_rank, m.data_size, m.sequence_rank, m.sequence_size
+    return dist.get_world_size(), places, max(far(v, (alone[0][k] + alone[1][k])/2) for k, v in mine.items())
 
 def test_two_groups_of_two_under_ddp():
     answers = local_ranks(ddp_case, 4)
@@ -145,8 +150,11 @@ def collectives():
             whole = torch.randn(2, n, m, dtype=dtype)
             mine = split(whole, 1)
             assert mine.shape[1] == pieces(n, world)[rank]
-            off += [torch.equal(gather(mine, 1, n), whole), torch.equal(all_to_all(mine, 2, 1, n), split(whole, 2)),
-                    torch.equal(gather(all_to_all(mine, -1, -2, n), -1, m), whole)]
+            off += [
+                torch.equal(gather(mine, 1, n), whole),
+                torch.equal(all_to_all(mine, 2, 1, n), split(whole, 2)),
+                torch.equal(gather(all_to_all(mine, -1, -2, n), -1, m), whole),
+            ]
     return all(off)
 
 @pytest.mark.parametrize('world', [2, 3])

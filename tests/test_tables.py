@@ -33,8 +33,8 @@ def test_an_open_quote_does_not_swallow_the_next_rows(tmp_path):
 def test_an_open_quote_before_6000_rows_is_a_sentence(tmp_path):
     "`_csv.Error: field larger than field limit (131072)` ended `osnb data plan` with a traceback"
     rows = ''.join(f'clips/{i}.mp4,a cat number {i} that sits on a mat\n' for i in range(6000))
-    refused(table(tmp_path, f'path,text\na.mp4,"a red cat\n{rows}'), 'row 2', 'longer than 131,072 characters',
-            'never closed')
+    path = table(tmp_path, f'path,text\na.mp4,"a red cat\n{rows}')
+    refused(path, 'row 2', 'longer than 131,072 characters', 'never closed')
 
 def test_short_rows_and_columns_of_one_name_are_refused(tmp_path):
     "A row of too few values, and a second column `text` that hid the first"
@@ -57,10 +57,12 @@ def test_rows_are_counted_as_a_spreadsheet_counts_them(tmp_path):
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
 @pytest.mark.parametrize('code', ['utf-8', 'utf-8-sig', 'utf-16'])
 def test_spreadsheets_of_all_countries(tmp_path, sep, end, code):
-    """Excel writes semicolons in half of Europe, tabs and UTF-16 as 'Unicode text', and bare carriage returns on an
-    old Mac"""
-    rows = [['path', 'text', 'fps'], ['a.mp4', 'a "red" cat, asleep; on\ta mat', '8'],
-            ['b.mp4', '红色的圆\nzweite Zeile', '8']]
+    "Excel writes semicolons in half of Europe, tabs and UTF-16 as 'Unicode text', and bare returns on an old Mac"
+    rows = [
+        ['path', 'text', 'fps'],
+        ['a.mp4', 'a "red" cat, asleep; on\ta mat', '8'],
+        ['b.mp4', '红色的圆\nzweite Zeile', '8'],
+    ]
     file = io.StringIO(newline='')
     # else csv leaves a line feed bare in a file of returns
     csv.writer(file, delimiter=sep, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
@@ -68,10 +70,13 @@ def test_spreadsheets_of_all_countries(tmp_path, sep, end, code):
     assert [(p.name, texts[0]) for p, texts in got] == [(r[0], r[1]) for r in rows[1:]]
 
 @pytest.mark.parametrize('text', [
-    'path,text\na.mp4, "a red cat, asleep"\n', # a space after the comma
-    'path,text,,\na.mp4,"a red cat, asleep",,\n', # columns that nobody filled
-    ',path,text\n0,a.mp4,"a red cat, asleep"\n', # the index of pandas
-    ' path , text \na.mp4,"a red cat, asleep"\n', '\n\npath,text\n\na.mp4,"a red cat, asleep"\n\n   \n', '"path","text"\n"a.mp4","a red cat, asleep"'])
+    'path,text\na.mp4, "a red cat, asleep"\n',                   # a space after the comma
+    'path,text,,\na.mp4,"a red cat, asleep",,\n',               # columns that nobody filled
+    ',path,text\n0,a.mp4,"a red cat, asleep"\n',                # the index of pandas
+    ' path , text \na.mp4,"a red cat, asleep"\n',
+    '\n\npath,text\n\na.mp4,"a red cat, asleep"\n\n   \n',
+    '"path","text"\n"a.mp4","a red cat, asleep"',
+])
 def test_harmless_habits(tmp_path, text):
     "Spaces, empty cells at the end, an index without a name and empty lines lose nothing, so they are no error"
     assert read_table(table(tmp_path, text)) == [(tmp_path/'a.mp4', ['a red cat, asleep'])]
@@ -137,8 +142,14 @@ def test_an_odd_caption_is_one_sentence_with_its_file(tmp_path, data, says):
 def test_captions_of_editors(tmp_path):
     "UTF-8 with its mark, UTF-16 with its mark, all line ends, empty files"
     write_image(tmp_path/'a.png', np.zeros((8, 8, 3), np.uint8))
-    for data, want in (('\ufeffcat\r\ndog\r\n'.encode(), ['cat', 'dog']), ('süß'.encode('utf-16'), ['süß']),
-                       (b'cat\rdog', ['cat', 'dog']), (b'', []), (b' \n', [])):
+    files = {
+        '\ufeffcat\r\ndog\r\n'.encode(): ['cat', 'dog'],
+        'süß'.encode('utf-16'):          ['süß'],
+        b'cat\rdog':                     ['cat', 'dog'],
+        b'':                             [],
+        b' \n':                          [],
+    }
+    for data, want in files.items():
         (tmp_path/'a.txt').write_bytes(data)
         assert folder_source(tmp_path).texts(0) == want
 
@@ -183,8 +194,7 @@ def said_or_read(path, rows):
 
 @pytest.mark.parametrize('dialect', DIALECTS)
 def test_tables_in_all_dialects_come_back_exactly(tmp_path, dialect):
-    """150 tables of captions full of separators and quotes; where a dialect is not ours (backslashes), the row is
-    named instead"""
+    "150 tables full of separators and quotes; where a dialect is not ours (backslashes), the row is named instead"
     rng, refusals = random.Random(dialect), 0
     for _ in range(150):
         rows = draw_rows(rng)
@@ -216,9 +226,10 @@ def test_damaged_tables_come_back_exactly_or_name_the_row(tmp_path, dialect):
     sep, end = more.get('delimiter', ','), more.get('lineterminator', '\r\n')
     for _ in range(400):
         rows = draw_rows(rng)
-        cells = [[written([[c, '']],
-                          more | dict(lineterminator='\n')).removesuffix('""\n').removesuffix('\n').removesuffix(sep)
-            for c in r] for r in rows]
+        def one_cell(text): # as the csv module writes it
+            row = written([[text, '']], more | dict(lineterminator='\n'))
+            return row.removesuffix('""\n').removesuffix('\n').removesuffix(sep)
+        cells = [[one_cell(c) for c in r] for r in rows]
         # the cells are those of the csv module
         assert end.join(map(sep.join, cells)) + end == written(rows, more)
         text, row = damaged(rng, cells, sep, end)
@@ -252,8 +263,7 @@ def osnb(capsys, *args):
     ('train', 'many_sizes', 'data.native=', 'data.path=TABLE', 'buckets=toy_mix', 'device=cpu', 'out=OUT', '--quick'),
 ])
 def test_a_plan_that_cannot_be_shows_its_table_and_the_way_out(few, tmp_path, capsys, args):
-    """Twelve clips ended with 'make batches smaller', without a table and without a setting that does so; the one
-    named works"""
+    "Twelve clips ended with 'make batches smaller', without a table or a setting that does so; the one named works"
     args = [a.replace('TABLE', str(few/'my.csv')).replace('OUT', str(tmp_path)) for a in args]
     rc, said, error = osnb(capsys, *args)
     assert rc == 1
@@ -285,8 +295,7 @@ def test_few_clips_are_trained_on(few, tmp_path):
     assert 1 <= len(batch.ids) <= most < 7
 
 def test_the_plan_says_what_it_did_not_open_and_can_look_as_training_does(few, tmp_path, capsys):
-    """A file damaged in its middle was counted by the plan and left out by training; a hidden file and a folder's
-    metadata.csv, too"""
+    "A damaged file was counted by the plan and left out by training; a hidden file and a folder's metadata.csv, too"
     from opensora_nb.data.bucket import Buckets
     from opensora_nb.data.multi_size import open_mixed
     for i in range(4): (tmp_path/f'c{i}.mp4').write_bytes((few/f'c{i}.mp4').read_bytes())
@@ -311,11 +320,10 @@ def test_the_plan_says_what_it_did_not_open_and_can_look_as_training_does(few, t
     assert rc == 0 and '2 of 2 clips are kept' in said
 
 def test_sizes_of_the_table_are_believed_and_named_so(tmp_path, capsys):
-    """Columns of Open-Sora's tools need no files; where one lacks a number the file is asked, and named if it is
-    not there"""
+    "Columns of Open-Sora's tools need no files; where a number is lacking the file is asked, and named if it is gone"
     sizes = ''.join(f'a{i}.mp4,x,60,480,854\n' for i in range(9))
-    (tmp_path/'t.csv').write_text('path,text,num_frames,height,width\n' + sizes +
-                                  'b.mp4,x,nan,480,854\nc.mp4,x,0,480,854\n')
+    lacking = 'b.mp4,x,nan,480,854\nc.mp4,x,0,480,854\n'
+    (tmp_path/'t.csv').write_text('path,text,num_frames,height,width\n' + sizes + lacking)
     (tmp_path/'b.json').write_text('{"240p": {"51": [1.0, 4]}}')
     rc, said, error = osnb(capsys, 'data', 'plan', tmp_path/'t.csv', '--buckets', tmp_path/'b.json')
     assert rc == 0 and '9 from the table, files unopened' in said and '9 of 9 clips are kept' in said
@@ -330,8 +338,7 @@ def test_sizes_of_the_table_are_believed_and_named_so(tmp_path, capsys):
     'max_batch=-1', 'max_batch=2',
 ])
 def test_an_impossible_data_set_is_refused_where_it_is_made(settings, capsys):
-    """`osnb plan … data.num_frames=0` ended with a ZeroDivisionError; whatever cannot be is one sentence, before
-    anything is made"""
+    "`osnb plan … data.num_frames=0` ended with a ZeroDivisionError; whatever cannot be is one sentence, at once"
     start = time.process_time()
     rc, said, error = osnb(capsys, 'plan', 'shapes_t2v', settings)
     name = settings.split('=')[0]
@@ -339,6 +346,8 @@ def test_an_impossible_data_set_is_refused_where_it_is_made(settings, capsys):
     assert time.process_time() - start < 2
 
 def test_the_same_in_python():
-    for bad in (dict(num_frames=0), dict(image_size=(64, 0)), dict(image_size=(64, 64, 64)), dict(fps=float('nan')),
-                dict(n=-1), dict(frame_interval=0)):
+    for bad in (
+        dict(num_frames=0), dict(image_size=(64, 0)), dict(image_size=(64, 64, 64)), dict(fps=float('nan')), dict(n=-1),
+        dict(frame_interval=0),
+    ):
         with pytest.raises(ValueError, match=next(iter(bad))): DataConfig(**bad)

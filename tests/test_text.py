@@ -1,5 +1,6 @@
 "What the page of the text encoders cannot show: no network, broken folders, two processes, the toy grammar as a whole"
 import os, subprocess, sys, warnings
+from itertools import product
 from pathlib import Path
 import pytest, torch
 from opensora_nb.toy.world import captions, draw_scene, words
@@ -8,12 +9,13 @@ from opensora_nb.text.encoders import T5Text, TinyText, TinyTextConfig, null_tex
 ROOT = Path(__file__).resolve().parent.parent
 
 def python(code, **env):
-    return subprocess.run([sys.executable, '-c', code], env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1',
-        **env), capture_output=True, text=True, timeout=300)
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', **env)
+    return subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=300)
 
 def test_every_toy_caption_is_known_and_fits():
     enc = tiny_text(words())
-    texts = [t for i in range(100) for level in ('core', 'full') for t in captions(draw_scene(0, i, level, 'all'))]
+    texts = []
+    for i, level in product(range(100), ('core', 'full')): texts += captions(draw_scene(0, i, level, 'all'))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         ids, mask = enc.tokenize(texts)
@@ -22,8 +24,10 @@ def test_every_toy_caption_is_known_and_fits():
     assert (ids.gather(1, mask.sum(1, keepdim=True)-1) == 1).all()
 
 def test_offline_t5_names_what_is_missing(tmp_path):
-    r = python("from opensora_nb.text.encoders import T5Text\ntry: T5Text()\nexcept FileNotFoundError as e: print('SAID', e)",
-               HF_HOME=str(tmp_path), HF_HUB_OFFLINE='1')
+    code = ("from opensora_nb.text.encoders import T5Text\n"
+            "try: T5Text()\n"
+            "except FileNotFoundError as e: print('SAID', e)")
+    r = python(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE='1')
     said = r.stdout.split('SAID')[1].strip()
     assert 'DeepFloyd/t5-v1_1-xxl' in said
     assert str(tmp_path) in said
@@ -39,14 +43,17 @@ def test_released_tokenizer_without_sentencepiece(tmp_path):
 
 def test_import_is_light():
     r = python(
-        "import sys, opensora_nb.text.encoders\nprint([m for m in ('transformers', 'tokenizers', 'accelerate', "
-        "'huggingface_hub') if m in sys.modules])")
+        "import sys, opensora_nb.text.encoders\n"
+        "print([m for m in ('transformers', 'tokenizers', 'accelerate', 'huggingface_hub') if m in sys.modules])")
     assert r.stdout.strip() == '[]', r.stdout + r.stderr
 
 def test_two_processes_grow_alike():
-    code = (
-        "import torch; from opensora_nb.text.encoders import tiny_text; torch.manual_seed({}); e = tiny_text(['a red "
-        "circle']); e.grow([{}]); print(e.cfg.words, e.token.weight[3:].sum(1).tolist())")
+    code = ("import torch\n"
+            "from opensora_nb.text.encoders import tiny_text\n"
+            "torch.manual_seed({})\n"
+            "e = tiny_text(['a red circle'])\n"
+            "e.grow([{}])\n"
+            "print(e.cfg.words, e.token.weight[3:].sum(1).tolist())")
     assert python(code.format(1, "'zebra', 'ant'")).stdout == python(code.format(2, "'ant', 'zebra'")).stdout != ''
 
 def test_growing_keeps_a_trained_encoder(tmp_path):
@@ -59,9 +66,11 @@ def test_growing_keeps_a_trained_encoder(tmp_path):
     assert torch.equal(back.encode(['a red circle moves left'])[0], y) and back.cfg == enc.cfg
     assert back.encode(['a knight'])[0].requires_grad
 
-@pytest.mark.parametrize('cfg, says', [(dict(words=('a', 'a')), '2 words, but only 1'),
-                                       (dict(dim=30, heads=4), '30 is not a multiple of 4'),
-                                       (dict(max_length=1), 'use 2 or more')])
+@pytest.mark.parametrize('cfg, says', [
+    (dict(words=('a', 'a')), '2 words, but only 1'),
+    (dict(dim=30, heads=4),  '30 is not a multiple of 4'),
+    (dict(max_length=1),     'use 2 or more'),
+])
 def test_bad_config(cfg, says):
     with pytest.raises(ValueError, match=says): TinyTextConfig(**cfg)
 

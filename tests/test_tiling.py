@@ -19,10 +19,14 @@ def no_grad():
 
 def made(levels=2, res=1, groups=2, seed=0, **kw):
     torch.manual_seed(seed)
-    return VideoVAE(VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(8,)*levels, layers_per_block=res, norm_num_groups=groups),
-                                   vae_temporal=TemporalVAEConfig(filters=8, num_res_blocks=res, num_groups=groups), **kw)).eval()
+    cfg_2d = AutoencoderKLConfig(block_out_channels=(8,)*levels, layers_per_block=res, norm_num_groups=groups)
+    cfg_time = TemporalVAEConfig(filters=8, num_res_blocks=res, num_groups=groups)
+    return VideoVAE(VideoVAEConfig(vae_2d=cfg_2d, vae_temporal=cfg_time, **kw)).eval()
 SMALL, TINY = made(), load_vae('tiny')
 WIDE = made(levels=4, res=2, groups=4)                                  # the released layout at toy width
+def large(x, h, w):
+    "A picture, stretched to another size"
+    return torch.nn.functional.interpolate(x[0].transpose(0, 1), size=(h, w), mode='bilinear').transpose(0, 1)[None]
 def video(b=1, f=5, h=16, w=24, seed=1):
     return torch.rand(b, 3, f, h, w, generator=torch.Generator().manual_seed(seed))*2 - 1
 def off(a, b):
@@ -56,8 +60,8 @@ def test_one_chunk_autoencoder():
     assert off(tiled_encode(vae, x), z) < 1e-5 and off(tiled_decode(vae, z, 23), vae.decode(z, 23)) < 1e-5
 
 @pytest.mark.parametrize('f', [1, 3, 17, 18, 19, 34, 40, 52])
-@pytest.mark.parametrize('kw', [dict(overlap=1), dict(overlap=8), dict(overlap=16), dict(spread=1), dict(spread=8)],
-                         ids=str)
+@pytest.mark.parametrize(
+    'kw', [dict(overlap=1), dict(overlap=8), dict(overlap=16), dict(spread=1), dict(spread=8)], ids=str)
 def test_every_length_comes_back(f, kw):
     how, x = Tiling(**kw), video(f=f, h=4, w=4)
     z = tiled_encode(SMALL, x, how)
@@ -80,7 +84,7 @@ def test_blends_change_the_borders_only():
 def test_spread_softens_the_border():
     z = TINY.encode(video(f=34, h=32, w=32))
     y, soft = TINY.decode(z, 34), tiled_decode(TINY, z, 34, Tiling(spread=2))
-    step = lambda v: (v[:, :, 17] - v[:, :, 16]).abs().mean()
+    def step(v): return (v[:, :, 17] - v[:, :, 16]).abs().mean()
     assert step(soft) < .6*step(y)
 
 @pytest.mark.skipif(real_data() is None, reason='no folder of real clips')
@@ -88,15 +92,15 @@ def test_spread_softens_the_border():
 def test_film_has_less_of_a_seam(how):
     from opensora_nb.data.transforms import resize_crop_to_fill
     from opensora_nb.data.video_io import read_video
-    clips = [np.stack(resize_crop_to_fill(read_video(real_data()/'clips'/n, num_frames=34), (64, 64)))
-             for n in ('dog_eating.mp4', 'stream_of_water.mp4', 'bbb_wakeup.mp4')]
+    def clip(name): return resize_crop_to_fill(read_video(real_data()/'clips'/name, num_frames=34), (64, 64))
+    clips = [np.stack(clip(n)) for n in ('dog_eating.mp4', 'stream_of_water.mp4', 'bbb_wakeup.mp4')]
     x = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float()/127.5 - 1
     def border(how): # mean step over the joins, divided by the median step
         y = tiled_decode(TINY, tiled_encode(TINY, x, how), 34, how)
         d = (y[:, :, 1:] - y[:, :, :-1]).abs().mean((1, 3, 4))
         wins = windows(34, 17, how.overlap)
-        return (torch.cat([d[:, n-1:e] for (_, e), (n, _) in zip(wins, wins[1:])],
-                          1).mean(1)/d.median(1).values).mean().item()
+        joins = torch.cat([d[:, n-1:e] for (_, e), (n, _) in zip(wins, wins[1:])], 1)
+        return (joins.mean(1)/d.median(1).values).mean().item()
     assert border(how) < .6*border(Tiling())
 
 # windows, spans, weights
@@ -142,8 +146,8 @@ def test_a_tile_as_large_as_the_picture(vae):
         assert off(tiled_decode(vae, z, 5, Tiling(tile=tile, tile_overlap=16)), vae.decode(z, 5)) < 1e-4
 
 def outer_norms(half):
-    return sum(isinstance(m, nn.GroupNorm) for m in half.modules()) - sum(isinstance(m, nn.GroupNorm)
-        for m in half.mid_block.modules())
+    def norms(module): return sum(isinstance(m, nn.GroupNorm) for m in module.modules())
+    return norms(half) - norms(half.mid_block)
 
 @pytest.mark.parametrize('h, w', [(80, 96), (81, 97)])
 def test_tiles_are_exact_with_all_passes_and_wide_overlap(h, w):
@@ -164,19 +168,17 @@ def test_a_quarter_is_shared_by_default():
     assert off(y, none) > 1e-4
 
 def test_more_is_nearer():
-    x = torch.nn.functional.interpolate(video(1, 1, 12, 12)[0].transpose(0, 1), size=(128, 64),
-                                        mode='bilinear').transpose(0, 1)[None]
+    x = large(video(1, 1, 12, 12), 128, 64)
     z = TINY.encode(x)
     y = TINY.decode(z, 1)
-    rms = lambda **kw: (tiled_decode(TINY, z, 1, Tiling(tile=64, **kw)) - y).square().mean().sqrt().item()
-    own, two, six, none = rms(tile_overlap=32, passes=0), rms(tile_overlap=32), rms(tile_overlap=32,
-        passes=6), rms(tile_overlap=0)
+    def rms(**kw): return (tiled_decode(TINY, z, 1, Tiling(tile=64, **kw)) - y).square().mean().sqrt().item()
+    own, two = rms(tile_overlap=32, passes=0), rms(tile_overlap=32)
+    six, none = rms(tile_overlap=32, passes=6), rms(tile_overlap=0)
     assert max(two, six) < .5*own and two < none, (own, two, six, none)
 
 def test_some_passes_do_not_run_away(): # norms that insist on numbers of the last pass do: a thousandfold
     vae = made(levels=4, res=2, groups=4, seed=42)
-    x = torch.nn.functional.interpolate(video(1, 1, 16, 16)[0].transpose(0, 1), size=(128, 128),
-                                        mode='bilinear').transpose(0, 1)[None]
+    x = large(video(1, 1, 16, 16), 128, 128)
     z = vae.encode(x)
     y = vae.decode(z, 1)
     for passes in (2, 3, 4, 6):
@@ -195,8 +197,8 @@ def test_the_autoencoder_is_left_alone():
     assert all(torch.equal(v, before[k]) for k, v in vae.state_dict().items())
     assert torch.equal(vae.decode(z, 2), y)
     twin = PooledNorms(vae.spatial_vae.module.decoder)
-    assert {p.data_ptr() for p in twin.net.parameters()} == {p.data_ptr()
-        for p in vae.spatial_vae.module.decoder.parameters()}
+    decoder = vae.spatial_vae.module.decoder
+    assert {p.data_ptr() for p in twin.net.parameters()} == {p.data_ptr() for p in decoder.parameters()}
 
 def test_flat_pictures_and_bfloat16():
     flat = torch.full((1, 3, 2, 32, 32), -1.)
@@ -217,13 +219,13 @@ def test_memory_does_not_grow_with_length():
     def run(f):
         for _ in iter_decode(TINY, torch.zeros(1, 4, 5*f//17, 4, 4), f, Tiling(frames=4)): pass
     assert peak(lambda: run(136)) < 1.02*peak(lambda: run(34))
-    assert peak(lambda: TINY.decode(torch.zeros(1, 4, 40, 4, 4),
-                                    136)) > 3.5*peak(lambda: TINY.decode(torch.zeros(1, 4, 10, 4, 4), 34))
+    long, short = torch.zeros(1, 4, 40, 4, 4), torch.zeros(1, 4, 10, 4, 4)
+    assert peak(lambda: TINY.decode(long, 136)) > 3.5*peak(lambda: TINY.decode(short, 34))
     z = torch.zeros(1, 4, 5, 4, 4)
     assert peak(lambda: tiled_decode(TINY, z, 17, Tiling(frames=4))) < .4*peak(lambda: tiled_decode(TINY, z, 17))
     frame = torch.zeros(1, 3, 1, 32, 32)
-    assert peak(lambda: tiled_encode(TINY, frame.expand(-1, -1, 136, -1, -1))) < 1.05*peak(lambda: tiled_encode(TINY,
-        frame.expand(-1, -1, 34, -1, -1)))
+    def film(f): return frame.expand(-1, -1, f, -1, -1)
+    assert peak(lambda: tiled_encode(TINY, film(136))) < 1.05*peak(lambda: tiled_encode(TINY, film(34)))
 
 def test_memory_of_tiles():
     z = torch.zeros(1, 4, 1, 32, 32)
@@ -234,10 +236,12 @@ import re, sys, torch
 from pathlib import Path
 from opensora_nb.sample.pipeline import load_vae
 from opensora_nb.vae.tiling import Tiling, iter_decode
-def high(): return int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) # in KB; ru_maxrss would start at the parent's
+def high(): # in KB; ru_maxrss would start at the parent's
+    return int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])
 vae, f = load_vae('tiny'), int(sys.argv[2])
 with torch.no_grad():
-    vae.decode(torch.zeros(1, 4, 1, 8, 8), 1); base = high()
+    vae.decode(torch.zeros(1, 4, 1, 8, 8), 1)
+    base = high()
     z = torch.zeros(1, 4, 5*f//17, 8, 8)
     if sys.argv[1] == 'whole': vae.decode(z, f)
     else:
@@ -246,8 +250,9 @@ print((high() - base)/1024)
 """
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='reads the memory of a process from /proc')
 def test_the_operating_system_agrees():
-    used = lambda way, f: float(subprocess.run([sys.executable, '-c', CHILD, way, str(f)], cwd=ROOT,
-        capture_output=True, text=True, check=True).stdout)
+    def used(way, f):
+        command = [sys.executable, '-c', CHILD, way, str(f)]
+        return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     whole, pieces = used('whole', 68), used('pieces', 68)
     assert whole > 100 and pieces < .5*whole, f"{pieces:.0f} MB in pieces, {whole:.0f} MB whole"
 

@@ -7,6 +7,7 @@ from opensora_nb.train.optim import OPTIMISERS
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = '''
+import time
 from dataclasses import dataclass
 import numpy as np, torch
 from torch import nn
@@ -19,8 +20,9 @@ class Reverse(Task):
     def __init__(self, cfg): self.cfg, self.module = cfg, nn.Linear(8, 8)
     def __len__(self): return 64
     def batch(self, ids, epoch):
-        if self.cfg.wait: import time; time.sleep(self.cfg.wait)
-        return dict(x=torch.from_numpy(np.stack([rng_for(1, e, i).standard_normal(8) for i, e in zip(ids, epoch)])).float())
+        if self.cfg.wait: time.sleep(self.cfg.wait)
+        x = np.stack([rng_for(1, e, i).standard_normal(8) for i, e in zip(ids, epoch)])
+        return dict(x=torch.from_numpy(x).float())
     def loss(self, module, batch): return (module(batch['x']) - batch['x'].flip(1)).square().mean(), {}
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Config(TrainConfig):
     def make_task(self, device): return Reverse(self)
 
 def recipe(quick=False):
-    return Config(name='r', steps=30, batch_size=8, log_every=1, save_every=1000, device='cpu', precision='no', optim=OptimConfig(lr=0.03, warmup=2))
+    return Config(name='r', steps=30, batch_size=8, log_every=1, save_every=1000, device='cpu', precision='no',
+                  optim=OptimConfig(lr=0.03, warmup=2))
 '''
 
 @pytest.fixture
@@ -44,8 +47,8 @@ def launch(folder, *overrides, processes=1):
                             cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 def losses(folder, name='r'):
-    return {r['step']: r['loss'] for r in map(json.loads, (folder/'runs'/name/'log.jsonl').read_text().splitlines())
-            if 'loss' in r}
+    rows = map(json.loads, (folder/'runs'/name/'log.jsonl').read_text().splitlines())
+    return {r['step']: r['loss'] for r in rows if 'loss' in r}
 def done(p):
     out, err = p.communicate(timeout=240)
     assert p.returncode == 0, err[-2000:]
@@ -67,11 +70,18 @@ from opensora_nb.train import optim
 state, seen, real = PartialState(cpu=True), [], optim.orthogonalise
 optim.orthogonalise = lambda g: (seen.append(len(g)), real(g))[1]
 def step(share):
-    torch.manual_seed(0); net = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in ((8, 8), (8, 8), (8, 8), (8, 16), (16, 4))))
+    torch.manual_seed(0)
+    sizes = ((8, 8), (8, 8), (8, 8), (8, 16), (16, 4))
+    net = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in sizes))
     o = optim.make_optimiser(net, optim.OptimConfig(name='muon'), share=share)
-    for k in range(2): o.zero_grad(); net(torch.randn(5, 8)).square().sum().backward(); o.step()
+    for k in range(2):
+        o.zero_grad()
+        net(torch.randn(5, 8)).square().sum().backward()
+        o.step()
     return torch.cat([w.detach().reshape(-1) for w in net.parameters()])
-shared = step(True); mine = sum(seen); alone = step(False)
+shared = step(True)
+mine = sum(seen)
+alone = step(False)
 print('matrices', mine, sum(seen) - mine, (shared - alone).abs().max().item())
 """
 
@@ -106,8 +116,10 @@ def test_signal_saves_and_the_next_run_continues_bit_equal(folder, sig):
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_command_stops_all_its_processes_and_saves(folder, sig):
     env = dict(os.environ, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
-    p = subprocess.Popen([sys.executable, '-c', 'from opensora_nb.app.cli import main; raise SystemExit(main())', 'train', 'my_recipe:recipe', 'wait=0.1', '--num-processes', '2'], cwd=folder, env=env,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code = 'from opensora_nb.app.cli import main; raise SystemExit(main())'
+    words = ('train', 'my_recipe:recipe', 'wait=0.1', '--num-processes', '2')
+    p = subprocess.Popen([sys.executable, '-c', code, *words], cwd=folder, env=env, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True)
     log = folder/'runs'/'r'/'log.jsonl'
     t = time.time()
     while not (log.exists() and len(log.read_text().splitlines()) >= 5):
@@ -146,8 +158,8 @@ def test_bad_override_is_one_line(folder, override, message):
 
 def test_checkpoint_of_another_model_is_refused(folder):
     done(launch(folder, 'steps=2'))
-    (folder/'my_recipe.py').write_text(RECIPE.replace('nn.Linear(8, 8)',
-        'nn.Sequential(nn.Linear(8, 9), nn.Linear(9, 8))'))
+    other = RECIPE.replace('nn.Linear(8, 8)', 'nn.Sequential(nn.Linear(8, 9), nn.Linear(9, 8))')
+    (folder/'my_recipe.py').write_text(other)
     p = launch(folder)
     out, err = p.communicate(timeout=120)
     assert p.returncode == 1 and 'Traceback' not in err and 'weight' in err
@@ -173,6 +185,6 @@ except OSError as e: print('said:', e)
 print(latest({str(tmp_path)!r}).name)
 '''
     out = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert ('said:' in out.stdout and 'could not save step 2' in out.stdout
-            and 'step_00000001 is intact' in out.stdout), out.stdout + out.stderr[-1500:]
+    said = out.stdout + out.stderr[-1500:]
+    for words in ('said:', 'could not save step 2', 'step_00000001 is intact'): assert words in out.stdout, said
     assert out.stdout.strip().endswith('step_00000001') and not list((tmp_path/'checkpoints').glob('.writing*'))

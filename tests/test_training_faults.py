@@ -1,5 +1,4 @@
-"""What goes wrong around a training run: files that lie in the way, odd settings, odd recipes, full disks, flipped
-bits, closed terminals."""
+"What goes wrong around a run: files in the way, odd settings and recipes, full disks, flipped bits, closed terminals."
 import errno, json, os, random, signal, subprocess, sys, time, warnings
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import timedelta
@@ -33,8 +32,8 @@ def osnb_script(folder):
     return [sys.executable, str(folder/'bin'/'osnb')]
 
 def said_by(*words, cwd, **env):
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=240,
-                          env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', **env))
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', **env)
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=240, env=env)
 
 # files in the working directory
 
@@ -49,16 +48,20 @@ def planted(tmp_path):
 
 def marks(folder): return sorted(p.name for p in folder.glob('ran_*'))
 
-STARTS = {'osnb': ('script', 'train'), 'osnb, two processes': ('script', 'train', '--num-processes', '2'),
-          'python -m': (sys.executable, '-m', 'opensora_nb.train.launch')}
+STARTS = {
+    'osnb':                ('script', 'train'),
+    'osnb, two processes': ('script', 'train', '--num-processes', '2'),
+    'python -m':           (sys.executable, '-m', 'opensora_nb.train.launch'),
+}
 
 @pytest.mark.parametrize('start', STARTS)
 def test_no_file_in_the_working_directory_takes_the_place_of_a_package(planted, start):
-    """A user whose folder holds an accelerate.py, a torch.py, a json.py trains with the installed ones, and his own
-    recipe is found all the same"""
-    words = [w for s in STARTS[start] for w in (osnb_script(planted) if s == 'script' else [s])]
+    "A user whose folder holds an accelerate.py, a torch.py or a json.py trains with the installed ones, by his recipe"
+    words = STARTS[start]
+    if words[0] == 'script': words = (*osnb_script(planted), *words[1:])
     out = said_by(*words, 'mine:small', 'device=nowhere', cwd=planted/'work')
-    assert out.returncode == 1 and "unknown device 'nowhere'" in out.stderr and 'Traceback' not in out.stderr.split('unknown device')[0], out.stderr
+    assert out.returncode == 1 and "unknown device 'nowhere'" in out.stderr, out.stderr
+    assert 'Traceback' not in out.stderr.split('unknown device')[0], out.stderr
     assert marks(planted) == []
 
 @pytest.mark.parametrize('module', ['opensora_nb', 'opensora_nb.app.cli'])
@@ -141,21 +144,20 @@ def test_overrides_may_come_in_any_order(cfg, one, other):
 
 def test_overrides_of_one_group_come_after_the_whole_group():
     "In Python, a group and a field of it"
-    assert override(T2VTrain(), 'optim.lr=0.5', dict(optim=OptimConfig(name='muon'))).optim == OptimConfig(name='muon',
-        lr=0.5)
+    muon = dict(optim=OptimConfig(name='muon'))
+    assert override(T2VTrain(), 'optim.lr=0.5', muon).optim == OptimConfig(name='muon', lr=0.5)
     assert override(T2VTrain(), 'steps=3', 'steps=4').steps == 4
 
 # a small run, for what happens to it
 
 class Small(Task):
-    """Reverses vectors of four numbers; something may happen to it in the fifth batch, the second validation or the
-    preview"""
+    "Reverses vectors of four numbers; trouble may come in the fifth batch, the second validation or the preview"
     def __init__(self, cfg): self.cfg, self.module, self.validated = cfg, nn.Linear(4, 4), 0
     def __len__(self): return 32
     def batch(self, ids, epoch):
         if self.cfg.trouble == 'batch' and int(epoch[0]) > 0: raise OSError(5, 'the disk of the clips is gone')
-        return dict(x=torch.from_numpy(np.stack([rng_for(1, int(e), int(i)).standard_normal(4) for i,
-            e in zip(ids, epoch)])).float())
+        x = np.stack([rng_for(1, int(e), int(i)).standard_normal(4) for i, e in zip(ids, epoch)])
+        return dict(x=torch.from_numpy(x).float())
     def loss(self, module, batch): return (module(batch['x']) - batch['x'].flip(1)).square().mean(), {}
     def validate(self):
         self.validated += 1
@@ -172,8 +174,8 @@ class Sized(Small):
     "The same with batches of two sizes"
     def __init__(self, cfg):
         super().__init__(cfg)
-        self.sampler = BucketSampler([(35, 96, 96), (1, 96, 96)]*12, Buckets({'64': {1: (1., 4), 34: (.5, 3)}}),
-                                     seed=cfg.seed)
+        buckets = Buckets({'64': {1: (1., 4), 34: (.5, 3)}})
+        self.sampler = BucketSampler([(35, 96, 96), (1, 96, 96)]*12, buckets, seed=cfg.seed)
     def batch(self, ids, epoch, size): return super().batch(ids, epoch)
 
 @dataclass(frozen=True)
@@ -195,8 +197,7 @@ def saved(cfg): return sorted(int(p.name[5:]) for p in (cfg.folder/'checkpoints'
 
 @pytest.mark.parametrize('trouble,error', [('validate', ValueError), ('preview', RuntimeError)])
 def test_the_last_step_is_saved_before_its_preview_and_validation(small, capsys, trouble, error):
-    """A validation that fails after two hours costs nothing: the weights are there, and the same command validates
-    without training"""
+    "A validation that fails after two hours costs nothing: the weights are there, and the same command only validates"
     small = replace(small, preview_every=5000)
     with pytest.raises(error): run(replace(small, trouble=trouble))
     assert saved(small) == [12] and 'step 12 is saved' in capsys.readouterr().err
@@ -302,8 +303,10 @@ def slow(): return Slow(device='cpu')
 def test_ctrl_c_in_several_processes_before_the_first_step_is_one_word(tmp_path):
     "While features are made nothing has to be saved, and no process shows a traceback"
     (tmp_path/'mine.py').write_text(SLOW)
-    p = subprocess.Popen([*osnb_script(tmp_path), 'train', 'mine:slow', '--num-processes', '2'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                         env=dict(os.environ, PYTHONPATH=str(ROOT)), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    command = [*osnb_script(tmp_path), 'train', 'mine:slow', '--num-processes', '2']
+    def hears_ctrl_c(): signal.signal(signal.SIGINT, signal.default_int_handler)
+    p = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         env=dict(os.environ, PYTHONPATH=str(ROOT)), preexec_fn=hears_ctrl_c)
     for _ in range(2): assert p.stdout.readline() == 'making features\n'
     p.send_signal(signal.SIGINT)
     err = p.communicate(timeout=100)[1]
@@ -327,8 +330,8 @@ def files(two):
     for p, b in files.items(): p.write_bytes(b)
 
 @pytest.mark.parametrize('how', ['one bit', 'zeroed', 'cut', 'gone'])
-@pytest.mark.parametrize('name', ['model.safetensors', 'ema.safetensors', 'optim.pt', 'weights/plain.bin',
-                                  'state.json'])
+@pytest.mark.parametrize(
+    'name', ['model.safetensors', 'ema.safetensors', 'optim.pt', 'weights/plain.bin', 'state.json'])
 def test_a_changed_file_is_noticed_and_the_checkpoint_before_is_taken(files, name, how):
     "One flipped bit would go on training other weights, silently"
     cfg, files = files
@@ -370,8 +373,8 @@ def test_where_no_checkpoint_is_intact_nothing_is_begun_anew(small):
     run(small)
     (small.folder/'checkpoints'/'step_00000012'/'optim.pt').write_bytes(b'')
     log = (small.folder/'log.jsonl').read_text()
-    with pytest.warns(UserWarning), pytest.raises(ValueError,
-            match=r'no checkpoint of .* can be used \(step_00000012: optim.pt has 0 of'):
+    said = r'no checkpoint of .* can be used \(step_00000012: optim.pt has 0 of'
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=said):
         run(small)
     assert (small.folder/'log.jsonl').read_text() == log
 
@@ -446,8 +449,9 @@ def names_of(cfg, prefix=''):
         if is_dataclass(value): yield from names_of(value, f'{prefix}{f.name}.')
         else: yield f'{prefix}{f.name}'
 
-@pytest.mark.parametrize('cfg', [T2VTrain(), VAETrain(), VAETrain(stage='joint', init='tiny', form='v12')],
-                         ids=['text to video', 'autoencoder', 'autoencoder, joint'])
+@pytest.mark.parametrize(
+    'cfg', [T2VTrain(), VAETrain(), VAETrain(stage='joint', init='tiny', form='v12')],
+    ids=['text to video', 'autoencoder', 'autoencoder, joint'])
 def test_any_value_of_any_setting_is_taken_or_refused_in_one_line(cfg):
     "600 random changes of one to three settings; what is taken can be computed with"
     rng, names, taken = random.Random(7), list(names_of(cfg)), 0
@@ -458,16 +462,17 @@ def test_any_value_of_any_setting_is_taken_or_refused_in_one_line(cfg):
             assert str(e) and '\n' not in str(e), (words, e)
             continue
         taken += 1
-        timedelta(seconds=new.timeout), rng_for(new.seed,
-            1), torch.manual_seed(new.seed), new.folder.relative_to(new.out)
+        timedelta(seconds=new.timeout)
+        rng_for(new.seed, 1), torch.manual_seed(new.seed)
+        new.folder.relative_to(new.out)
         factors = [lr_factor(k, new.steps, new.optim) for k in (0, new.steps//2, new.steps - 1)]
         assert all(0 <= f <= 1 for f in factors) and 0 < new.optim.lr < 1e4, words
         make_optimiser(nn.Linear(2, 2), new.optim), EMA(nn.Linear(2, 2), new.ema)
-        assert (new.preview_every >= 0 and new.validate_every >= 0 and new.data.n > 0
-                and min(new.data.image_size) > 0), words
+        assert new.preview_every >= 0 and new.validate_every >= 0, words
+        assert new.data.n > 0 and min(new.data.image_size) > 0, words
         if isinstance(new, T2VTrain):
-            SampleConfig(num_sampling_steps=new.sampling_steps,
-                         cfg_scale=new.cfg_scale), SampleConfig(num_sampling_steps=new.validate_steps or None)
+            SampleConfig(num_sampling_steps=new.sampling_steps, cfg_scale=new.cfg_scale)
+            SampleConfig(num_sampling_steps=new.validate_steps or None)
     assert taken > 100
 
 def test_a_preview_of_no_prompts_is_none():
@@ -508,7 +513,8 @@ LACKING = {
     'buckets=v13':                                         "unknown buckets 'v13'",
     'buckets=none.json data.native=17x64x64':              'none.json',
     'buckets=file.pt':                                     "unknown buckets 'file.pt'",
-    'masks_of=34=v11 buckets=b.json data.native=17x64x64': 'masks_of names the bucket 34, and buckets=b.json has none of that name; it has 17, 64/17',
+    'masks_of=34=v11 buckets=b.json data.native=17x64x64':
+        'masks_of names the bucket 34, and buckets=b.json has none of that name; it has 17, 64/17',
     'masks=v13':                                           "masks 'v13' is not readable",
     'init=tiny text_weights=empty':                        'text_weights=empty, which lacks config.json',
 }

@@ -29,14 +29,17 @@ def start(tmp_path_factory):
     return out
 
 def stage3(out, name, steps, kind='2d', **more):
-    return VAETrain(name=name, out=str(out), steps=steps, stage='all', form='v12', init=str(out/'start'), mix='mixed_video_random', loss=VAELossConfig(perceptual='edges'),
-                    adversarial=AdversarialConfig(kind=kind, start=1, ndf=4, n_layers=1, lecam_weight=0.01, lr=1e-2), **COMMON | more)
+    adversarial = AdversarialConfig(kind=kind, start=1, ndf=4, n_layers=1, lecam_weight=0.01, lr=1e-2)
+    return VAETrain(name=name, out=str(out), steps=steps, stage='all', form='v12', init=str(out/'start'),
+                    mix='mixed_video_random', loss=VAELossConfig(perceptual='edges'), adversarial=adversarial,
+                    **COMMON | more)
 
 def everything(run):
     "All that learns or remembers: weights, averages, moments, and the same of the discriminator"
     a, o = run.task.discriminator.adversary, run.task.discriminator.opt
-    moments = {f'{i}.{k}': v for opt in (run.opt, o) for i, s in opt.state_dict()['state'].items() for k,
-               v in s.items()}
+    moments = {}
+    for opt in (run.opt, o):
+        for i, state in opt.state_dict()['state'].items(): moments |= {f'{i}.{k}': v for k, v in state.items()}
     return [dict(run.model.state_dict()), run.ema.shadow, a.state_dict(), moments]
 
 @pytest.mark.parametrize('kind', ['2d', '3d'])
@@ -49,8 +52,8 @@ def test_a_resumed_run_with_a_discriminator_is_the_same_to_the_bit(start, kind):
         assert a.keys() == b.keys()
         for k in a: assert torch.equal(a[k], b[k]), k
     assert whole.task.discriminator.adversary.ema_real != 0
-    seen = lambda run: [{k: r.get(k) for k in ('loss', 'rec', 'perceptual', 'g', 'd', 'real', 'fake')} for r in run.log
-                        if 'loss' in r]
+    names = ('loss', 'rec', 'perceptual', 'g', 'd', 'real', 'fake')
+    def seen(run): return [{k: r.get(k) for k in names} for r in run.log if 'loss' in r]
     assert seen(whole) == seen(parts)
     saved = torch.load(latest(parts.folder)/'adversary.pt', weights_only=True)
     assert torch.equal(saved['net']['net.main.0.weight'], whole.task.discriminator.adversary.net.main[0].weight)
@@ -66,8 +69,8 @@ def test_the_decoder_feels_the_discriminator_and_only_from_its_start(start):
     never = replace(cfg, adversarial=replace(cfg.adversarial, start=100), name='never')
     felt, never = train(cfg, progress=False), train(never, progress=False)
     assert felt.log[0]['loss'] == never.log[0]['loss'] and 'g' in felt.log[1] and 'g' not in never.log[1]
-    assert not torch.equal(felt.model.vae.spatial_vae.module.decoder.conv_out.weight,
-                           never.model.vae.spatial_vae.module.decoder.conv_out.weight)
+    def last_layer(run): return run.model.vae.spatial_vae.module.decoder.conv_out.weight
+    assert not torch.equal(last_layer(felt), last_layer(never))
 
 def test_passes_and_processes_agree_on_the_length(start):
     "The length of a step comes from its first sample, whichever part of the step one holds"
@@ -98,29 +101,34 @@ def test_the_perceptual_term_weighs_the_same_in_both_forms(start):
     assert terms[1] == pytest.approx(terms[0]*3*16*16, rel=1e-3)
 
 TWO = '''
-import sys; from tests.test_vae_training import *
+import sys
 import torch.distributed as dist
-out = Path(sys.argv[1]); run = train(stage3(out, 'two', 4, processes=2), progress=False)
-mine = torch.cat([p.detach().flatten() for p in run.task.discriminator.adversary.net.parameters()]); all_ = [torch.empty_like(mine) for _ in range(2)]
-dist.all_gather(all_, mine); assert torch.equal(*all_), 'the discriminators differ'; before = torch.tensor(run.log[1]['d']); assert run.step == 4
+from tests.test_vae_training import *
+run = train(stage3(Path(sys.argv[1]), 'two', 4, processes=2), progress=False)
+assert run.step == 4
+mine = torch.cat([p.detach().flatten() for p in run.task.discriminator.adversary.net.parameters()])
+both = [torch.empty_like(mine) for _ in range(2)]
+dist.all_gather(both, mine)
+assert torch.equal(*both), 'the discriminators differ'
 if run.acc.is_main_process: print('same', any('d' in r for r in run.log))
 '''
 
 def test_two_processes_keep_one_discriminator(start, tmp_path):
     (tmp_path/'two.py').write_text(TWO)
     env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
-    out = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
-                          str(tmp_path/'two.py'), str(start)], cwd=ROOT, env=env, capture_output=True, text=True,
-        timeout=400)
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    command = [*launcher, str(tmp_path/'two.py'), str(start)]
+    out = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
     assert 'same True' in out.stdout, (out.stdout + out.stderr)[-2500:]
 
-TEXT = st.one_of(st.text(max_size=12), st.sampled_from(['nan', 'inf', '-1', '0', '1e400', 'none', '2d', 'lpips',
-    '0.5 0.9', '1 1', 'true']))
+TEXT = st.one_of(st.text(max_size=12), st.sampled_from([
+    'nan', 'inf', '-1', '0', '1e400', 'none', '2d', 'lpips', '0.5 0.9', '1 1', 'true']))
+NAMES = [*(f'adversarial.{f.name}' for f in fields(AdversarialConfig)),
+         *(f'loss.{f.name}' for f in fields(VAELossConfig)),
+         'form', 'mix', 'image_share', 'calibrate', 'stage', 'init_2d']
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([f'adversarial.{f.name}' for f in fields(AdversarialConfig)] +
-                       [f'loss.{f.name}' for f in fields(VAELossConfig)] + ['form', 'mix', 'image_share', 'calibrate',
-    'stage', 'init_2d']), TEXT)
+@given(st.sampled_from(NAMES), TEXT)
 def test_settings_of_any_kind_fit_or_say_why(name, text):
     try: override(VAETrain(stage='all', init='somewhere'), f'{name}={text}')
     except ValueError as e: assert len(str(e)) > 10

@@ -8,8 +8,8 @@ from opensora_nb.data.video_io import (ReadReport, VideoInfo, probe, read_frames
                                        write_atomic, write_image, write_video)
 
 ROOT = real_data()
-needs_real = pytest.mark.skipif(ROOT is None,
-                                reason="the folder of real clips (../shared/data or $OPENSORA_NB_REAL_DATA) is absent")
+needs_real = pytest.mark.skipif(
+    ROOT is None, reason="the folder of real clips (../shared/data or $OPENSORA_NB_REAL_DATA) is absent")
 
 def manifest(kind): # rows of MANIFEST.csv for videos or pictures
     if ROOT is None: return []
@@ -26,8 +26,8 @@ def test_real_videos_match_their_manifest():
     assert len(rows) >= 15
     for r in rows:
         info = probe(ROOT/r['file'])
-        assert (info.num_frames, info.height, info.width) == (int(r['frames']), int(r['height']),
-            int(r['width'])), r['file']
+        size = tuple(int(r[k]) for k in ('frames', 'height', 'width'))
+        assert (info.num_frames, info.height, info.width) == size, r['file']
         assert abs(info.fps - float(r['fps'])) < .01 and abs(info.seconds - float(r['seconds'])) < .05, r['file']
 
 @needs_real
@@ -145,8 +145,8 @@ def test_a_failed_rename_leaves_the_old_file(tmp_path, monkeypatch):
     before = p.read_bytes()
     def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(os, 'replace', full)
-    with pytest.raises(OSError,
-                       match=r'cannot write .*a.mp4 \(\d+ KB\): No space left on device; free some space') as e:
+    said = r'cannot write .*a.mp4 \(\d+ KB\): No space left on device; free some space'
+    with pytest.raises(OSError, match=said) as e:
         write_video(p, moving()[::-1])
     assert e.value.errno == errno.ENOSPC
     assert p.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ['a.mp4']
@@ -174,8 +174,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def gradient(f, h=64, w=64): # smooth motion, on which x264's defaults were seen to differ most
     i, y, x = np.ogrid[:f, :h, :w]
-    return np.stack([127.5 + 110*np.sin((x + 3*i)/w*2*np.pi + a)*(.4 + .6*y/h) for a in (0, 2, 4)],
-                    -1).round().astype(np.uint8)
+    waves = [127.5 + 110*np.sin((x + 3*i)/w*2*np.pi + a)*(.4 + .6*y/h) for a in (0, 2, 4)]
+    return np.stack(waves, -1).round().astype(np.uint8)
 
 @pytest.mark.parametrize('suffix, times', [('.mp4', 40), ('.webm', 5), ('.avi', 5), ('.gif', 3), ('.png', 3)])
 def test_same_clip_same_bytes(tmp_path, suffix, times):
@@ -188,12 +188,12 @@ def test_colours_survive(tmp_path):
     for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200)):
         clip = np.full((3, 32, 32, 3), colour, np.uint8)
         for suffix in ('.mp4', '.webm', '.avi', '.gif'):
-            assert np.abs(read_video(write_video(tmp_path/f'a{suffix}', clip)).astype(int) - clip).max() <= 6, (suffix,
-                colour)
+            back = read_video(write_video(tmp_path/f'a{suffix}', clip))
+            assert np.abs(back.astype(int) - clip).max() <= 6, (suffix, colour)
 
 def test_the_report_counts(tmp_path):
-    files = [write_video(tmp_path/f'{i}.mp4', moving(9))
-             for i in range(3)] + [write_video(tmp_path/'short.mp4', moving(4))]
+    files = [write_video(tmp_path/f'{i}.mp4', moving(9)) for i in range(3)]
+    files.append(write_video(tmp_path/'short.mp4', moving(4)))
     (tmp_path/'bad.mp4').write_text('no')
     report = ReadReport()
     with pytest.warns(UserWarning) as said: got = list(readable([*files, tmp_path/'bad.mp4'], 9, report))

@@ -1,6 +1,6 @@
-"""Video files as other programs write them: trimmed, in fragments, uneven, mirrored, with wide pixels, of changing size.
+"""Video files as other programs write them: trimmed, in fragments, uneven, mirrored, wide pixels, changing sizes.
 
-The right values come from ffmpeg itself (its packets, timestamps and filters) or from the numbers a file was made with."""
+The right values come from ffmpeg itself (packets, timestamps, filters) or from the numbers a file was made with."""
 import io, time
 from fractions import Fraction
 from pathlib import Path
@@ -65,8 +65,8 @@ def by_ffmpeg(path, *filters):
     "All frames as RGB, after a chain of ffmpeg's filters"
     with av.open(str(path)) as c:
         s, graph, out = c.streams.video[0], av.filter.Graph(), []
-        nodes = [graph.add_buffer(template=s), *(graph.add(*f) for f in filters), graph.add('format', 'rgb24'),
-                 graph.add('buffersink')]
+        added = [graph.add(*f) for f in filters]
+        nodes = [graph.add_buffer(template=s), *added, graph.add('format', 'rgb24'), graph.add('buffersink')]
         graph.link_nodes(*nodes).configure()
         def pull():
             while True:
@@ -89,8 +89,11 @@ def source_of(path, num_frames, size=(64, 96), **settings):
 
 # ---- what is there, not what the header says
 
-@pytest.mark.parametrize('suffix, gop, seconds, lasting',
-                         [('.mp4', 250, 1.5, 15), ('.mp4', 10, .5, 45), ('.mov', 12, 1.1, 27)])
+@pytest.mark.parametrize('suffix, gop, seconds, lasting', [
+    ('.mp4', 250, 1.5, 15),
+    ('.mp4', 10,  .5,  45),
+    ('.mov', 12,  1.1, 27),
+])
 def test_a_film_trimmed_without_encoding_it_again(tmp_path, suffix, gop, seconds, lasting, recwarn):
     "The frames from the cut on, without a complaint; training keeps the file"
     whole = record(tmp_path/f'whole{suffix}', moving(), gop=gop)
@@ -148,8 +151,8 @@ def test_mpeg4_frames_that_say_as_before(tmp_path, suffix):
     assert len(stamps(holes)) == 30 and len(by_ffmpeg(holes)) == 27
     assert probe(holes).num_frames == 27 and np.array_equal(read_video(holes), by_ffmpeg(holes))
 
-@pytest.mark.parametrize('flags', ['frag_keyframe', 'frag_keyframe+empty_moov',
-                                   'frag_keyframe+empty_moov+default_base_moof+global_sidx'])
+@pytest.mark.parametrize('flags', [
+    'frag_keyframe', 'frag_keyframe+empty_moov', 'frag_keyframe+empty_moov+default_base_moof+global_sidx'])
 def test_an_mp4_in_fragments(tmp_path, flags):
     "Cameras and browsers write MP4 piece by piece; all 90 frames count, and training sees the last ones"
     path = record(tmp_path/'a.mp4', moving(90), gop=30, movflags=flags)
@@ -179,8 +182,7 @@ UNEVEN = np.cumsum(np.random.default_rng(0).integers(20, 180, 60)).tolist()
     ('a.mov',  'libx264'),
 ])
 def test_a_screen_recording_with_an_uneven_rate(tmp_path, name, codec):
-    """30 frames a second in the header, 10 by the clock; clips and references go by the clock, as ffmpeg's fps
-    filter does"""
+    "30 frames a second in the header, 10 by the clock; clips and references go by the clock, like ffmpeg's fps filter"
     path = record(tmp_path/name, moving(), codec, ms=UNEVEN)
     real = 59/((UNEVEN[-1] - UNEVEN[0])/1000)
     info = probe(path)
@@ -210,16 +212,23 @@ def test_a_header_that_claims_another_steady_rate(tmp_path, name, codec):
 def test_broadcast_rates_stay_exact_where_timestamps_are_rounded(tmp_path, rate):
     "MKV rounds to milliseconds; 30000/1001 is still 30000/1001"
     for n in (2, 3, 60):
-        assert (probe(record(tmp_path/'a.mkv', moving(n), rate=rate)).fps,
-                probe(tmp_path/'a.mkv').steady) == (float(rate), True)
+        path = record(tmp_path/'a.mkv', moving(n), rate=rate)
+        assert (probe(path).fps, probe(path).steady) == (float(rate), True)
 
 # ---- what a viewer sees
 
 ONE, W = 1 << 16, 1 << 30
-TURNS = { # a, b, c, d of the matrix -> what ffmpeg's player does with it: first a turn, then a mirror
-    (1, 0, 0, 1): [], (-1, 0, 0, 1): [('hflip',)], (1, 0, 0, -1): [('vflip',)], (-1, 0, 0, -1): [('hflip',), ('vflip',)],
-    (0, 1, -1, 0): [('transpose', 'clock')], (0, -1, 1, 0): [('transpose', 'cclock')],
-    (0, 1, 1, 0): [('transpose', 'clock'), ('hflip',)], (0, -1, -1, 0): [('transpose', 'clock'), ('vflip',)]}
+# a, b, c, d of the matrix -> what ffmpeg's player does with it: first a turn, then a mirror
+TURNS = {
+    (1, 0, 0, 1):   [],
+    (-1, 0, 0, 1):  [('hflip',)],
+    (1, 0, 0, -1):  [('vflip',)],
+    (-1, 0, 0, -1): [('hflip',), ('vflip',)],
+    (0, 1, -1, 0):  [('transpose', 'clock')],
+    (0, -1, 1, 0):  [('transpose', 'cclock')],
+    (0, 1, 1, 0):   [('transpose', 'clock'), ('hflip',)],
+    (0, -1, -1, 0): [('transpose', 'clock'), ('vflip',)],
+}
 
 def matrix_of(a, b, c, d): return (a*ONE, b*ONE, 0, c*ONE, d*ONE, 0, 0, 0, W)
 
@@ -230,8 +239,8 @@ def test_turned_and_mirrored_films(tmp_path, turn, suffix):
     path = record(tmp_path/f'a{suffix}', moving(5), matrix=matrix_of(*turn))
     right = by_ffmpeg(path, *TURNS[turn])
     assert np.array_equal(read_video(path), right)
-    assert (probe(path).height, probe(path).width) == right.shape[1:3] == file_size(path)[1:] == file_size(path,
-        decode=True)[1:]
+    assert (probe(path).height, probe(path).width) == right.shape[1:3]
+    assert file_size(path)[1:] == file_size(path, decode=True)[1:] == right.shape[1:3]
 
 @pytest.mark.parametrize('degrees', [0, 90, 180, 270])
 @pytest.mark.parametrize('mirror', [(False, False), (True, False), (False, True)])
@@ -243,8 +252,8 @@ def test_turns_agree_with_the_angle_that_the_writer_was_given(tmp_path, degrees,
         s.set_display_rotation(degrees, *mirror)
         for image in moving(3, 32, 48): c.mux(s.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
         c.mux(s.encode())
-    turned = {0: [], 90: [('transpose', 'cclock')], 180: [('hflip',), ('vflip',)],
-              270: [('transpose', 'clock')]}[degrees]
+    turns = {0: [], 90: [('transpose', 'cclock')], 180: [('hflip',), ('vflip',)], 270: [('transpose', 'clock')]}
+    turned = turns[degrees]
     mirrored = [('hflip',)]*mirror[0] + [('vflip',)]*mirror[1]
     assert np.array_equal(read_video(tmp_path/'a.mp4'), by_ffmpeg(tmp_path/'a.mp4', *turned, *mirrored))
 
@@ -264,13 +273,12 @@ def shown_as_wide_as(path, width):
 ])
 @pytest.mark.parametrize('aspect', [Fraction(2), Fraction(4, 3), Fraction(1, 2)])
 def test_pixels_that_are_not_square(tmp_path, name, codec, aspect):
-    """A circle stays a circle: frames are as wide as they are shown, for the probe, the buckets, the reader and a
-    training clip"""
+    "A circle stays a circle: frames are as wide as they are shown, for probe, buckets, reader and training clips"
     path = record(tmp_path/name, moving(5), codec, aspect=aspect)
     if codec == 'libvpx-vp9': shown_as_wide_as(path, round(96*aspect))
     right = by_ffmpeg(path, ('scale', f'w={round(96*aspect)}:h=64:flags=bilinear'))
-    assert (probe(path).height, probe(path).width) == right.shape[1:3] == file_size(path)[1:] == file_size(path,
-        decode=True)[1:]
+    assert (probe(path).height, probe(path).width) == right.shape[1:3]
+    assert file_size(path)[1:] == file_size(path, decode=True)[1:] == right.shape[1:3]
     assert np.abs(read_video(path).astype(int) - right).max() <= 6 # ffmpeg rounds once more between its two filters
     assert np.array_equal(source_of(path, 5, (32, 32)).clip(0), resize_crop_to_fill(read_video(path), (32, 32)))
 
@@ -316,19 +324,19 @@ def test_a_size_that_changes_in_mid_stream(tmp_path, name, codec, sizes):
     with av.open(str(path)) as c: raw = list(c.decode(video=0))
     assert [(f.height, f.width) for f in raw[::10]] == list(sizes)
     info, clip = probe(path), read_video(path)
-    assert (info.num_frames, info.height, info.width) == clip.shape[:3] == (len(raw), *sizes[0]) == file_size(path,
-        decode=True)
+    assert (info.num_frames, info.height, info.width) == clip.shape[:3] == (len(raw), *sizes[0])
+    assert file_size(path, decode=True) == clip.shape[:3]
     for n, frame in enumerate(raw):
-        right = frame.to_ndarray(format='rgb24') if n < 10 else np.array(frame.to_image(width=sizes[0][1],
-            height=sizes[0][0]))
+        h, w = sizes[0]
+        right = frame.to_ndarray(format='rgb24') if n < 10 else np.array(frame.to_image(width=w, height=h))
         assert np.array_equal(clip[n], right)
     assert np.array_equal(read_video(path, 15, 5), clip[15:20])
     assert source_of(path, 15, (32, 32)).clip(0).shape == (15, 32, 32, 3)
 
 # ---- names and titles
 
-@pytest.mark.parametrize('name', ['a:b.mp4', 'http:x.mp4', 'file:a.mp4', 'concat:a.mp4', '12:30 call.webm', '%03d.mp4',
-                                  '-i.mp4', 'ä ü.mkv'])
+@pytest.mark.parametrize('name', [
+    'a:b.mp4', 'http:x.mp4', 'file:a.mp4', 'concat:a.mp4', '12:30 call.webm', '%03d.mp4', '-i.mp4', 'ä ü.mkv'])
 def test_names_that_look_like_addresses(tmp_path, monkeypatch, name):
     "A colon in the name of a file in the current folder is part of the name"
     monkeypatch.chdir(tmp_path)
@@ -369,8 +377,8 @@ def test_every_container_with_every_rate_and_turn(tmp_path, suffix, rate):
         assert (info.num_frames, *file_size(path)[1:]) == (n, info.height, info.width) == right.shape[:3], turn
         assert file_size(path, decode=True) == right.shape[:3] and np.array_equal(read_video(path), right), turn
         by_clock = (n - 1)/(times[-1] - times[0])
-        assert info.fps == pytest.approx(rate if even and suffix != 'gif' else by_clock,
-                                         rel=.02 if suffix == 'gif' else 1e-6)
+        tolerance = .02 if suffix == 'gif' else 1e-6
+        assert info.fps == pytest.approx(rate if even and suffix != 'gif' else by_clock, rel=tolerance)
         assert info.steady == even, turn
 
 # ---- odd files: one sentence each, soon
@@ -405,29 +413,42 @@ def whole(tmp_path_factory):
     return out | dict(jpegs=record(folder/'j.avi', clip[:3], 'mjpeg').read_bytes(), sound=sound_only(folder/'s.mkv'))
 
 UNREADABLE, DAMAGED = 'is not a readable video', 'is damaged'
-ODD = { # name -> (its bytes, what is said)
-    'empty.mp4': (lambda w: b'', UNREADABLE), 'text.mp4': (lambda w: b'hello\n'*50, UNREADABLE),
-    'page.webm': (lambda w: b'<html>404</html>'*50, UNREADABLE), 'noise.mkv': (lambda w: np.random.default_rng(0).bytes(9999), UNREADABLE),
-    'noise.gif': (lambda w: np.random.default_rng(1).bytes(9999), UNREADABLE), 'zip.mov': (lambda w: b'PK\3\4' + bytes(999), UNREADABLE),
-    'sound.mkv': (lambda w: w['sound'], 'no video stream; its streams: audio'),
-    'words.mkv': (lambda w: b'1\n00:00:01,000 --> 00:00:02,000\nhello\n', 'no video stream; its streams: subtitle'),
-    'list.mp4': (lambda w: b'ffconcat version 1.0\nfile whole.mp4\n', 'is a list of other files'),
+# name -> (its bytes, what is said)
+ODD = {
+    'empty.mp4':    (lambda w: b'', UNREADABLE),
+    'text.mp4':     (lambda w: b'hello\n'*50, UNREADABLE),
+    'page.webm':    (lambda w: b'<html>404</html>'*50, UNREADABLE),
+    'noise.mkv':    (lambda w: np.random.default_rng(0).bytes(9999), UNREADABLE),
+    'noise.gif':    (lambda w: np.random.default_rng(1).bytes(9999), UNREADABLE),
+    'zip.mov':      (lambda w: b'PK\3\4' + bytes(999), UNREADABLE),
+    'sound.mkv':    (lambda w: w['sound'], 'no video stream; its streams: audio'),
+    'words.mkv':    (lambda w: b'1\n00:00:01,000 --> 00:00:02,000\nhello\n', 'no video stream; its streams: subtitle'),
+    'list.mp4':     (lambda w: b'ffconcat version 1.0\nfile whole.mp4\n', 'is a list of other files'),
     'playlist.mp4': (lambda w: b'#EXTM3U\n#EXTINF:10,\nwhole.mp4\n', UNREADABLE),
-    'cut.mp4': (lambda w: w['mp4'][:len(w['mp4'])//2], UNREADABLE), 'fast60.mp4': (lambda w: w['fast'][:len(w['fast'])*6//10], DAMAGED),
-    'fast95.mp4': (lambda w: w['fast'][:len(w['fast'])*95//100], DAMAGED), 'pieces.mp4': (lambda w: w['pieces'][:len(w['pieces'])//2], DAMAGED),
-    'cut30.mkv': (lambda w: w['mkv'][:len(w['mkv'])*3//10], DAMAGED), 'cut80.mkv': (lambda w: w['mkv'][:len(w['mkv'])*8//10], DAMAGED),
-    'cut.webm': (lambda w: w['webm'][:len(w['webm'])//2], DAMAGED), 'cut80.avi': (lambda w: w['avi'][:len(w['avi'])*8//10], DAMAGED),
-    'head.mp4': (lambda w: w['mp4'][:40], UNREADABLE), 'head.mkv': (lambda w: w['mkv'][:60], UNREADABLE),
-    'head.avi': (lambda w: w['avi'][:400], UNREADABLE), 'head.gif': (lambda w: w['gif'][:800], 'holds no frame|has 0 frames'),
-    'nodata.mp4': (lambda w: w['fast'][:w['fast'].index(b'mdat') + 4], '0 of its 30 frames'),
-    'zero.mp4': (lambda w: zeroed(w['fast'], .5), DAMAGED), 'zero.mkv': (lambda w: zeroed(w['mkv'], .5), DAMAGED),
-    'zero.webm': (lambda w: zeroed(w['webm'], .5), DAMAGED),
-    'wide.gif': (lambda w: patched(w['gif'], b'GIF', 6, b'\x10\x27\x28\x23'), 'has frames of 9000x10000; at most 89 million pixels'),
-    'huge.gif': (lambda w: patched(w['gif'], b'GIF', 6, b'\xff'*4), DAMAGED),
-    'huge.avi': (lambda w: patched(w['jpegs'], b'\xff\xc0\0\x11\x08', 5, b'\xff\xdc\xff\xdc'), DAMAGED),
-    'counts.mp4': (lambda w: patched(w['fast'], b'stsz', 12, b'\x7f\xff\xff\xff'), UNREADABLE),
-    'codec.mkv': (lambda w: w['mkv'].replace(b'V_MPEG4/ISO/AVC', b'V_UNKNOWN/ISO/A'), 'codec that is not known'),
-    'codec.mp4': (lambda w: w['fast'].replace(b'avc1', b'zzz1'), 'codec that is not known')}
+    'cut.mp4':      (lambda w: w['mp4'][:len(w['mp4'])//2], UNREADABLE),
+    'fast60.mp4':   (lambda w: w['fast'][:len(w['fast'])*6//10], DAMAGED),
+    'fast95.mp4':   (lambda w: w['fast'][:len(w['fast'])*95//100], DAMAGED),
+    'pieces.mp4':   (lambda w: w['pieces'][:len(w['pieces'])//2], DAMAGED),
+    'cut30.mkv':    (lambda w: w['mkv'][:len(w['mkv'])*3//10], DAMAGED),
+    'cut80.mkv':    (lambda w: w['mkv'][:len(w['mkv'])*8//10], DAMAGED),
+    'cut.webm':     (lambda w: w['webm'][:len(w['webm'])//2], DAMAGED),
+    'cut80.avi':    (lambda w: w['avi'][:len(w['avi'])*8//10], DAMAGED),
+    'head.mp4':     (lambda w: w['mp4'][:40], UNREADABLE),
+    'head.mkv':     (lambda w: w['mkv'][:60], UNREADABLE),
+    'head.avi':     (lambda w: w['avi'][:400], UNREADABLE),
+    'head.gif':     (lambda w: w['gif'][:800], 'holds no frame|has 0 frames'),
+    'nodata.mp4':   (lambda w: w['fast'][:w['fast'].index(b'mdat') + 4], '0 of its 30 frames'),
+    'zero.mp4':     (lambda w: zeroed(w['fast'], .5), DAMAGED),
+    'zero.mkv':     (lambda w: zeroed(w['mkv'], .5), DAMAGED),
+    'zero.webm':    (lambda w: zeroed(w['webm'], .5), DAMAGED),
+    'wide.gif':     (lambda w: patched(w['gif'], b'GIF', 6, b'\x10\x27\x28\x23'),
+                     'has frames of 9000x10000; at most 89 million pixels'),
+    'huge.gif':     (lambda w: patched(w['gif'], b'GIF', 6, b'\xff'*4), DAMAGED),
+    'huge.avi':     (lambda w: patched(w['jpegs'], b'\xff\xc0\0\x11\x08', 5, b'\xff\xdc\xff\xdc'), DAMAGED),
+    'counts.mp4':   (lambda w: patched(w['fast'], b'stsz', 12, b'\x7f\xff\xff\xff'), UNREADABLE),
+    'codec.mkv':    (lambda w: w['mkv'].replace(b'V_MPEG4/ISO/AVC', b'V_UNKNOWN/ISO/A'), 'codec that is not known'),
+    'codec.mp4':    (lambda w: w['fast'].replace(b'avc1', b'zzz1'), 'codec that is not known'),
+}
 
 @pytest.mark.parametrize('name', ODD)
 def test_odd_files_get_one_sentence(tmp_path, whole, name):
@@ -442,8 +463,11 @@ def test_odd_files_get_one_sentence(tmp_path, whole, name):
     with pytest.warns(UserWarning, match=f'left out {name}'):
         assert len(ClipFiles([(p, []) for p in tmp_path.iterdir()], 9).usable(progress=False)) == 1
 
-@pytest.mark.parametrize('name, kind, frames', [('mkv.mp4', 'mkv', 30), ('mp4.avi', 'mp4', 30),
-    ('gif.webm', 'gif', 30)])
+@pytest.mark.parametrize('name, kind, frames', [
+    ('mkv.mp4',  'mkv', 30),
+    ('mp4.avi',  'mp4', 30),
+    ('gif.webm', 'gif', 30),
+])
 def test_a_wrong_suffix_does_not_matter(tmp_path, whole, name, kind, frames):
     "What a file is shows in its bytes; many phones and sites name them wrongly"
     (tmp_path/name).write_bytes(whole[kind])

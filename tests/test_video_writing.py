@@ -48,8 +48,7 @@ def test_frames_that_stand_still_are_counted(tmp_path, suffix, counts):
 
 @pytest.mark.parametrize('fps', [8, 10, 12.5, 15, 24, 30])
 def test_pictures_that_another_program_merged_count_as_often_as_they_stay(tmp_path, fps):
-    """Pillow merges equal neighbours into one picture with a longer delay; a window of the clip must not run faster
-    for that"""
+    "Pillow merges equal neighbours into one picture with a longer delay; a window must not run faster for that"
     ends = [round(100*n/fps) for n in (8, 10, 11, 17)] # hundredths of a second
     first, *rest = map(Image.fromarray, moving(4))
     first.save(tmp_path/'a.gif', save_all=True, append_images=rest,
@@ -121,15 +120,15 @@ def test_avi_cannot_say_it_and_keeps_the_matrix_that_readers_assume(tmp_path, si
 
 @pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv'])
 def test_an_exact_file_says_what_it_is(tmp_path, suffix):
-    """`crf=0` stores RGB: exact to the bit, tagged as RGB, with a comment for whoever wonders why a browser does
-    not play it"""
+    "`crf=0` stores RGB: exact to the bit, tagged as RGB, with a comment that says why a browser does not play it"
     clip = moving(3)
     path = write_video(tmp_path/f'a{suffix}', clip, crf=0)
     assert (read_video(path) == clip).all() and tags(path) == (0, 1, 1, 2)
     with av.open(str(path)) as c: comment = {k.lower(): v for k, v in c.metadata.items()}['comment']
     assert 'exact RGB' in comment and 'few browsers play it' in comment
 
-SHOW = '''async ([data, mime]) => { // the first frame of a video, drawn to a canvas: colours at the centres of eight patches
+# the first frame of a video, drawn to a canvas: colours at the centres of eight patches
+SHOW = '''async ([data, mime]) => {
   const video = document.createElement('video');
   video.muted = true;
   video.src = URL.createObjectURL(new Blob([Uint8Array.from(atob(data), c => c.charCodeAt(0))], {type: mime}));
