@@ -16,7 +16,7 @@ class Site:
     def __init__(self):
         self.pipe, self.steps = load_pipeline('tiny'), 0
         self.pipe.model.register_forward_pre_hook(self.count)
-        self.page = demo.start(self.pipe)
+        self.page = demo.serve(self.pipe)
         self.host = self.page.local_url.removeprefix('http://').rstrip('/')
         config = json.loads(self.ask('GET', '/config')[1])
         self.job = next(d for d in config['dependencies'] if d['api_name'] == 'generate')
@@ -125,7 +125,7 @@ def test_a_public_address_and_a_proxy_are_let_in_by_name(monkeypatch):
         if share: self.share_url = 'https://abc123.tunnel.example'
         return out
     monkeypatch.setattr(gradio.Blocks, 'launch', launch)
-    page = demo.start(load_pipeline('tiny'), share=True, hosts=['Demo.School.example'])
+    page = demo.serve(load_pipeline('tiny'), share=True, hosts=['Demo.School.example'])
     site = Site.__new__(Site)
     site.host = page.local_url.removeprefix('http://').rstrip('/')
     def status(host, origin=None):
