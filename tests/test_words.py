@@ -46,3 +46,20 @@ def test_a_term_is_found_in_a_heading(term):
 def test_the_list_of_missing_terms_only_shrinks(term):
     "A term whose page exists leaves the list"
     assert not stands(term), f"{term!r} has a page now; move it up"
+
+GLOSSARY = ROOT/'nbs'/'00_start'/'07_glossary.ipynb'
+ROWS = [(term, page) for cell in json.loads(GLOSSARY.read_text(encoding='utf-8'))['cells']
+        for term, page in re.findall(r'^\| \*\*(.+?)\*\* \|.*\]\((\S+?)\) \|$', ''.join(cell['source']), re.M)]
+
+@pytest.mark.parametrize('term,page', ROWS)
+def test_the_glossary_leads_to_the_page_that_explains_the_term(term, page):
+    "The first word of each row stands in a heading of the page it links to"
+    first = re.split(r',| \(', term)[0]
+    found = '\n'.join(headings(GLOSSARY.parent/page))
+    assert re.search(rf'(?<!\w){re.escape(first)}(?!\w)', found, re.I), f"{page} has no heading with {first!r}"
+
+def test_the_glossary_holds_the_terms():
+    "Every term of the list above has a row, under its own name or in brackets behind another"
+    rows = ' '.join(term for term, _ in ROWS).lower()
+    missing = [t for terms in TERMS.values() for t in terms if t.lower() not in rows]
+    assert not missing, f"the glossary lacks {missing}"
