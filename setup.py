@@ -1,5 +1,5 @@
-"""Everything comes from settings.ini: each key `X_requirements` there is the extra `X`, and `all` joins them (but flash,
-which needs CUDA to build)."""
+"""Everything comes from settings.ini: each key `X_requirements` there is the extra `X`, and `all` joins them (but
+flash, which needs CUDA to build)."""
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup, find_packages

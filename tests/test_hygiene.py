@@ -97,8 +97,9 @@ def test_outside_links_are_known():
     the docstring of a module and `File to edit` lead to its notebook in this repository"""
     files = [*ROOT.glob('*.md'), ROOT/'settings.ini', ROOT/'pyproject.toml', ROOT/'CITATION.cff', *MODULES]
     for path in files:
-        heads = path.read_text(encoding='utf-8') if path.suffix != '.py' else ast.get_docstring(ast.parse(path.read_text()))
-        for host in re.findall(r'https?://([^/\s")]+)', heads or ''):
+        text = path.read_text(encoding='utf-8')
+        if path.suffix == '.py': text = ast.get_docstring(ast.parse(text)) or ''
+        for host in re.findall(r'https?://([^/\s")]+)', text):
             assert host in OUTSIDE, f"{ids(path)} leads to {host}, which is on no list"
 
 HEAVY = ('transformers', 'accelerate', 'gradio', 'matplotlib', 'IPython', 'pandas')
