@@ -95,15 +95,18 @@ def test_wrong_number_of_processes_is_refused(folder):
     out, err = p.communicate(timeout=240)
     assert p.returncode != 0 and '3 processes were asked for but 2 started' in out + err
 
+def wait_for_five_steps(folder, run):
+    "Until the log of the run in this folder has five lines"
+    log, start = folder/'runs'/'r'/'log.jsonl', time.time()
+    while not (log.exists() and len(log.read_text().splitlines()) >= 5):
+        assert time.time() - start < 120 and run.poll() is None
+        time.sleep(0.05)
+
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_the_next_run_continues_bit_equal(folder, sig):
     done(launch(folder, 'name=whole'))
     p = launch(folder, 'wait=0.1')
-    log = folder/'runs'/'r'/'log.jsonl'
-    t = time.time()
-    while not (log.exists() and len(log.read_text().splitlines()) >= 5):
-        assert time.time()-t < 120 and p.poll() is None
-        time.sleep(0.05)
+    wait_for_five_steps(folder, p)
     p.send_signal(sig)
     out, err = p.communicate(timeout=120)
     assert p.returncode == 130 and f'stopped by {sig.name}' in err and 'run the same command again' in err
@@ -120,11 +123,7 @@ def test_a_signal_to_the_command_stops_all_its_processes_and_saves(folder, sig):
     words = ('train', 'my_recipe:recipe', 'wait=0.1', '--num-processes', '2')
     p = subprocess.Popen([sys.executable, '-c', code, *words], cwd=folder, env=env, stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, text=True)
-    log = folder/'runs'/'r'/'log.jsonl'
-    t = time.time()
-    while not (log.exists() and len(log.read_text().splitlines()) >= 5):
-        assert time.time()-t < 120 and p.poll() is None
-        time.sleep(0.05)
+    wait_for_five_steps(folder, p)
     p.send_signal(sig)
     out, err = p.communicate(timeout=120)  # returns only when no process holds the pipes any more
     stopped = max(losses(folder))
