@@ -3267,6 +3267,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'opensora_nb/weights.py'),
                                      'opensora_nb.weights.save_state': ('00_start/weights.html#save_state', 'opensora_nb/weights.py'),
                                      'opensora_nb.weights.summary': ('00_start/weights.html#summary', 'opensora_nb/weights.py'),
+                                     'opensora_nb.weights.whole_shape': ('00_start/weights.html#whole_shape', 'opensora_nb/weights.py'),
                                      'opensora_nb.weights.whole_weights': ('00_start/weights.html#whole_weights', 'opensora_nb/weights.py'),
                                      'opensora_nb.weights.write_layouts': ( '00_start/weights.html#write_layouts',
                                                                             'opensora_nb/weights.py')}}}

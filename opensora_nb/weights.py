@@ -6,7 +6,8 @@
 __all__ = ['NAMES', 'ENDINGS', 'NESTED', 'WRAPPERS', 'TIED', 'SCALE', 'NAME_PATTERNS', 'find_weights', 'read_saved',
            'whole_weights', 'read_state', 'write_layouts', 'fetch', 'no_download', 'kind_of', 'KeyReport',
            'compare_keys', 'check_finite', 'load_into', 'read_config', 'config_from', 'atomic_write', 'save_state',
-           'read_meta', 'save_pretrained', 'Summary', 'count_parameters', 'summary', 'WeightsInfo', 'describe']
+           'read_meta', 'save_pretrained', 'Summary', 'count_parameters', 'summary', 'WeightsInfo', 'describe',
+           'whole_shape']
 
 # %% ../nbs/00_start/03_weights.ipynb #9dfcac68
 import errno, json, os, re, shutil
@@ -580,3 +581,15 @@ def describe(
     dtypes = tuple(sorted(count, key=count.get, reverse=True))
     nbytes = sum(f.stat().st_size for f in files)
     return WeightsInfo(layout, len(state), sum(count.values()), dtypes, nbytes, kind_of(state))
+
+def whole_shape(
+    state:dict, # name -> tensor
+    name:str,   # of an array that must be there
+    axes:int,   # how many it must have, none of them empty
+    what:str,   # whose weights they should be, for the message
+) -> tuple:
+    "Shape of an array from which sizes are read; `ValueError` where it is missing or of another kind"
+    shape = tuple(state[name].shape) if name in state else ()
+    if len(shape) == axes and 0 not in shape: return shape
+    found = f"has shape {shape}" if name in state else "is not among them"
+    raise ValueError(f"these are no whole {what} weights: {name} {found}")

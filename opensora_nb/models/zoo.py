@@ -16,7 +16,7 @@ import torch
 from torch import nn, Tensor
 from ..config import about, diff, override, to_dict
 from ..weights import (compare_keys, config_from, fetch, kind_of, load_into, read_config, read_state,
-                                 write_layouts)
+                                 write_layouts, whole_shape)
 from ..blocks.position import RoPE
 from .stdit3 import STDiT3, STDiT3Config, stdit3_3b2, stdit3_xl2
 
@@ -74,12 +74,7 @@ def stdit3_config_from_state(
 # %% ../../nbs/05_models/02_zoo.ipynb #7d1cb5bd
 _Q_NORM = 'spatial_blocks.0.attn.q_norm.weight'
 
-def _shape(state, name, axes):
-    "Shape of an array that must be there, with this number of axes and none empty"
-    shape = tuple(state[name].shape) if name in state else ()
-    if len(shape) == axes and 0 not in shape: return shape
-    found = f"has shape {shape}" if name in state else "is not among them"
-    raise ValueError(f"these are no whole STDiT3 weights: {name} {found}")
+def _shape(state, name, axes): return whole_shape(state, name, axes, 'STDiT3')
 
 def _count_blocks(state):
     "Number of spatial blocks, counted from 0 without a gap"

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 import torch
 from ..config import about, from_dict, to_dict
-from ..weights import fetch, kind_of, load_into, read_config, read_state
+from ..weights import fetch, kind_of, load_into, read_config, read_state, whole_shape
 from ..models.zoo import every_layout, randomise
 from .image import AutoencoderKLConfig, rename_attention
 from .video import VideoVAE, VideoVAEConfig, TemporalVAEConfig, video_vae_v12
@@ -32,12 +32,7 @@ def vae_config_from_state(
     return dict(vae_2d=_sizes_2d(state), vae_temporal=_sizes_in_time(state))
 
 # %% ../../nbs/06_vae/06_released.ipynb #509196b8
-def _shape(state, name, axes):
-    "Shape of an array that must be there, with this number of axes and none empty"
-    shape = tuple(state[name].shape) if name in state else ()
-    if len(shape) == axes and 0 not in shape: return shape
-    found = f"has shape {shape}" if name in state else "is not among them"
-    raise ValueError(f"these are no whole VideoVAE weights: {name} {found}")
+def _shape(state, name, axes): return whole_shape(state, name, axes, 'VideoVAE')
 
 def _count(state, start):
     "Length of a list of parts, whose entries are numbered 0, 1, …"
