@@ -85,7 +85,8 @@ def serve():
     answer = os.fdopen(real, 'w', buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
-        job, port, t, pids, codes = json.loads(line), free_port(), time.time(), [], {}
+        job, port, t = json.loads(line), free_port(), time.time()
+        pids, codes = [], {}
         end = t + job['seconds']
         outs = [Path(job['folder'])/f'.said_{r}' for r in range(job['processes'])]
         for r, out in enumerate(outs):

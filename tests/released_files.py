@@ -123,8 +123,8 @@ def osnb(*argv, folder, **how):
 def released(folder):
     "The options that name the three parts"
     folder = Path(folder)
-    return ('--preset', 'opensora-1.2', '--ckpt-path', folder/'stdit3', '--vae', folder/'vae',
-            '--text-encoder', folder/'t5')
+    return ['--preset', 'opensora-1.2', '--ckpt-path', folder/'stdit3', '--vae', folder/'vae',
+            '--text-encoder', folder/'t5']
 
 @torch.inference_mode()
 def measure(part, folder, dtype, frames=17, size=(144, 256)):

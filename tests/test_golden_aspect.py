@@ -61,7 +61,7 @@ def test_2880_takes_the_nearest(): # own keys: 0.55 for 9:16, 0.47 for 12:25
 
 @pytest.mark.parametrize('row', G['closest_ratio'], ids=lambda r: f'{r[0]}-{r[1]}x{r[2]}')
 def test_closest_ratio(row):
-    name, h, w, key, size = row
+    (name, h, w), (key, size) = row[:3], row[3:]
     assert closest_ratio(name, h, w) == key and list(SIZES[name][key]) == size
 
 @pytest.mark.parametrize('name', G['num_pixels'])

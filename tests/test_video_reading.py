@@ -230,7 +230,7 @@ TURNS = {
     (0, -1, -1, 0): [('transpose', 'clock'), ('vflip',)],
 }
 
-def matrix_of(a, b, c, d): return (a*ONE, b*ONE, 0, c*ONE, d*ONE, 0, 0, 0, W)
+def matrix_of(a, b, c, d): return [a*ONE, b*ONE, 0, c*ONE, d*ONE, 0, 0, 0, W]
 
 @pytest.mark.parametrize('suffix', ['.mp4', '.mov'])
 @pytest.mark.parametrize('turn', TURNS)
