@@ -128,6 +128,9 @@ def train_options(p):
     p.add_argument('--profile', nargs='?', type=int, const=5, metavar='N',
                    help="record N steps after the first few, 5 where no N is given, and print where their time goes "
                         "(default: off)")
+    p.add_argument('--tracker', action='append', default=[], metavar='NAME',
+                   help="also send the log to tensorboard, wandb, mlflow or another tracker; several with commas, "
+                        "or the option again (default: none, log.jsonl alone)")
     p.add_argument('--plan', type=yes_or_no, nargs='?', const=True, default=False, metavar='True|False',
                    help="print what the run would be and cost, and stop")
 
@@ -168,12 +171,15 @@ def train_command(args):
     if not args.recipe: return list_recipes()
     from opensora_nb.train.earlier import check_trainable
     from opensora_nb.train.launch import cost_summary, cost_table, resolve, run_recipe, start_processes
+    from opensora_nb.train.loop import check_installed
     if args.profile is not None: args.overrides.append(f'profile={args.profile}')
+    if args.tracker: args.overrides.append(f"trackers={','.join(args.tracker)}")
     check_at_least_one(args, 'num_processes', 'nodes')
     if args.plan: return plan_training(args)
     check_trainable(args.recipe)
     cfgs = resolve(args.recipe, *args.overrides, quick=args.quick)
     if args.show: return show_settings(cfgs)
+    for cfg in cfgs: check_installed(cfg.trackers)
     if args.nodes > 1:
         raise ValueError('\n'.join([f"{args.nodes} machines are not started from here; start a line on each, "
                                     "with the first one's address for node0:", *on_several_machines(args)]))

@@ -74,7 +74,7 @@ SETTINGS = { # option -> setting
     '--dtype': 'precision', '--lr': 'optim.lr', '--warmup-steps': 'optim.warmup'}
 IDLE = { # option -> why it changes nothing
     '--flash-attn': "torch picks the kernel", '--layernorm-kernel': "torch picks the kernel",
-    '--wandb': "each run writes log.jsonl",
+    '--wandb': "each run writes log.jsonl; osnb train --tracker wandb sends it there too",
     '--batch-size': "buckets hold the batch sizes", '--resolution': "buckets hold the resolutions"}
 FLAGS = ('--start-from-scratch', '--plan')
 YES = ('yes', 'true', 't', 'y', '1')

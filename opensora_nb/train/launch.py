@@ -292,7 +292,7 @@ def main(argv=None):
         raise SystemExit(f"usage: python -m opensora_nb.train.launch RECIPE [name=value …] [--quick]\nrecipes: "
                          f"{', '.join(recipe_names())}")
     try: runs = run_recipe(*args, quick=quick)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as e:
+    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as e:
         raise SystemExit(f"error: {one_line(e)}") from None
     except KeyboardInterrupt: # before the first step, or a second one
         if int(os.environ.get('RANK', 0)) == 0: print('stopped', file=sys.stderr)
