@@ -72,6 +72,38 @@ def test_notebook_is_clean(nb):
     if any('#| default_exp' in ''.join(c['source']) for c in cells):
         assert outputs, "an exporting page without saved outputs"
 
+SAID = ( # what this kit tells on the error stream, as a page shows it
+    r'osnb: ', r'stopped by SIG', r'\w+ reached [\d.]+ at step', r'latents: \d+ of \d+ are there already')
+NOISE = r'\w*Warning\b|\bWARNING\b|^\W*[IWE]\d{4} \d\d:|^\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d'
+
+def noise(outputs):
+    "Sentences, one for each thing in a cell's outputs that a reader did not ask for"
+    for o in outputs:
+        texts = [o.get('text', ''), *(d for m, d in o.get('data', {}).items() if m.startswith('text'))]
+        text = '\n'.join(t if isinstance(t, str) else ''.join(t) for t in texts)
+        if found := re.search(NOISE, text, re.M): yield f"a warning or a line of a log: {text[found.start():][:80]}"
+        lines = text.splitlines() if o.get('name') == 'stderr' else []
+        bars = [line for line in lines if re.search(r'\d+%\|', line)]
+        if len(bars) > 1: yield f"{len(bars)} progress bars; keep one at most: {bars[0][:60]}"
+        other = [l for l in lines if l not in bars and not any(re.match(s, l) for s in SAID)]
+        if other: yield f"on the error stream: {other[0][:80]}"
+
+def case(nb): return pytest.param(nb, marks=[pytest.mark.xfail] if nb.name == '06_loop.ipynb' else []) # to be run again
+
+@pytest.mark.parametrize('nb', map(case, NOTEBOOKS), ids=ids)
+def test_outputs_hold_no_noise(nb):
+    "No warnings and no lines of logs; a warning that belongs to the lesson is caught and printed as a sentence"
+    found = {c['id']: said for c in json.loads(nb.read_text())['cells'] for said in noise(c.get('outputs', []))}
+    assert not found, f"mend where it comes from, then run the page again: {found}"
+
+@pytest.mark.parametrize('name,text,said', [
+    ('stderr', '<cell>:1: UserWarning: odd\n', 'a warning'), ('stdout', 'WARNING:root:odd\n', 'a warning'),
+    ('stderr', 'clips: 100%|##| 2/2\nclips: 100%|##| 3/3\n', '2 progress bars'),
+    ('stderr', 'Downloading\n', 'on the error stream'), ('stdout', '2026-01-01 10:00:00 odd\n', 'a line of a log')])
+def test_noise_is_found(name, text, said):
+    "The rule can fail"
+    assert any(said in f for f in noise([dict(output_type='stream', name=name, text=[text])]))
+
 def test_everything_is_small():
     files = [Path(ROOT, f) for f in subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True,
         text=True).stdout.splitlines()]

@@ -345,7 +345,7 @@ def usable(self:ClipFiles,
 ) -> ClipFiles:         # the same source without the files that cannot be used
     "Read every clip once; bad files are named and counted in warnings, `ValueError` when none is left"
     report, good = ReadReport(), []
-    for i in tqdm(range(len(self)), desc='checking clips', unit='clip', disable=not progress):
+    for i in tqdm(range(len(self)), desc='checking clips', unit='clip', delay=3, disable=not progress):
         try: self.clip(i)
         except (ValueError, OSError) as e:
             report.skip(self.path(i), e)

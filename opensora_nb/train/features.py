@@ -187,7 +187,7 @@ def _build(source, vae, path, batch_size=None, device='cpu', dtype=torch.float32
     if todo and len(todo) < n and not rank: print(f"latents: {n - len(todo)} of {n} are there already", file=sys.stderr)
     encoder = LatentEncoder(entry, source, vae, device, dtype, batch_size, flush)
     desc = f'latents, one of {processes} parts' if processes > 1 else 'latents'
-    with tqdm(total=n, initial=n - len(todo), desc=desc, unit='clip',
+    with tqdm(total=n, initial=n - len(todo), desc=desc, unit='clip', delay=3, # no bar for what takes a moment
               disable=not progress or rank > 0 or not todo) as bar:
         if processes > 1:
             state.wait_for_everyone()
@@ -298,7 +298,7 @@ def build_text(
         with entry.claim('text') as mine:
             todo = _new_texts(entry, texts) if mine else [] # it may have been made while we waited
             if todo:
-                with tqdm(total=len(texts), initial=len(texts) - len(todo), desc='texts', unit='text',
+                with tqdm(total=len(texts), initial=len(texts) - len(todo), desc='texts', unit='text', delay=3,
                           disable=not progress) as bar:
                     _encode_texts(entry, todo, encoder(), what, batch_size, flush, bar)
         if mine: continue
