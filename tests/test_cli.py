@@ -96,11 +96,13 @@ def test_a_prompt_that_cannot_work_gets_a_warning(tmp_path, prompt, said):
     assert 'site-packages' not in out.stderr
 
 def test_help_is_quick(tmp_path):
+    "In seconds of the processor, so a busy machine counts less"
     times = []
     for _ in range(2):
-        t = time.time()
+        start = os.times()
         out = osnb('--help', cwd=tmp_path)
-        times.append(time.time()-t)
+        end = os.times()
+        times.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert out.returncode == 0 and 'sample' in out.stdout and min(times) < 1, times
 
 def test_a_reader_that_stops_is_no_error(tmp_path):

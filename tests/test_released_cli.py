@@ -100,7 +100,7 @@ def test_no_network_ends_quickly(tmp_path):
     assert 'http://127.0.0.1:9 cannot be reached' in said
     assert 'Retry' not in said
     assert 'Traceback' not in said
-    assert seconds < 20
+    assert seconds < 60 # 7 of the processor; 25 beside five other programs on two cores
 
 def test_folders_that_lack_something(toy, tmp_path, offline):
     half = tmp_path/'half'
