@@ -1,5 +1,5 @@
 "Training as a user meets it: real signals, real second processes, real full disks."
-import json, os, signal, subprocess, sys, time
+import json, os, re, shlex, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from ranks import together
@@ -129,6 +129,53 @@ def test_a_signal_to_the_command_stops_all_its_processes_and_saves(folder, sig):
     stopped = max(losses(folder))
     assert p.returncode == 130 and 5 <= stopped < 30 and 'run the same command again' in err and 'Traceback' not in err
     assert [q.name for q in (folder/'runs'/'r'/'checkpoints').iterdir()] == [f'step_{stopped:08d}']
+
+def last_line(*command, folder):
+    "The one line on a run that its standard output ends with"
+    env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
+    p = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+    said = [l for l in p.stdout.splitlines() if l.startswith(('done:', 'stopped:'))]
+    assert len(said) == 1 and p.stdout.splitlines()[-1] == said[0], p.stdout + p.stderr[-2000:]
+    return said[0]
+
+OSNB = '-c', 'from opensora_nb.app.cli import main; raise SystemExit(main())', 'train', 'my_recipe:recipe'
+MODULE = '-m', 'opensora_nb.train.launch', 'my_recipe:recipe'
+
+@pytest.mark.parametrize('how', [
+    OSNB, (*OSNB, '--num-processes', '2'), ('-m', 'accelerate.commands.launch', '--num_processes', '2', *MODULE)],
+    ids=['osnb', 'osnb, two', 'accelerate launch, two'])
+def test_a_run_ends_with_one_line_on_what_it_came_to(folder, how):
+    "Also where two processes ran: the folder, the steps, the loss, the seconds"
+    said = last_line(*how, folder=folder)
+    loss = losses(folder)[30]
+    assert re.fullmatch(rf'done: runs.r, 30 steps, loss {loss:.4f}, \d+\.\d s', said)
+
+STOPPING = '''
+from opensora_nb.train.loop import Callback, Validate
+class Stop(Callback):
+    def after(self, run):
+        if run.step == 7: run.stopped = 'SIGTERM'
+Validate.after = Stop.after
+'''
+
+def test_the_line_on_a_stopped_run_holds_the_command_that_goes_on(folder):
+    (folder/'my_recipe.py').write_text(RECIPE + STOPPING)
+    said = last_line(*OSNB, 'name=my run', 'log_every=10', '--num-processes', '2', folder=folder)
+    again = "osnb train my_recipe:recipe 'name=my run' log_every=10 --num-processes 2"
+    assert re.fullmatch(rf'stopped: runs.my run, 7 of 30 steps; go on with: {re.escape(again)}', said)
+    (folder/'my_recipe.py').write_text(RECIPE)
+    assert 'runs/my run, 30 steps' in last_line(*OSNB[:2], *shlex.split(again)[1:], folder=folder)
+
+def test_the_line_on_a_run_names_a_command_that_uses_it(tmp_path):
+    "A quick recipe of clips ends with a command that samples from it"
+    words = ('--quick', '--num-processes', '2')
+    few = ('steps=2', 'data.n=8', 'validate_on=0', 'preview_every=0')
+    said = last_line(*OSNB[:3], 'shapes_t2v', *few, *words, folder=tmp_path)
+    command = shlex.split(said.split('; next: ')[1])
+    assert command == ['osnb', 'sample', '--weights', 'runs/shapes_t2v_quick', '--prompt', 'a red circle moves left']
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    assert not subprocess.run([sys.executable, *OSNB[:2], *command[1:], '--num-sampling-steps', '2'], cwd=tmp_path,
+                              env=env).returncode and [*tmp_path.rglob('*.mp4')]
 
 def test_kill_loses_only_the_steps_since_the_last_save(folder):
     done(launch(folder, 'name=whole'))

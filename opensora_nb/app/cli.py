@@ -170,7 +170,7 @@ def train_command(args):
     "Run a recipe"
     if not args.recipe: return list_recipes()
     from opensora_nb.train.earlier import check_trainable
-    from opensora_nb.train.launch import cost_summary, cost_table, resolve, run_recipe, start_processes
+    from opensora_nb.train.launch import resolve, run_recipe, say_result, start_processes
     from opensora_nb.train.loop import check_installed
     if args.profile is not None: args.overrides.append(f'profile={args.profile}')
     if args.tracker: args.overrides.append(f"trackers={','.join(args.tracker)}")
@@ -184,13 +184,10 @@ def train_command(args):
         raise ValueError('\n'.join([f"{args.nodes} machines are not started from here; start a line on each, "
                                     "with the first one's address for node0:", *on_several_machines(args)]))
     if args.num_processes > 1:
-        code = start_processes(args.recipe, *args.overrides, num_processes=args.num_processes, quick=args.quick)
-        if not code: print(f"done: {cfgs[-1].folder}")
-        return code
+        return start_processes(args.recipe, *args.overrides, num_processes=args.num_processes, quick=args.quick)
     runs = run_recipe(args.recipe, *args.overrides, quick=args.quick)
-    if runs[-1].stopped: return 130
-    print(cost_table(cost_summary(runs)))
-    print(f"done: {runs[-1].folder}")
+    say_result(runs, args.recipe, *args.overrides, quick=args.quick)
+    return 130 if runs[-1].stopped else 0
 
 def list_recipes():
     "Each recipe of this package with the first line of its docstring, read without importing it"

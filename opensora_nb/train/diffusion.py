@@ -9,7 +9,7 @@ __all__ = ['TIMES', 'TextToVideo', 'mask_shares', 'bucket_shares', 'T2VTrain', '
            'model_with_words', 'select_trainable', 'FlowLoss', 'PromptScore', 'T2VTask']
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #ed8b62d0
-import hashlib, json, sys
+import hashlib, json, shlex, sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -620,6 +620,10 @@ class T2VTask(Task):
         if not prompts: return None
         how = SampleConfig(num_frames=1 if self.cfg.pictures else None)
         return contact_sheet(generate(self.sampling_pipeline(), prompts, how), titles=prompts)
+
+    def next_command(self, folder):
+        prompt = (*self.cfg.preview_prompts, 'a red circle moves left')[0]
+        return shlex.join(['osnb', 'sample', '--weights', str(folder), '--prompt', prompt])
 
     def export(self, folder): # plain weights; an adapter also by itself
         if self.cfg.lora:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CALM', 'LOST', 'recipe_names', 'find_recipe', 'pick_stage', 'stages_of', 'resolve', 'run_recipe', 'machine',
-           'result_folder', 'cost_summary', 'cost_table', 'python_calling', 'processes_calling', 'command', 'torchrun',
-           'PassOn', 'start_processes', 'node_commands', 'one_line', 'leave_group', 'main']
+           'result_folder', 'cost_summary', 'cost_table', 'result_line', 'again_command', 'say_result',
+           'python_calling', 'processes_calling', 'command', 'torchrun', 'PassOn', 'start_processes', 'node_commands',
+           'one_line', 'leave_group', 'main']
 
 # %% ../../nbs/11_train/09_launch.ipynb #5cf44cff
 import sys
@@ -190,6 +191,36 @@ def cost_table(
                       f"({m['threads']} threads, {m['cores']} cores, {m['cpu']}, torch {m['torch']}, {result['date']})",
                       "minutes on the wall, in brackets CPU time"])
 
+# %% ../../nbs/11_train/09_launch.ipynb #ba8a2932
+def result_line(
+    runs:list,        # from `run_recipe`
+    recipe:str, *overrides:str, quick:bool=False, # as for `run_recipe`
+) -> str:
+    "Where the run lies, how far it came, and the command that comes next"
+    run = runs[-1]
+    rows = [row for row in run.log if 'loss' in row]
+    said = f"{run.folder}, {run.step}{f' of {run.cfg.steps}'*bool(run.stopped)} steps"
+    if rows: said += f", loss {rows[-1]['loss']:.4f}, {rows[-1]['seconds']:.1f} s"
+    if run.stopped: return f"stopped: {said}; go on with: {again_command(run, recipe, overrides, quick)}"
+    command = run.task.next_command(run.folder)
+    return f"done: {said}" + (f"; next: {command}" if command else '')
+
+def again_command(run, recipe, overrides, quick): # the command line that continues a run
+    world, here = run.acc.num_processes, int(os.environ.get('LOCAL_WORLD_SIZE', run.acc.num_processes))
+    words = [o for o in overrides if not o.startswith('processes=')] + ['--quick']*quick
+    if world > 1: words += ['--num-processes', str(here)]
+    if world > here: words += ['--nodes', str(world//here)]
+    return shlex.join(['osnb', 'train', recipe, *words])
+
+def say_result(
+    runs:list,        # from `run_recipe`
+    recipe:str, *overrides:str, quick:bool=False, # as for `run_recipe`
+):
+    "What the run cost, and one last line on it; only the main process speaks"
+    if not runs[-1].acc.is_main_process: return
+    if not runs[-1].stopped: print(cost_table(cost_summary(runs)))
+    print(result_line(runs, recipe, *overrides, quick=quick), flush=True)
+
 # %% ../../nbs/11_train/09_launch.ipynb #e389d2d3
 CALM = """import sys
 sys.path[:] = [*filter(None, sys.path), '']
@@ -297,13 +328,13 @@ def main(argv=None):
     except KeyboardInterrupt: # before the first step, or a second one
         if int(os.environ.get('RANK', 0)) == 0: print('stopped', file=sys.stderr)
         raise SystemExit(130) from None
+    say_result(runs, *args, quick=quick)
     # all has been saved; the signal of a process that heard of the stop from another one may still come
     if runs[-1].stopped:
         for s in STOPS: signal.signal(s, signal.SIG_IGN)
         leave_group()
         raise SystemExit(130)
     leave_group()
-    if runs[-1].acc.is_main_process: print(cost_table(cost_summary(runs)))
 
 # %% ../../nbs/11_train/09_launch.ipynb #cb1ace57
 if __name__ == '__main__': main()

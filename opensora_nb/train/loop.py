@@ -56,6 +56,8 @@ class Task:
     def confirm(self): return self.validate()
     # weights others can load, written into every checkpoint
     def export(self, folder): pass
+    # a command that uses what was trained
+    def next_command(self, folder): return ''
 
     # after the module's step: train what has an optimiser of its own, such as a discriminator
     def learn(self): pass
@@ -529,7 +531,9 @@ class Run:
             else: said = f"step {self.step} was saved before the error; run the same command again to go on from there"
         print(said, file=sys.stderr)
     @property
-    def log(self): return [json.loads(l) for l in (self.folder/'log.jsonl').read_text().splitlines()]
+    def log(self):
+        path = self.folder/'log.jsonl'
+        return [json.loads(l) for l in path.read_text().splitlines()] if path.exists() else []
 
 # %% ../../nbs/11_train/06_loop.ipynb #c2c9d154
 def _lock(folder): # an open file that no second run can lock; freed when the process ends, however it ends

@@ -7,7 +7,7 @@ __all__ = ['STAGES', 'FORMS', 'MIXES', 'ClipCache', 'to_batch', 'lively_crops', 
            'StageBatches', 'StageLoss', 'DiscriminatorTrainer', 'VAETask', 'calibrate', 'normalise', 'frame_trip']
 
 # %% ../../nbs/11_train/08_vae.ipynb #368e325d
-import math
+import math, shlex
 from dataclasses import dataclass, replace
 from itertools import chain
 import numpy as np, torch
@@ -435,6 +435,7 @@ class VAETask(Task):
     def export(self, folder):
         if self.cfg.stage in ('temporal', 'joint', 'all'): normalise(self.vae, self.data.some(128).to(self.device))
         save_vae(self.vae, folder/'vae')
+    def next_command(self, folder): return shlex.join(['osnb', 'train', 'shapes_t2v', f'vae_weights={folder}'])
 
 # %% ../../nbs/11_train/08_vae.ipynb #c99a67d8
 @torch.no_grad()
