@@ -993,6 +993,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                            'opensora_nb/flow/rflow.py')},
             'opensora_nb.flow.timesteps': { 'opensora_nb.flow.timesteps.discrete_times': ( '03_flow/timesteps.html#discrete_times',
                                                                                            'opensora_nb/flow/timesteps.py'),
+                                            'opensora_nb.flow.timesteps.draw_times': ( '03_flow/timesteps.html#draw_times',
+                                                                                       'opensora_nb/flow/timesteps.py'),
                                             'opensora_nb.flow.timesteps.logit_normal_times': ( '03_flow/timesteps.html#logit_normal_times',
                                                                                                'opensora_nb/flow/timesteps.py'),
                                             'opensora_nb.flow.timesteps.sampling_times': ( '03_flow/timesteps.html#sampling_times',
