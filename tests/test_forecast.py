@@ -6,9 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from opensora_nb.blocks.attention import use_backend
 from opensora_nb.data import sizes
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny, stdit3_xl2
-from opensora_nb.blocks.meter import Meter
-from opensora_nb.sample.forecast import (PUBLISHED, decode_stage, denoise_stages, forecast, stdit3_flops,
-                                         total_flops)
+from opensora_nb.blocks.meter import Meter, total_flops
+from opensora_nb.sample.forecast import PUBLISHED, decode_stage, denoise_stages, forecast, stdit3_flops
 from opensora_nb.sample.pipeline import load_pipeline
 from opensora_nb.vae.video import VideoVAE, video_vae_tiny, video_vae_v12
 

@@ -285,7 +285,7 @@ def test_what_can_only_be_planned(tmp_path, monkeypatch, capsys):
     assert main(shlex.split(line + ' --plan')) == 0
     out, err = capsys.readouterr()
     assert '80,000 steps on 64 processes' in out
-    assert 'told: 2,808 GPU-hours' in out
+    assert 'published: 2,808 GPU-hours' in out
     assert 'without effect: data.path=c.csv' in err
     assert not list(tmp_path.iterdir())
     assert main(['plan', 'v10_stages']) == 0 and 'all stages' in capsys.readouterr().out

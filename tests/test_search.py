@@ -1,6 +1,7 @@
 "Batches that fit, steps that are recorded, and launchers that this loop refuses."
-import gzip, json, os, signal, time
+import gzip, json, os, signal, subprocess, sys, time
 from dataclasses import dataclass, replace
+from pathlib import Path
 import numpy as np, psutil, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
@@ -9,12 +10,14 @@ from opensora_nb.core import rng_for
 from opensora_nb.data.bucket import Buckets
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.models.stdit3 import stdit3_tiny
-from opensora_nb.train import search
+from opensora_nb.train import plan, search, trials
 from opensora_nb.train.diffusion import T2VTask, T2VTrain
 from opensora_nb.train.loop import PLUGINS, Task, TrainConfig, make_accelerator, train
 from opensora_nb.train.optim import OptimConfig
-from opensora_nb.train.search import Drill, Trials, drill_config, largest, search_batches
+from opensora_nb.train.search import largest, search_batches
+from opensora_nb.train.trials import Drill, Trials, drill_config
 
+ROOT = Path(__file__).resolve().parent.parent
 TABLE = {'64': {1: [1.0, 80], 17: [[1.0, 0.6], 16], 34: [0.0, None]}, '48': {17: [1.0, 28]}, '96': {17: [0.4, 8]}}
 
 @pytest.fixture
@@ -146,7 +149,7 @@ def test_a_real_child_keeps_its_cap_and_lives_on(cfg):
         assert 0.2 < gb < 0.6 and seconds > 0
         go.pipe.send(((17, 64, 64), 5000, 1))
         while not go.pipe.poll(0.001): most = max(most, psutil.Process(child.pid).memory_info().rss)
-        assert go.pipe.recv() is False and most < 0.62*search.GB and child.is_alive()         # refused, as on a GPU
+        assert go.pipe.recv() is False and most < 0.62*trials.GB and child.is_alive()         # refused, as on a GPU
         assert go((17, 64, 64), 1) and go.child is child                                      # and it goes on
         os.kill(child.pid, signal.SIGINT)
         time.sleep(.05)
@@ -156,11 +159,11 @@ def test_a_real_child_keeps_its_cap_and_lives_on(cfg):
         with pytest.raises(ValueError, match='take|fit|built'): Trials(cfg, memory=0.05)((17, 64, 64), 1)
 
 def test_only_memory_counts_as_too_large():
-    assert search._too_large(MemoryError())
-    assert search._too_large(torch.OutOfMemoryError('x'))
-    assert search._too_large(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
-    assert not search._too_large(RuntimeError('mat1 and mat2 shapes cannot be multiplied'))
-    assert not search._too_large(ValueError('memory'))
+    assert trials._too_large(MemoryError())
+    assert trials._too_large(torch.OutOfMemoryError('x'))
+    assert trials._too_large(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert not trials._too_large(RuntimeError('mat1 and mat2 shapes cannot be multiplied'))
+    assert not trials._too_large(ValueError('memory'))
 
 class Reverse(Task):
     def __init__(self, cfg): self.cfg, self.module = cfg, nn.Linear(8, 8)
@@ -201,3 +204,26 @@ def test_other_shards_are_refused_with_what_to_use(tmp_path, monkeypatch, variab
     assert PLUGINS[variable] in str(e.value)
     monkeypatch.setenv(variable, 'false')
     make_accelerator(small(tmp_path))
+
+def test_a_script_without_a_main_guard_is_not_run_again(tmp_path):
+    "A plan that measures, at the top of a file, prints once"
+    (tmp_path/'script.py').write_text("""from opensora_nb.train.launch import resolve
+from opensora_nb.train.plan import plan_run
+plan = plan_run(resolve('shapes_t2v', 'batch_size=2', 'device=cpu')[0], measure=True)
+print(plan.measured, plan.why_not)
+""")
+    done = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('StepCost(seconds=') == 1
+
+def test_plan_of_every_kind_of_stage_is_measured(capsys, monkeypatch):
+    "`osnb plan` says first what a stage costs here, for autoencoders too; a child is one process, whatever is trained"
+    assert cli.main(['plan', 'speedrun', 'only=3_temporal', 'batch_size=4', 'device=cpu']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('speedrun/3_temporal: 500 steps on 1 process, an autoencoder of ')
+    assert lines[1].startswith('on this machine (') and ' s a step' in lines[1]
+    monkeypatch.setattr(plan, 'free_memory', lambda: 16.)
+    assert cli.main(['plan', 'v12_stages', 'only=1', 'device=cpu']) == 0
+    said = 'not measured; weights, gradients and averages alone need 22.5 GB, and 16.0 GB are free'
+    assert said in capsys.readouterr().out

@@ -7,15 +7,15 @@ __all__ = ['DECODE_HELP', 'TOY_LEVELS', 'DATA_COMMANDS', 'EXTRAS', 'COMMANDS', '
            'add_sample_options', 'sample_command', 'sample_clips', 'print_plan', 'write_clips', 'start_together',
            'train_options', 'on_several_machines', 'plan_training', 'show_settings', 'train_command', 'list_recipes',
            'search_options', 'search_command', 'check_table_file', 'plan_options', 'read_sizes', 'plan_command',
-           'eval_options', 'score_options', 'toy_options', 'sampling_options', 'eval_command', 'eval_sizes',
-           'refuse_other_scores', 'sampling_config', 'sample_batches', 'toy_only', 'score_own_clips', 'own_clips',
-           'nearest_captions', 'score_prompts', 'check_readable', 'wrong_rounds', 'at_size', 'score_ceiling',
-           'following', 'honest', 'demo_options', 'demo_command', 'shapes_options', 'write_shapes', 'sprites_options',
-           'unpack_sprites', 'probe_options', 'probe_files', 'bucket_options', 'plan_clip_buckets', 'store_options',
-           'stored_features', 'Command', 'data_options', 'data_command', 'what_first', 'doctor_options', 'try_to_load',
-           'try_transformer', 'try_autoencoder', 'inspect_weights', 'inspect_parts', 'doctor_command',
-           'print_installed', 'check_layouts', 'command_parser', 'version', 'warn_once', 'exit_code', 'read_words',
-           'main']
+           'sum_of_stages', 'eval_options', 'score_options', 'toy_options', 'sampling_options', 'eval_command',
+           'eval_sizes', 'refuse_other_scores', 'sampling_config', 'sample_batches', 'toy_only', 'score_own_clips',
+           'own_clips', 'nearest_captions', 'score_prompts', 'check_readable', 'wrong_rounds', 'at_size',
+           'score_ceiling', 'following', 'honest', 'demo_options', 'demo_command', 'shapes_options', 'write_shapes',
+           'sprites_options', 'unpack_sprites', 'probe_options', 'probe_files', 'bucket_options', 'plan_clip_buckets',
+           'store_options', 'stored_features', 'Command', 'data_options', 'data_command', 'what_first',
+           'doctor_options', 'try_to_load', 'try_transformer', 'try_autoencoder', 'inspect_weights', 'inspect_parts',
+           'doctor_command', 'print_installed', 'check_layouts', 'command_parser', 'version', 'warn_once', 'exit_code',
+           'read_words', 'main']
 
 # %% ../../nbs/13_app/06_cli.ipynb #d03bb682
 import sys
@@ -241,6 +241,7 @@ def check_table_file(args, cfgs):
 
 # %% ../../nbs/13_app/06_cli.ipynb #10a90ec9
 def plan_options(p):
+    from opensora_nb.app.options import yes_or_no
     p.add_argument('recipe', help="a recipe of this package, package.module:function, "
                                   "or v10_stages or v11_stages, which can only be planned")
     p.add_argument('overrides', nargs='*', metavar='name=value', help="settings to change, as for osnb train")
@@ -254,6 +255,8 @@ def plan_options(p):
                    help="10^12 operations a second of one GPU (default: 989, an H100 in bf16)")
     p.add_argument('--used', type=float, default=.15, metavar='SHARE',
                    help="the share of it that is reached (default: 0.15, what Open-Sora 1.2 reached)")
+    p.add_argument('--measure', type=yes_or_no, default=True, metavar='True|False',
+                   help="try a few steps on this machine, with noise for data (default: True)")
 
 DECODE_HELP = "read every frame of every clip for its size, as training does (default: tables and headers)"
 
@@ -269,16 +272,23 @@ def read_sizes(
     return found.sizes
 
 def plan_command(args):
-    "Say what each stage of a recipe would cost; nothing is trained"
+    "Say what each stage of a recipe would cost, stage by stage; nothing is trained"
     from opensora_nb.train.earlier import plan_recipe
     sizes = read_sizes(args.data, args.decode) if args.data else None
+    if args.measure: print('trying a few steps on this machine; --measure False leaves that out', file=sys.stderr)
     plans = plan_recipe(args.recipe, *args.overrides, processes=args.num_processes, sizes=sizes,
-                        peak=args.peak*1e12, used=args.used)
+                        peak=args.peak*1e12, used=args.used, measure=args.measure)
     print(*plans, sep='\n\n')
-    if len(plans) == 1: return
-    stored = sum(p.hours('transformer') for p in plans)
-    every = sum(p.hours('transformer', 'autoencoder', 'text') for p in plans)
-    print(f"\nall stages: {stored:,.1f} GPU-hours with stored features, {every:,.1f} where all three run in every step")
+    if len(plans) > 1: print(f"\nall stages: {sum_of_stages(plans)}")
+
+def sum_of_stages(plans):
+    "What the stages of a recipe come to together, in words"
+    from opensora_nb.sample.forecast import clock
+    stored, every = (sum(p.hours(*getattr(p, which)) for p in plans) for which in ('stored', 'parts'))
+    out = f"{stored:,.2g} GPU-hours" if stored < 100 else f"{stored:,.0f} GPU-hours"
+    if every > stored: out += f" with stored features, {every:,.1f} where autoencoder and T5 run in every step"
+    if all(p.measured for p in plans): out = f"{clock(sum(p.measured.seconds*p.steps for p in plans))} here; {out}"
+    return out
 
 # %% ../../nbs/13_app/06_cli.ipynb #2a5f90cf
 TOY_LEVELS = ('core', 'full', 'many', 'physics', 'hidden') # of toy.levels; written here so that --help needs no numpy

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 # %% ../../nbs/04_blocks/05_meter.ipynb #ee82fa73
 class Op(NamedTuple):
     "One kind of call, by its shapes; equal calls are counted together"
-    kind:str     # linear, conv2d, conv3d, attention, product (other matrix products), gelu, silu, other, or fresh (memory)
+    kind:str     # linear, conv2d, conv3d, attention, product (of any kind), gelu, silu, other, or fresh (memory)
     dtype:object # of its first tensor
     shape:tuple  # what it takes to do it again: see `sample.forecast.sample_op`
     cost:float   # FLOPs; for gelu, silu: numbers; for other: bytes read and written; for fresh: bytes

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FEW', 'PUBLISHED_BY', 'PUBLISHED', 'stdit3_flops', 'sample_op', 'sample_linear', 'sample_conv', 'sample_attention',
            'best_time', 'rate', 'call_time', 'work_time', 'Stage', 'extrapolate', 'denoise_stages', 'decode_stage',
-           'published', 'Forecast', 'RunRequest', 'configs_of', 'made_size', 'check_counts', 'forecast_request',
-           'forecast']
+           'published', 'clock', 'Forecast', 'RunRequest', 'configs_of', 'made_size', 'check_counts',
+           'forecast_request', 'forecast']
 
 # %% ../../nbs/09_sample/02_forecast.ipynb #01c75e7e
 import time
@@ -283,9 +283,13 @@ def _si(n, unit=''): # a number with its prefix
         if n >= k: return f'{n/k:.3g} {prefix}{unit}'
     return f'{n:.3g} {unit}'
 
-def _clock(s): # seconds, minutes or hours
+def clock(
+    s:float, # seconds
+) -> str:
+    "A time in seconds, minutes, hours or days"
     if s < 120: return f'{s:.2g} s' if s < 10 else f'{s:.0f} s'
-    return f'{s/60:.0f} min' if s < 7200 else f'{s/3600:.1f} h'
+    if s < 7200: return f'{s/60:.0f} min'
+    return f'{s/3600:.1f} h' if s < 2e5 else f'{s/86400:,.0f} days'
 
 def _each(parts, show): return ', '.join(f'{k} {show(v)}' for k, v in parts.items())
 
@@ -336,7 +340,7 @@ class Forecast:
                ('decode a clip', _si(self.decode_flops, 'FLOP')), ('whole run', _si(self.total_flops, 'FLOP')),
                ('memory', f"{_si(self.memory, 'B')} ({_each(self.peaks, lambda v: _si(v, 'B'))})")]
         if self.seconds:
-            out.append(('time', f"{_clock(self.time)} on this {self.device} ({_each(self.seconds, _clock)})"))
+            out.append(('time', f"{clock(self.time)} on this {self.device} ({_each(self.seconds, clock)})"))
         if known := published(self):
             out.append(('published', f'{known[0]} s and {known[1]} GB on one H100 ({PUBLISHED_BY})'))
         return out

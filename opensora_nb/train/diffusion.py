@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TextToVideo', 'mask_shares', 'bucket_shares', 'T2VTrain', 'draw', 'draw_frames', 'make_room', 'store_of',
            'LatentData', 'rows_of', 'CaptionTokens', 'CaptionFeatures', 'name_of_encoder', 'encode_captions',
-           'stdit3_of', 'any_vae', 'check_text_weights', 'read_init', 'check_same_parts', 'model_for_features',
-           'model_with_words', 'select_trainable', 'FlowLoss', 'PromptScore', 'T2VTask']
+           'known_parts', 'stdit3_of', 'any_vae', 'check_text_weights', 'read_init', 'check_same_parts',
+           'model_for_features', 'model_with_words', 'select_trainable', 'FlowLoss', 'PromptScore', 'T2VTask']
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #ed8b62d0
 import hashlib, json, shlex, sys
@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 import torch
 from torch import nn
-from ..config import opt
+from ..config import load_config, opt
 from ..core import fast_bf16, pick_dtype, rng_for, torch_rng
 from ..viz import contact_sheet
 from ..data.bucket import Buckets
@@ -31,8 +31,9 @@ from ..flow.timesteps import TIMES, draw_times, timestep_shift
 from ..models.adapters import add_lora, freeze, merge_lora, read_parts, save_lora
 from ..models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny
 from ..models.zoo import load_stdit3
-from ..text.encoders import T5_NAME, T5Text, TinyText, t5_lacks, tiny_text
+from ..text.encoders import T5_NAME, T5Text, TinyText, TinyTextConfig, t5_lacks, tiny_text
 from ..vae.released import load_released_vae
+from ..vae.video import VideoVAEConfig, video_vae_v12
 from ..data.video_io import IMG_FPS
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig
 from ..sample.pipeline import weights_folder, generate, load_pipeline, load_vae
@@ -345,6 +346,21 @@ def encode_captions(
     out = TextFeatures(build_text(texts, encoder, store_of(cfg), what), texts)
     out.name, out.max_length = cfg.text_weights, tokens
     return out
+
+# %% ../../nbs/11_train/07_diffusion.ipynb #db67ca16
+def known_parts(
+    cfg:T2VTrain,    # reads model, init, vae_weights, text_weights
+    begun:bool=True, # a bare name in init must be known; False: it may be a folder that an earlier run will make
+) -> tuple[STDiT3Config, VideoVAEConfig, TinyTextConfig|None]:
+    "The sizes of the networks a run would use; released ones are not looked up, but are Open-Sora 1.2's or cfg.model's"
+    def read(kind, where, part, must=True):
+        try: return load_config(kind, weights_folder(where)/part/'config.json')
+        except FileNotFoundError:
+            if must and where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
+    def of_init(kind, part): return read(kind, cfg.init, part, begun) if cfg.init else None
+    vae = of_init(VideoVAEConfig, 'vae') or read(VideoVAEConfig, cfg.vae_weights, 'vae') or video_vae_v12()
+    model, text = of_init(STDiT3Config, 'stdit3'), of_init(TinyTextConfig, 'text')
+    return model or replace(cfg.model, in_channels=vae.latent_channels), vae, None if cfg.text_weights else text
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #b44c0684
 def stdit3_of(where): # the folder that `load_stdit3` reads: a run's, or the given one

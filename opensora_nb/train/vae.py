@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'FORMS', 'MIXES', 'ClipCache', 'to_batch', 'lively_crops', 'VAETrain', 'VAEModule', 'load_2d', 'clip_length',
-           'StageBatches', 'StageLoss', 'DiscriminatorTrainer', 'VAETask', 'calibrate', 'normalise', 'frame_trip']
+           'StageBatches', 'StageLoss', 'DiscriminatorTrainer', 'first_vae', 'VAETask', 'calibrate', 'normalise',
+           'frame_trip']
 
 # %% ../../nbs/11_train/08_vae.ipynb #368e325d
 import math, shlex
@@ -372,16 +373,28 @@ class DiscriminatorTrainer:
         self.opt.load_state_dict(state['optim'])
 
 # %% ../../nbs/11_train/08_vae.ipynb #f5068b32
+def first_vae(
+    cfg:VAETrain, # reads init, init_2d, vae
+) -> VideoVAE:
+    "The autoencoder a stage begins with; `ValueError` for frames that do not divide into its blocks"
+    vae = load_vae(cfg.init) if cfg.init else VideoVAE(cfg.vae)
+    if cfg.init_2d: load_2d(vae, cfg.init_2d)
+    cfg.check_frames(vae.cfg.vae_2d.downsample)
+    return vae
+
 class VAETask(Task):
     "One stage of autoencoder training"
-    def __init__(self, cfg:VAETrain, device):
+    def __init__(self,
+        cfg:VAETrain,
+        device,            # where it works
+        vae:VideoVAE=None, # that learns; None: the one that the settings name
+        data=None,         # has batch(ids, epoch) and len; None: the clips that the settings name
+    ):
         self.cfg, self.device = cfg, device
         # before clips are read: weights that are not there cost no work
-        vae = load_vae(cfg.init) if cfg.init else VideoVAE(cfg.vae)
-        if cfg.init_2d: load_2d(vae, cfg.init_2d)
-        cfg.check_frames(vae.cfg.vae_2d.downsample)
+        vae = vae or first_vae(cfg)
         distance = make_perceptual(cfg.loss.perceptual, cfg.lpips) if cfg.pixels else None
-        self.data = StageBatches(cfg, vae, device)
+        self.data = data or StageBatches(cfg, vae, device)
         if cfg.stage == 'temporal' and cfg.calibrate: calibrate(vae, self.data.some(64))
         self.module = VAEModule(vae.float().train(), cfg.stage, cfg.pixels)
         if distance: distance.to(device)
