@@ -1,5 +1,5 @@
 "The command as a user types it, in a process of its own, and the README's snippets."
-import json, os, re, subprocess, sys, time
+import csv, json, os, re, subprocess, sys, time
 from pathlib import Path
 import pytest
 
@@ -360,6 +360,33 @@ def test_the_package_runs_as_the_command(tmp_path):
 def test_every_default_of_sample_is_that_of_a_field():
     from opensora_nb.app.options import SampleOptions, parse_options
     assert parse_options([]) == SampleOptions()
+
+@pytest.mark.parametrize('words,chinese', [([], {False}), (['--languages', 'zh'], {True}),
+                                           (['--languages', 'en,zh'], {True, False})], ids=str)
+def test_captions_of_toy_clips_are_english_unless_asked(tmp_path, words, chinese):
+    from opensora_nb.app.cli import main
+    assert main(['data', 'shapes', str(tmp_path), '--num', '6', *words]) == 0
+    rows = csv.DictReader((tmp_path/'metadata.csv').read_text(encoding='utf-8').splitlines())
+    assert {not row['text'].isascii() for row in rows} == chinese
+    again = (tmp_path/'CARD.md').read_text(encoding='utf-8').split('`')[-2]
+    assert ('Chinese' in (tmp_path/'CARD.md').read_text(encoding='utf-8')) == (True in chinese)
+    from opensora_nb.data.shapes import write_dataset
+    written = (tmp_path/'metadata.csv').read_bytes()
+    assert eval(again, dict(write_dataset=write_dataset, folder=tmp_path/'again')).read_bytes() == written
+
+def test_a_language_without_captions_is_refused(tmp_path, capsys):
+    from opensora_nb.app.cli import main
+    assert main(['data', 'shapes', str(tmp_path/'toys'), '--languages', 'en,de']) == 1
+    assert "captions in 'de' are not written here; languages are en, zh" in capsys.readouterr().err
+
+def test_the_committed_clips_are_those_that_the_card_names():
+    from opensora_nb.core import rng_for
+    from opensora_nb.toy.world import ToyClips, caption
+    table = (ROOT/'datasets'/'shapes'/'metadata.csv').read_text(encoding='utf-8')
+    texts = [row['text'] for row in csv.DictReader(table.splitlines())]
+    clips = ToyClips(len(texts))
+    assert texts == [caption(clips.scene(i), rng_for(0, i, 1)) for i in range(len(texts))]
+    assert "(64, 64), 8, ('en', 'zh'))`" in (ROOT/'datasets'/'shapes'/'CARD.md').read_text()
 
 def test_options_of_data_may_stand_before_the_word(tmp_path, capsys):
     "As they could when `data` had one list of options"

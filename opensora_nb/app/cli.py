@@ -569,10 +569,13 @@ def shapes_options(p):
     p.add_argument('--num', type=int, default=32, metavar='N', help="clips to write (default: 32)")
     p.add_argument('--level', default='core', choices=TOY_LEVELS[:2], help="toy world level (default: core)")
     p.add_argument('--seed', type=int, default=0, help="seed of the clips (default: 0)")
+    p.add_argument('--languages', default='en', metavar='LIST',
+                   help="of the captions: en, zh, or en,zh for either, drawn clip by clip (default: en)")
 
 def write_shapes(args):
     from opensora_nb.data.shapes import write_dataset
-    print(write_dataset(args.paths[0], args.num, level=args.level, seed=args.seed))
+    languages = tuple(args.languages.replace(' ', '').split(','))
+    print(write_dataset(args.paths[0], args.num, level=args.level, seed=args.seed, languages=languages))
 
 def sprites_options(p):
     p.add_argument('paths', nargs='*', metavar='PATH', help="the .npz of labelled sprites, and the folder to write")

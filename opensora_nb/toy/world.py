@@ -306,10 +306,14 @@ ZH = dict(
 def _a(text): return f"an {text}" if text[0] in 'aeiou' else f"a {text}"
 
 def captions(
-    scene:Scene, # what to describe
-) -> list:       # of str, English first
+    scene:Scene,                  # what to describe
+    languages:tuple=('en', 'zh'), # in which order
+) -> list:                        # of str
     "Every phrasing of a scene; what equals the default goes unsaid (all but the two phrasings that say everything)"
-    return _english(scene) + _chinese(scene)
+    known = dict(en=_english, zh=_chinese)
+    if wrong := [l for l in languages if l not in known]:
+        raise ValueError(f"captions in {wrong[0]!r} are not written here; languages are {', '.join(known)}")
+    return list(chain.from_iterable(known[l](scene) for l in languages))
 
 def _english(s):
     say = {k: getattr(s, k) != v for k, v in DEFAULTS.items()}
@@ -345,9 +349,10 @@ def _chinese(s):
 def caption(
     scene:Scene,              # what to describe
     rng:np.random.Generator,  # draws the phrasing
+    languages:tuple=('en', 'zh'),
 ) -> str:
     "One of the phrasings"
-    return str(rng.choice(captions(scene)))
+    return str(rng.choice(captions(scene, languages)))
 
 # %% ../../nbs/01_toy/01_world.ipynb #762838f0
 CJK = '\u4e00-\u9fff'
