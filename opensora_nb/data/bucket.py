@@ -44,7 +44,7 @@ def _pair(name, frames, cell, index):
         raise ValueError(f"{where}: {cell!r} is not (probability, batch size)")
     p, size = cell
     pair = isinstance(p, (tuple, list))
-    if pair and len(p) != 2: raise ValueError(f"{where}: {p!r} is not (keep, try)")
+    if pair and len(p) != 2: raise ValueError(f"{where}: {p!r} is not (keep, attempt)")
     if pair and int(frames) == 1:
         raise ValueError(f"{where}: pictures have one length, so there is nothing to pass over; "
                          f"write {p[0]!r} instead of {p!r}")
@@ -65,7 +65,7 @@ class Buckets:
         if not isinstance(config, dict) or not config:
             raise ValueError("a bucket configuration is a dictionary: "
                              "resolution -> frames -> (probability, batch size)")
-        # ties stay in the order given, as in the original
+        # ties stay in the order given, as in Open-Sora
         names = sorted((str(n) for n in config), key=num_pixels, reverse=True)
         cells, self.table, index = {str(n): c for n, c in config.items()}, {}, count()
         for n in names:
@@ -164,7 +164,7 @@ def clip_seed(
     seed:int=0,  # of the run
     epoch:int=0, # which pass over the data
 ) -> int:
-    "The seed of a clip's draws, unlike all others of its epoch; a later epoch meets its neighbours' (as in Open-Sora)"
+    "The seed of a clip's draws. It differs for all clips of an epoch; in a later epoch seeds of other clips return (Open-Sora)"
     return seed + epoch + clip*buckets.number
 
 # %% ../../nbs/02_data/07_bucket.ipynb #044ae154
