@@ -226,7 +226,7 @@ def length_note(
 def encode_prompts(
     pipe:Pipeline,          # its text encoder is used
     prompts:list[str],      # b sentences
-    negative_prompt:str='', # to move away from; '' = the null text
+    negative_prompt:str='', # to move away from; '' = the null text, no caption
 ) -> tuple:                 # y (b, 1, l, d), its mask (b, l), and both for the negative prompt, or None
     "Text to caption features"
     dev, dtype = pipe.device, next(pipe.model.parameters()).dtype
