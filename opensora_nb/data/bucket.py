@@ -164,7 +164,7 @@ def clip_seed(
     seed:int=0,  # of the run
     epoch:int=0, # which pass over the data
 ) -> int:
-    "The seed of a clip's draws. It differs for all clips of an epoch; in a later epoch seeds of other clips return (Open-Sora)"
+    "The seed of a clip's draws: another for each clip of an epoch; later epochs reuse seeds of other clips"
     return seed + epoch + clip*buckets.number
 
 # %% ../../nbs/02_data/07_bucket.ipynb #044ae154
