@@ -90,7 +90,7 @@ def noise(outputs):
 
 def case(nb): return pytest.param(nb, marks=[pytest.mark.xfail] if nb.name == '06_loop.ipynb' else []) # to be run again
 
-@pytest.mark.parametrize('nb', map(case, NOTEBOOKS), ids=ids)
+@pytest.mark.parametrize('nb', [case(nb) for nb in NOTEBOOKS], ids=ids)
 def test_outputs_hold_no_noise(nb):
     "No warnings and no lines of logs; a warning that belongs to the lesson is caught and printed as a sentence"
     found = {c['id']: said for c in json.loads(nb.read_text())['cells'] for said in noise(c.get('outputs', []))}
