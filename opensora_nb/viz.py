@@ -67,12 +67,14 @@ def _indexed(image, palette): # each pixel gets the nearest colour
 
 def palette_png(
     image,          # a Pillow image
-    colors:int=128, # of the palette, for an image that has more than 256
+    limit:int=30_000, # bytes; beyond it an image of many colours gets 64 in place of 128, then 32
 ) -> bytes:         # a PNG file
     "A picture as a small file: exact up to 256 colours, with the nearest colours of a palette beyond"
     few = len(np.unique(_colours(image))) <= 256
-    buf = io.BytesIO()
-    _indexed(image, _palette([image], 256 if few else colors)).save(buf, 'PNG', optimize=True)
+    for colors in [256] if few else (128, 64, 32):
+        buf = io.BytesIO()
+        _indexed(image, _palette([image], colors)).save(buf, 'PNG', optimize=True)
+        if buf.tell() <= limit: break
     return buf.getvalue()
 
 
@@ -393,7 +395,8 @@ def diagram(
         (x, y), (w, h), (inside, line) = _corner((column, row)), _BOX, TINTS[tint]
         out.append(f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6" fill="{inside}" stroke="{line}"/>')
         for text, dy, dark in ((name, 19 if second else 27, '#222'), (second, 36, '#555')):
-            out.append(f'<text x="{x + w//2}" y="{y + dy}" text-anchor="middle" fill="{dark}">{html.escape(text)}</text>')
+            where = f'x="{x + w//2}" y="{y + dy}" text-anchor="middle" fill="{dark}"'
+            out.append(f'<text {where}>{html.escape(text)}</text>')
     width, height = (max(n[i] for n in nodes.values())*_STEP[i] + _BOX[i] + 4 for i in (0, 1))
     tip = ('<defs><marker id="tip" markerWidth="7" markerHeight="7" refX="6" refY="3.5" orient="auto">'
            '<path d="M0 0L7 3.5L0 7z" fill="#666"/></marker></defs>')

@@ -73,7 +73,8 @@ def test_notebook_is_clean(nb):
         assert outputs, "an exporting page without saved outputs"
 
 SAID = ( # what this kit tells on the error stream, as a page shows it
-    r'osnb: ', r'stopped by SIG', r'\w+ reached [\d.]+ at step', r'latents: \d+ of \d+ are there already')
+    r'osnb: ', r'stopped by SIG', r'\w+ reached [\d.]+ at step', r'latents: \d+ of \d+ are there already',
+    r'step \d+ was saved')
 NOISE = r'\w*Warning\b|\bWARNING\b|^\W*[IWE]\d{4} \d\d:|^\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d'
 
 def noise(outputs):
@@ -88,9 +89,7 @@ def noise(outputs):
         other = [l for l in lines if l not in bars and not any(re.match(s, l) for s in SAID)]
         if other: yield f"on the error stream: {other[0][:80]}"
 
-def case(nb): return pytest.param(nb, marks=[pytest.mark.xfail] if nb.name == '06_loop.ipynb' else []) # to be run again
-
-@pytest.mark.parametrize('nb', [case(nb) for nb in NOTEBOOKS], ids=ids)
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids)
 def test_outputs_hold_no_noise(nb):
     "No warnings and no lines of logs; a warning that belongs to the lesson is caught and printed as a sentence"
     found = {c['id']: said for c in json.loads(nb.read_text())['cells'] for said in noise(c.get('outputs', []))}

@@ -65,10 +65,7 @@ def faults(text):
     for node in by_position(tree):
         if len(node.elts) > TUPLE: yield f"{len(node.elts)} values by position: {ast.unparse(node)[:60]}…"
 
-OPEN = {'02_forecast.ipynb', 'forecast.py', '12_earlier.ipynb'} # three long tuples and a deep comprehension are left
-def case(path): return pytest.param(path, marks=[pytest.mark.xfail] if path.name in OPEN else [])
-
-@pytest.mark.parametrize('path', [case(p) for p in FILES], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_code_breathes(path):
     """At most 120 columns, one statement a line, no function over 2,000 characters, no class over 130 lines, no tuple
     of more than four, a comprehension in a comprehension but none in that"""

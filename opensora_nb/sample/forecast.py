@@ -37,7 +37,8 @@ def stdit3_flops(
     caption_tokens:int, # of the longest caption
 ) -> dict[str, int]:  # part -> floating-point operations of one forward pass
     "Matrix products of STDiT3, by part; a multiplication and an addition are two operations"
-    d, depth, n, l, patch = cfg.hidden_size, cfg.depth, f*s, caption_tokens, prod(cfg.patch_size)
+    d, depth, patch = cfg.hidden_size, cfg.depth, prod(cfg.patch_size)
+    n, l = f*s, caption_tokens
     tokens_in_and_out = 2*b*n*d*patch*(cfg.in_channels + cfg.out_channels)
     timestep_and_fps = 2*b*(2*(256*d + d*d) + 6*d*d)
     return {'linear': tokens_in_and_out + timestep_and_fps + depth*16*b*n*d*d,
