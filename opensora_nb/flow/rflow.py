@@ -44,12 +44,13 @@ def loss(
     eps:Tensor,       # (b, ...) noise
     t:Tensor,         # (b,) times in [0,1], 1 = noise
     mask:Tensor=None, # (b, f) bool, True = to be generated
+    error:Callable=torch.square, # of each difference
 ) -> Tensor:          # (b,) one loss per sample
-    "Squared error of the predicted velocity, per sample; frames that are given enter clean and do not count"
+    "Mean error of the predicted velocity, per sample; frames that are given enter clean and do not count"
     xt, target = interpolate(x, eps, t), x.float() - eps.float()
-    if mask is None: return (v(xt, t).float() - target).square().flatten(1).mean(1)
+    if mask is None: return error(v(xt, t).float() - target).flatten(1).mean(1)
     m = per_frame(mask, x)
-    err = (v(torch.where(m, xt, x), t, mask).float() - target).square() * m
+    err = error(v(torch.where(m, xt, x), t, mask).float() - target) * m
     return err.flatten(1).sum(1) / (m.flatten(1).sum(1)*x[0, :, 0].numel()).clamp(min=1)
 
 # %% ../../nbs/03_flow/01_rectified_flow.ipynb #74608014

@@ -85,12 +85,13 @@ class STDiT3Block(nn.Module):
         cfg:STDiT3Config,  # sizes
         temporal:bool,     # attend over frames (True) or over the spatial positions of one frame
         drop_path:float=0.0, # chance that a sample skips the block in training
+        attention:Callable=SelfAttention, # called as `attention(d, heads, qk_norm)`
     ):
         super().__init__()
         d = cfg.hidden_size
         self.temporal, self.drop_path = temporal, drop_path
         self.scale_shift_table = nn.Parameter(torch.randn(6, d) / d**0.5)
-        self.attn = SelfAttention(d, cfg.num_heads, cfg.qk_norm)
+        self.attn = attention(d, cfg.num_heads, cfg.qk_norm)
         self.cross_attn = CrossAttention(d, cfg.num_heads)
         self.mlp = MLP(d, int(d*cfg.mlp_ratio))
 
@@ -126,6 +127,7 @@ class STDiT3(nn.Module):
     "Spatial-temporal diffusion transformer with separate blocks for space and time (Open-Sora 1.2)"
     def __init__(self,
         cfg:STDiT3Config, # sizes; see the presets
+        attention:Callable=SelfAttention, # self-attention of the blocks; weights of others load if the names agree
     ):
         super().__init__()
         d, (pf, ph, pw) = cfg.hidden_size, cfg.patch_size
@@ -136,8 +138,8 @@ class STDiT3(nn.Module):
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(d, 6*d))
         self.y_embedder = CaptionEmbedder(cfg.caption_channels, d, cfg.model_max_length, cfg.class_dropout_prob)
         drop_path_rates = torch.linspace(0, cfg.drop_path, cfg.depth, device='cpu').tolist()
-        self.spatial_blocks = nn.ModuleList([STDiT3Block(cfg, False, p) for p in drop_path_rates])
-        self.temporal_blocks = nn.ModuleList([STDiT3Block(cfg, True, p) for p in drop_path_rates])
+        self.spatial_blocks = nn.ModuleList([STDiT3Block(cfg, False, p, attention) for p in drop_path_rates])
+        self.temporal_blocks = nn.ModuleList([STDiT3Block(cfg, True, p, attention) for p in drop_path_rates])
         self.final_layer = FinalLayer(d, pf*ph*pw*cfg.out_channels)
         init_stdit3(self)
 

@@ -414,9 +414,10 @@ def model_for_features(
     init,          # from `read_init`
     channels:int,  # of the latents
     width:int,     # of the text features
+    make=STDiT3,   # builds a fresh one from a config
 ) -> STDiT3:
     "The transformer of `init`, or a fresh one, for features of a frozen text encoder"
-    model = init or STDiT3(replace(cfg.model, in_channels=channels, caption_channels=width))
+    model = init or make(replace(cfg.model, in_channels=channels, caption_channels=width))
     check_same_parts(cfg, 'channels of the autoencoder', model.cfg.in_channels, channels)
     check_same_parts(cfg, 'numbers a text token', model.cfg.caption_channels, width)
     return model.train()
@@ -426,11 +427,12 @@ def model_with_words(
     init,          # from `read_init`
     channels:int,  # of the latents
     texts:list,    # captions
+    make=STDiT3,   # builds a fresh one from a config
 ) -> tuple[STDiT3, TinyText, list]: # with the words that `init` did not know
     "A fresh transformer and text encoder, or those of `init`, whose vocabulary grows by the new words of the captions"
     if init is None:
         text = tiny_text(texts, cfg.model.caption_channels, cfg.model.model_max_length)
-        return STDiT3(replace(cfg.model, in_channels=channels)), text, []
+        return make(replace(cfg.model, in_channels=channels)), text, []
     known = set(init.text.index)
     new = init.text.grow(texts)
     if new: print(f"{new} new words in the captions; their embeddings start fresh")
@@ -454,6 +456,7 @@ def select_trainable(
 # %% ../../nbs/11_train/07_diffusion.ipynb #840f2785
 class FlowLoss:
     "What is drawn for a batch, and the rectified-flow loss"
+    error = staticmethod(torch.square) # of each difference between predicted and true velocity
     def __init__(self,
         cfg:T2VTrain, # reads seed, times, shift, base_pix, caption_drop, masks, masks_of
     ): self.cfg, self.shares, self.shares_of = cfg, mask_shares(cfg.masks), bucket_shares(cfg.masks_of)
@@ -487,7 +490,8 @@ class FlowLoss:
 
     def __call__(self, module, batch): # -> scalar loss, dict of numbers for the log
         cond = {k: batch[k] for k in ('ids', 'y', 'mask', 'drop', 'fps', 'height', 'width') if k in batch}
-        per = flow_loss(as_velocity(module, **cond), batch['x'], batch['eps'], batch['t'], batch.get('m'))
+        per = flow_loss(as_velocity(module, **cond), batch['x'], batch['eps'], batch['t'], batch.get('m'),
+                        self.error)
         third = [(batch['t'] >= a/3) & (batch['t'] < (a+1)/3) for a in range(3)]
         logs = {f'loss_t{a}': per[m].mean().item() for a,m in enumerate(third) if m.any()}
         if 'bucket' in batch: logs[f"loss_{batch['bucket']}"] = per.mean().item()
@@ -550,21 +554,30 @@ class T2VTask(Task):
         if cfg.text_weights: model, text, new_words = self.with_frozen_text(cfg, init, channels), None, ()
         else: model, text, new_words = self.with_learned_text(cfg, init, channels)
         self.cfg = replace(cfg, model=model.cfg)
-        self.flow_loss = FlowLoss(self.cfg)
-        self.module = TextToVideo(model, text)
+        self.flow_loss = self.make_loss(self.cfg)
+        self.module = TextToVideo(self.adopt(model) if cfg.init else model, text)
         self.lean = select_trainable(cfg, self.module, new_words)
         self.captions = self.captions_of(self.data.texts)
+
+    def make_model(self, cfg): return STDiT3(cfg)
+    def make_loss(self, cfg): return FlowLoss(cfg)
+
+    def adopt(self, model): # the weights of `init`, in a model that a subclass makes otherwise
+        if type(self).make_model is T2VTask.make_model: return model
+        with torch.random.fork_rng(devices=[]): own = self.make_model(model.cfg)
+        own.load_state_dict(model.state_dict())
+        return own
 
     def with_frozen_text(self, cfg, init, channels): # -> STDiT3, after all texts were encoded
         prompts = self.score.prompts() + (self.score.prompts(confirm=True) if cfg.stop_at else [])
         tokens = (init.cfg if init else cfg.model).model_max_length
         with self.data.state.main_process_first(): self.frozen = encode_captions(cfg, self.data, prompts, tokens)
-        return model_for_features(cfg, init, channels, self.frozen.one('').shape[-1])
+        return model_for_features(cfg, init, channels, self.frozen.one('').shape[-1], self.make_model)
 
     def with_learned_text(self, cfg, init, channels): # -> STDiT3, text encoder, new words
         texts = list(chain.from_iterable(self.data.texts.values()))
         if cfg.caption_augment: texts += augmented_words(self.data.source)
-        return model_with_words(cfg, init, channels, texts)
+        return model_with_words(cfg, init, channels, texts, self.make_model)
 
     def captions_of(self, texts): # clip -> its captions
         if self.cfg.text_weights: return CaptionFeatures(self.frozen, texts)
