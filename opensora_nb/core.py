@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['DEVICES', 'DTYPES', 'set_seed', 'rng_for', 'torch_rng', 'pick_device', 'fast_bf16', 'pick_dtype', 'assets',
-           'repo_root', 'real_data', 'has_package', 'require']
+           'repo_root', 'real_data', 'has_package', 'require', 'bars', 'shows_bars']
 
 # %% ../nbs/00_start/01_core.ipynb #4e1906cd
 import hashlib, os, random
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module, metadata
 from pathlib import Path
 import numpy as np, torch
@@ -107,3 +109,21 @@ def require(
     if not has_package(package or name):
         raise ImportError(f"{package or name} is not installed; get it with: pip install 'opensora_nb[{extra}]'")
     return import_module(name)
+
+# %% ../nbs/00_start/01_core.ipynb #29028b4b
+_BARS = ContextVar('bars', default=True)
+
+@contextmanager
+def bars(
+    shown:bool, # may they be shown?
+):
+    "Whether progress bars of reading and encoding may be shown within the block"
+    before = _BARS.set(shown)
+    try: yield
+    finally: _BARS.reset(before)
+
+def shows_bars(
+    progress:bool=True, # was a bar asked for?
+) -> bool:
+    "Show the bar?"
+    return progress and _BARS.get()

@@ -372,3 +372,24 @@ def test_looking_leaves_no_trace(tmp_path):
     "A list of a folder that is no store makes no file in it"
     (tmp_path/'video').mkdir()
     assert main(['data', 'features', str(tmp_path/'video')]) == 0 and not list((tmp_path/'video').iterdir())
+
+@pytest.mark.parametrize('buckets', ['', 'toy_mix'], ids=['one size', 'many sizes'])
+def test_training_without_progress_shows_no_bar_of_its_data(buckets, tmp_path, monkeypatch):
+    from tqdm import tqdm
+    from opensora_nb.data import dataset, multi_size
+    from opensora_nb.data.shapes import write_dataset
+    from opensora_nb.train import loop
+    table, shown = write_dataset(tmp_path/'toys', 4), []
+    def bar(*args, disable=False, **how): # no bar is drawn, but each that would be is noted
+        if not disable: shown.append(how['desc'])
+        return tqdm(*args, **how | dict(disable=True))
+    for module in (features_module, dataset, multi_size, loop): monkeypatch.setattr(module, 'tqdm', bar)
+    def run(name, progress):
+        shown.clear()
+        data = DataConfig(path=str(table))
+        loop.train(T2VTrain(name=name, out=str(tmp_path), data=data, buckets=buckets, steps=1, batch_size=2,
+                            max_batch=2*bool(buckets), preview_every=0, device='cpu',
+                            features=str(tmp_path/name)), progress)
+        return set(shown)
+    assert run('silent', False) == set()
+    assert run('loud', True) == {'reading clips' if buckets else 'checking clips', 'latents', 'loud'}

@@ -20,7 +20,7 @@ import numpy as np
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..config import opt, override
-from ..core import rng_for
+from ..core import rng_for, shows_bars
 from ..toy.world import SPLITS
 from ..toy.levels import WORLDS, captions_of, draw_world, render_world
 from .transforms import resize_crop_to_fill, temporal_crop
@@ -345,7 +345,7 @@ def usable(self:ClipFiles,
 ) -> ClipFiles:         # the same source without the files that cannot be used
     "Read every clip once; bad files are named and counted in warnings, `ValueError` when none is left"
     report, good = ReadReport(), []
-    for i in tqdm(range(len(self)), desc='checking clips', unit='clip', delay=3, disable=not progress):
+    for i in tqdm(range(len(self)), desc='checking clips', unit='clip', delay=3, disable=not shows_bars(progress)):
         try: self.clip(i)
         except (ValueError, OSError) as e:
             report.skip(self.path(i), e)

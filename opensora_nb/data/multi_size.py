@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import replace
 from itertools import count
 from tqdm.auto import tqdm
-from ..core import rng_for
+from ..core import rng_for, shows_bars
 from .bucket import Buckets, measure_clips
 from .dataset import ClipSource, DataConfig, ToySource, find_data
 from .sampler import BucketSampler
@@ -37,7 +37,7 @@ def native_sizes(
             raise ValueError("toy clips have no size of their own; give some, such as data.native=35x96x96,1x96x96")
         of = [read_size(t) for t in native]
         return source, [of[rng_for(source.seed, i, 3).integers(len(of))] for i in range(len(source))]
-    def bar(files): return tqdm(files, desc='reading clips', unit='clip', disable=not progress)
+    def bar(files): return tqdm(files, desc='reading clips', unit='clip', disable=not shows_bars(progress))
     found = measure_clips(source.files, decode=True, progress=bar)
     source = source.at(source.num_frames, source.image_size)
     source.files = found.files

@@ -16,6 +16,7 @@ import numpy as np, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
+from ..core import shows_bars
 from ..data.dataset import ClipSource
 from ..data.transforms import to_float
 from .store import Buffer, Entry, Store, read_about
@@ -188,7 +189,7 @@ def _build(source, vae, path, batch_size=None, device='cpu', dtype=torch.float32
     encoder = LatentEncoder(entry, source, vae, device, dtype, batch_size, flush)
     desc = f'latents, one of {processes} parts' if processes > 1 else 'latents'
     with tqdm(total=n, initial=n - len(todo), desc=desc, unit='clip', delay=3, # no bar for what takes a moment
-              disable=not progress or rank > 0 or not todo) as bar:
+              disable=not shows_bars(progress) or rank > 0 or not todo) as bar:
         if processes > 1:
             state.wait_for_everyone()
             encoder.share(rank, processes, bar)
@@ -299,7 +300,7 @@ def build_text(
             todo = _new_texts(entry, texts) if mine else [] # it may have been made while we waited
             if todo:
                 with tqdm(total=len(texts), initial=len(texts) - len(todo), desc='texts', unit='text', delay=3,
-                          disable=not progress) as bar:
+                          disable=not shows_bars(progress)) as bar:
                     _encode_texts(entry, todo, encoder(), what, batch_size, flush, bar)
         if mine: continue
         if not said:

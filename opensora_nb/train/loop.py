@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from tqdm import tqdm
-from ..core import fast_bf16, pick_device, rng_for, set_seed
+from ..core import bars, fast_bf16, pick_device, rng_for, set_seed
 from ..config import check_limits, opt, save_config, load_config, diff, flat
 from ..weights import atomic_write
 from ..parallel.memory import checkpoint_blocks, shard, transformer_blocks, whole
@@ -613,13 +613,13 @@ def note_changes(cfg, acc):
 # %% ../../nbs/11_train/06_loop.ipynb #60b0edee
 def train(
     cfg:TrainConfig,      # a recipe's settings
-    progress:bool=True,   # show the bar
+    progress:bool=True,   # show the bars
     callbacks:tuple=(),   # more callbacks, run after the usual ones
 ) -> Run:                 # with .log, .model, .ema, .task
     "Train as `cfg` says; resumes a stopped run of the same name and saves before it stops"
     acc = make_accelerator(cfg)
     with only_writer(cfg.folder, acc.is_main_process):
-        run = start_run(cfg, acc)
+        with bars(progress): run = start_run(cfg, acc)
         with tracking(run): return go_on(run, progress, callbacks)
 
 def go_on(run, progress, callbacks):
