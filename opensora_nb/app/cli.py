@@ -96,7 +96,7 @@ def write_clips(plan):
             if plan.options.files.verbose: tqdm.write(f"{job.path} ({frames}, {job.line})")
     except LostRanks:
         time.sleep(2)
-        raise # whoever ended speaks first, and its launcher ends us
+        raise # the process that ended has said why, and its launcher ends this one
 
 def start_together(
     argv:list[str], # words after `osnb`
@@ -681,7 +681,7 @@ def data_command(args):
 def what_first(
     argv:list[str], # words after `osnb data`
 ) -> list[str]:
-    "Options may stand before the sub-command, as they could before it was one"
+    "Words in the order argparse needs: `osnb data --num 4 shapes` is `osnb data shapes --num 4`"
     word = next((w for w in argv if w in DATA_COMMANDS), '')
     if not word or argv[0] in DATA_COMMANDS: return argv
     at = argv.index(word)
