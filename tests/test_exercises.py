@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = [
     '03_flow/01_rectified_flow', '03_flow/02_timesteps', '03_flow/03_guidance', '04_blocks/01_layers',
-    '04_blocks/02_attention', '04_blocks/03_position', '05_models/01_stdit3', '06_vae/01_image_vae',
+    '04_blocks/02_attention', '04_blocks/03_position', '05_models/07_stdit3', '06_vae/01_image_vae',
     '06_vae/02_causal', '07_text/01_encoders', '01_toy/03_following',
 ]
 
