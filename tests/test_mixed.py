@@ -1,6 +1,6 @@
-"Training on many sizes as a user starts it: one process, two, and one again after a stop."
-import json, os, subprocess, sys
-from pathlib import Path
+"Training on many sizes: one process, two, and one again after a stop; test_train.py starts them as a user does."
+import json, os
+from functools import cache
 import pytest
 from opensora_nb.core import has_package
 from opensora_nb.data.bucket import Buckets
@@ -9,8 +9,8 @@ from opensora_nb.data.multi_size import open_mixed
 from opensora_nb.data.video_io import write_image, write_video
 from opensora_nb.sample.pipeline import load_pipeline
 from opensora_nb.toy.levels import draw_world, render_world
+from ranks import Ranks
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPE = '''
 import os
 from dataclasses import replace
@@ -43,12 +43,19 @@ def folder(tmp_path_factory):
     (out/'buckets.json').write_text(json.dumps({'64': {1: [1., 4], 9: [1., 3], 17: [[1., .5], 2], 34: [[1., .4], 1]}}))
     return out
 
+@cache
+def ranks(): return Ranks()
+
+@pytest.fixture(scope='module', autouse=True)
+def closed():
+    yield
+    if ranks.cache_info().currsize: ranks().close()
+
 def launch(folder, *overrides, processes=1):
-    env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
-    pre = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
-    command = [sys.executable, *pre, '-m', 'opensora_nb.train.launch', 'my_recipe:recipe', f'processes={processes}']
-    p = subprocess.run([*command, *overrides], cwd=folder, env=env, capture_output=True, text=True, timeout=240)
-    return p.returncode, p.stdout + p.stderr
+    "-> exit code, what all processes said"
+    codes, said, _ = ranks().run(folder, 'my_recipe:recipe', f'processes={processes}', *overrides,
+                                 processes=processes, seconds=240, after=30)
+    return max(codes, key=abs), ''.join(said)
 
 def losses(folder, name):
     rows = map(json.loads, (folder/'runs'/name/'log.jsonl').read_text().splitlines())
