@@ -9,6 +9,7 @@ from opensora_nb.blocks.position import sincos_2d
 from opensora_nb.config import from_dict
 from opensora_nb.models.stdit import (STDiT, STDiTConfig, stdit_from_opensora, stdit_xl2_16x256x256,
                                       stdit_xl2_16x512x512, stdit_xl2_64x512x512)
+from opensora_nb.models.zoo import every_layout, randomise
 from opensora_nb.weights import load_into, read_state
 
 GOLDENS = Path(__file__).parent/'goldens'
@@ -80,6 +81,20 @@ def test_a_file_with_an_average_inside(tmp_path):
     torch.save(dict(ema=public(model), step=3), tmp_path/'model.pth')
     state, cfg = stdit_from_opensora(read_state(tmp_path/'model.pth'))
     assert load_into(STDiT(cfg), state).ok
+
+def test_every_public_layout(tmp_path):
+    "One file, shards, training checkpoints: all load, and the answers agree to the bit"
+    model = randomise(STDiT(replace(SMALL, input_size=(2, 4, 6))))
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(1, 4, 2, 4, 6, generator=g), torch.randn(1, 1, 5, 16, generator=g)
+    def load(path):
+        here = path/'snapshots'/('0'*40) if (path/'snapshots').is_dir() else path
+        state, cfg = stdit_from_opensora(read_state(here), input_size=(2, 4, 6))
+        again = STDiT(cfg).eval()
+        assert load_into(again, state).ok
+        return again
+    found = every_layout(model, load, lambda m: m(x, torch.tensor([500.]), y), tmp_path)
+    assert len(found) > 8 and not any(found.values()), found
 
 def test_wrong_files_are_named():
     state = public(STDiT(replace(SMALL, input_size=(2, 4, 4))))

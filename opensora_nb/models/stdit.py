@@ -255,17 +255,17 @@ def stdit_from_opensora(
     return state, cfg
 
 # %% ../../nbs/05_models/05_stdit.ipynb #48ce4904
-HEAD_WIDTH = 72 # of all released models of this family; no array tells it
+_HEAD = 72 # of all released models of this family; no array tells it
 
 def _read_sizes(state, given): # what the shapes and the tables of a file tell; `given` must tell the rest
     def shape(name, axes): return whole_shape(state, name, axes, 'STDiT')
     d, c, *patch = shape('x_embedder.proj.weight', 5)
     length, width = shape('y_embedder.y_embedding', 2)
     hidden, last = shape('blocks.0.mlp.fc1.weight', 2)[0], shape('final_layer.linear.weight', 2)[0]
-    if 'num_heads' not in given and d % HEAD_WIDTH:
-        raise ValueError(f"the width {d} is not a multiple of {HEAD_WIDTH}, the width of a head in the released "
+    if 'num_heads' not in given and d % _HEAD:
+        raise ValueError(f"the width {d} is not a multiple of {_HEAD}, the width of a head in the released "
                          "models, and no array tells the number of heads; give num_heads")
-    known = dict(in_channels=c, patch_size=tuple(patch), hidden_size=d, num_heads=d//HEAD_WIDTH, mlp_ratio=hidden/d,
+    known = dict(in_channels=c, patch_size=tuple(patch), hidden_size=d, num_heads=d//_HEAD, mlp_ratio=hidden/d,
                  depth=1 + max(int(m[1]) for k in state if (m := re.match(r'blocks\.(\d{1,6})\.', k))),
                  pred_sigma=last == 2*c*prod(patch), caption_channels=width, model_max_length=length)
     if 'pos_embed' in state and 'pos_embed_temporal' in state: return known | _read_tables(state, patch)
