@@ -108,7 +108,18 @@ class LabelEmbedder(nn.Module):
         y:Tensor,          # (b,) class numbers; n itself means "no class"
         drop:Tensor=None,  # (b,) bool, True = use the extra row; None draws it in training
     ) -> Tensor:           # (b, d)
-        "Look the vectors up"
+        "Look the vectors up; a number without a row raises `ValueError`"
         if drop is None and self.training and self.p > 0: drop = draw_drop(len(y), self.p, y.device)
         if drop is not None: y = torch.where(drop.to(y.device), self.n, y)
+        rows = len(self.embedding_table.weight)
+        if not y.is_meta and len(y) and not 0 <= int(y.min()) <= int(y.max()) < rows:
+            wrong = next(i for i in y.tolist() if not 0 <= i < rows)
+            none = f"{self.n} is \"no class\"" if rows > self.n else 'there is no row for "no class"'
+            raise ValueError(f"class {wrong} is outside the {self.n} classes, 0 to {self.n-1} ({none})")
         return self.embedding_table(y)
+
+    def null(self) -> Tensor: # (1,)
+        "What guidance feeds to the unconditional branch: the number of the extra row; `ValueError` without one"
+        if self.p > 0: return torch.tensor([self.n], device=self.embedding_table.weight.device)
+        raise ValueError(f"this model of {self.n} classes has no row for \"no class\", so it cannot be guided: "
+                         "it was built with class_dropout_prob 0; build and train it with 0.1")
