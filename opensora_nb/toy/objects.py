@@ -182,7 +182,8 @@ def _nearest(path, event): # (f, 2 or 4) -> rms distance in short sides, speed
     return far[k], names[k]
 
 def read_physics(video, want):
-    "The event, its speed, and who takes part"
+    "The event, its speed, and who takes part; of a picture, who is in it"
+    if 'event' not in want: return (read_pair if 'shape2' in want else read_several)(video, want)
     found = sorted(read_objects(video), key=lambda o: -o['area'].sum())
     got = dict.fromkeys(want, 'none')
     if want['event'] == 'hits':
