@@ -3,8 +3,8 @@ import copy, json
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from opensora_nb.core import has_package, set_seed, torch_rng
-from opensora_nb.models.adapters import (PARTS, NewWords, add_lora, adapter_size, adapters, chosen_linears, freeze,
-                                         load_lora, merge_lora, read_lora, save_lora, train_words)
+from opensora_nb.models.adapters import (PARTS, NewWords, add_lora, adapter_size, chosen_linears, freeze, load_lora,
+                                         merge_lora, read_lora, save_lora, train_words)
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.models.zoo import load_stdit3, randomise
 from opensora_nb.text.encoders import tiny_text

@@ -2,7 +2,7 @@
 import builtins, os, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pytest, torch
-from opensora_nb.check import Exercise, Wrong, call, check, check_value, difference
+from opensora_nb.check import Exercise, Wrong, check, check_value, difference
 
 ROOT = Path(__file__).resolve().parent.parent
 double = Exercise(lambda x: x*2, lambda: [(torch.arange(3.),), (torch.randn(2, 5).T,), (torch.randn(3).bfloat16(),)],

@@ -1,7 +1,7 @@
 """References and rounds beyond what their pages show: random mask strings, damaged files, long rounds against the
 reference implementation's rule."""
 import warnings
-import numpy as np, pytest, torch
+import pytest, torch
 from hypothesis import given as drawn, settings, strategies as st
 from opensora_nb.toy.world import Scene, render
 from opensora_nb.data.video_io import write_video

@@ -1,5 +1,5 @@
 "Bad tables and files as people really have them, and a build of features that is killed"
-import json, os, signal, subprocess, sys, time, warnings
+import os, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn

@@ -4,7 +4,6 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from opensora_nb.blocks.attention import use_backend
-from opensora_nb.data import sizes
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny, stdit3_xl2
 from opensora_nb.blocks.meter import Meter, total_flops
 from opensora_nb.sample.forecast import PUBLISHED, decode_stage, denoise_stages, forecast, stdit3_flops

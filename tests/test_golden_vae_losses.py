@@ -7,7 +7,7 @@ from opensora_nb.vae.adversarial import (
     Adversary, AdversarialConfig, PatchDiscriminator, PatchDiscriminator3d, adaptive_weight, discriminator_loss,
     generator_loss, gradient_penalty, lecam)
 from opensora_nb.vae.image import Posterior
-from opensora_nb.vae.losses import VAELossConfig, kl, perceptual_term, reconstruction, vae_loss
+from opensora_nb.vae.losses import VAELossConfig, perceptual_term, vae_loss
 from opensora_nb.vae.perceptual import LPIPS
 from opensora_nb.vae.video import VAEOutput
 

@@ -52,6 +52,24 @@ def test_module_knows_its_names(py):
         f"{ids(py)} uses {', '.join(sorted(unknown))} without importing it; import it in an exported cell of "
         f"{source_of(py).name}")
 
+def unused_imports(text):
+    "Names that a file imports and never uses"
+    tree = ast.parse(text)
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    used |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)} # a fixture
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Import, ast.ImportFrom)) or 'noqa' in text.splitlines()[node.lineno - 1]: continue
+        names = [(a.asname or a.name).split('.')[0] for a in node.names]
+        yield from (n for n in names if n != '*' and n not in used)
+
+@pytest.mark.parametrize('path', sorted((ROOT/'tests').glob('*.py')), ids=ids)
+def test_tests_import_what_they_use(path):
+    assert not list(unused_imports(path.read_text(encoding='utf-8')))
+
+def test_an_unused_import_is_found():
+    text = "import os, numpy as np\nfrom a import b, folder\ndef test_x(folder): assert np.a(b)\n"
+    assert list(unused_imports(text)) == ['os']
+
 def test_layer_rule_can_fail(tmp_path):
     "core imports nothing of the package, and something imports core"
     assert not list(imported(ROOT/'opensora_nb'/'core.py'))

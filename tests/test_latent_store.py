@@ -10,7 +10,7 @@ from opensora_nb.text.encoders import tiny_text
 from opensora_nb.train import features as features_module, store as store_module
 from opensora_nb.train.diffusion import T2VTrain, make_room
 from opensora_nb.train.features import Features, TextFeatures, build_features, build_text, open_features
-from opensora_nb.train.store import Store, kept, trim
+from opensora_nb.train.store import kept, trim
 from ranks import free_port
 from test_dataset import TinyVAE
 

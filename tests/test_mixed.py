@@ -1,5 +1,5 @@
 "Training on many sizes: one process, two, and one again after a stop; test_train.py starts them as a user does."
-import json, os
+import json
 from functools import cache
 import pytest
 from opensora_nb.core import has_package

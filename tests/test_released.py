@@ -1,5 +1,5 @@
 "Released weights: official names and shapes, every layout, hub addresses offline, goldens, broken and hostile files"
-import json, os, pickle, struct
+import json, os, pickle
 from pathlib import Path
 import pytest, torch
 import huggingface_hub
@@ -9,14 +9,13 @@ from safetensors.torch import load_file, save_file
 from opensora_nb.app.cli import main
 from opensora_nb.config import from_dict
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config, stdit3_3b2, stdit3_xl2
-from opensora_nb.models.zoo import (ZOO, check_stdit3_layouts, fit_text_length, from_pixart, load_stdit3, randomise,
+from opensora_nb.models.zoo import (ZOO, check_stdit3_layouts, fit_text_length, load_stdit3, randomise,
                                     stdit3_config_from_state)
 from opensora_nb.vae.image import AutoencoderKLConfig
-from opensora_nb.vae.released import check_vae_layouts, load_released_vae, vae_config_from_state
+from opensora_nb.vae.released import check_vae_layouts, load_released_vae
 from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig, video_vae_v12
-from opensora_nb.weights import (
-    compare_keys, config_from, describe, fetch, find_weights, kind_of, load_into, read_config, read_state,
-    save_pretrained, write_layouts)
+from opensora_nb.weights import (compare_keys, describe, fetch, find_weights, kind_of, read_state, save_pretrained,
+                                 write_layouts)
 
 GOLDENS = Path(__file__).parent/'goldens'
 DATA, SPEC = load_file(GOLDENS/'stdit3_cases.safetensors'), json.loads((GOLDENS/'stdit3_cases.json').read_text())

@@ -1,7 +1,7 @@
 "Tables and captions as spreadsheets, scripts and tired hands write them: read exactly, or refused with the row"
 import csv, io, random, re, time, warnings
 import numpy as np, pytest
-from opensora_nb.data.dataset import DataConfig, find_data, folder_source, read_table, table_rows
+from opensora_nb.data.dataset import DataConfig, find_data, folder_source, read_table
 from opensora_nb.data.video_io import write_image, write_video
 
 def table(tmp_path, text, code='utf-8'):

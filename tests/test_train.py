@@ -1,7 +1,7 @@
 "Training as a user meets it: real signals, real second processes, real full disks."
 import json, os, re, shlex, signal, subprocess, sys, time
 from pathlib import Path
-import pytest, torch
+import pytest
 from ranks import together
 from opensora_nb.train.optim import OPTIMISERS
 

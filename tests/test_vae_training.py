@@ -1,5 +1,5 @@
 "Autoencoder stages with a discriminator: resumed runs, two processes, settings and files of all kinds"
-import json, os, subprocess, sys
+import os, subprocess, sys
 from dataclasses import fields, replace
 from pathlib import Path
 import pytest, torch

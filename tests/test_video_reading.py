@@ -3,7 +3,6 @@
 The right values come from ffmpeg itself (packets, timestamps, filters) or from the numbers a file was made with."""
 import io, time
 from fractions import Fraction
-from pathlib import Path
 import av, numpy as np, pytest
 from opensora_nb.data import video_io
 from opensora_nb.data.bucket import file_size

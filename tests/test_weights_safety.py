@@ -6,14 +6,13 @@ import psutil, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from huggingface_hub import constants
 from opensora_nb.app.cli import inspect_weights, main
-from opensora_nb.config import load_config
 from opensora_nb.core import has_package
 from opensora_nb.data.dataset import ToySource
 from opensora_nb.models.adapters import add_lora, load_lora, save_lora
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.models.zoo import load_stdit3, randomise
-from opensora_nb.sample.pipeline import ModelDefaults, Pipeline, weights_folder, load_pipeline, load_text, load_vae
-from opensora_nb.text.encoders import T5Text, TinyText, tiny_text
+from opensora_nb.sample.pipeline import ModelDefaults, Pipeline, weights_folder, load_pipeline, load_text
+from opensora_nb.text.encoders import T5Text, tiny_text
 from opensora_nb.train.features import Features, build_features
 from opensora_nb.train.checkpoint import EMA, latest, load_checkpoint, save_checkpoint
 from opensora_nb.train.vae import load_2d
