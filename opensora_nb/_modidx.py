@@ -1738,6 +1738,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'opensora_nb/parallel/sequence.py'),
                                                'opensora_nb.parallel.sequence.Tokens.join': ( '08_parallel/sequence.html#tokens.join',
                                                                                               'opensora_nb/parallel/sequence.py'),
+                                               'opensora_nb.parallel.sequence._spatial_blocks': ( '08_parallel/sequence.html#_spatial_blocks',
+                                                                                                  'opensora_nb/parallel/sequence.py'),
                                                'opensora_nb.parallel.sequence.bytes_sent': ( '08_parallel/sequence.html#bytes_sent',
                                                                                              'opensora_nb/parallel/sequence.py'),
                                                'opensora_nb.parallel.sequence.check_same': ( '08_parallel/sequence.html#check_same',

@@ -5,6 +5,9 @@ import pytest, torch, torch.distributed as dist
 from safetensors.torch import load_file
 from opensora_nb.config import from_dict
 from opensora_nb.models.fast_inference import faster, remember_captions
+from opensora_nb.models.pixart import PixArt, PixArtConfig
+from opensora_nb.models.stdit import STDiT, STDiTConfig
+from opensora_nb.models.stdit2 import STDiT2, STDiT2Config
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.parallel.comm import Ledger, RankError, all_to_all, gather, local_ranks, pieces, rank_of, split
 from opensora_nb.parallel.sequence import bytes_sent, check_same, mesh, parallelize, restore, sharing
@@ -80,6 +83,47 @@ def test_forward_backward_and_bytes_equal_one_process(world):
             assert r['same_names'] and r['size'] > 1e-3, (case, r)
             assert r['out'] <= 1e-5 and r['grads'] <= 1e-5 and r['x_grad'] <= 1e-5, (case, r)
             assert r['sent'] == r['sent_there'] == 0, case
+
+EARLIER = [(4, 2, (3, 4, 6), (5, 2), True),   # 6 tokens, clean frames
+           (3, 1, (2, 2, 14), (4,), False),   # 7 tokens, 3 heads: nothing divides
+           (4, 2, (1, 2, 4), (3, 1), False)]  # a picture of 2 tokens: fewer than 3 ranks
+
+def make_earlier(kind, heads, size):
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=24*heads, depth=2, num_heads=heads, caption_channels=12, model_max_length=5,
+                 class_dropout_prob=0.)
+    if kind == 'STDiT': model = STDiT(STDiTConfig(size, **sizes))
+    else: model = STDiT2(STDiT2Config(64, **sizes, qk_norm=True, qk_norm_legacy=True))
+    with torch.no_grad():
+        for p in model.parameters(): p.add_(0.1*torch.randn_like(p))
+    return model
+
+def earlier_cases(kind):
+    found, (rank, world) = [], rank_of()
+    for heads, b, size, lens, masked in EARLIER:
+        model, inputs, g = make_earlier(kind, heads, size), batch(b, size, lens, masked), torch.randn(b, 8, *size)
+        out, grads = run(model, inputs, g)
+        with sharing(model), Ledger() as ledger: shared, own = run(model, inputs, g)
+        x_off = far(own['x'], grads['x'])
+        for k in own: dist.all_reduce(own[k])
+        wanted = sum(bytes_sent(model.cfg, b, size[0], size[1]*size[2]//4, world, backward=k)[rank] for k in (0, 1))
+        found.append(dict(same_names=own.keys() == grads.keys(), out=far(shared, out), x_grad=x_off,
+                          grads=max(far(own[k]/world, grads[k]) for k in grads), sent=ledger.bytes - wanted))
+    return world, found
+
+@pytest.mark.parametrize('kind', ['STDiT', 'STDiT2'])
+@pytest.mark.parametrize('world', [2, 3])
+def test_earlier_models_equal_one_process(kind, world):
+    "STDiT and STDiT2 on several ranks: output, gradients and bytes, with attention in space within each frame"
+    for ranks, found in local_ranks(earlier_cases, world, kind):
+        assert ranks == world and len(found) == len(EARLIER)
+        for case, r in zip(EARLIER, found):
+            assert r['same_names'] and r['sent'] == 0, (case, r)
+            assert r['out'] <= 1e-5 and r['grads'] <= 1e-5 and r['x_grad'] <= 1e-5, (case, r)
+
+def test_a_model_without_attention_within_frames_is_refused():
+    model = PixArt(PixArtConfig((1, 4, 4), hidden_size=24, depth=1, num_heads=2, caption_channels=12))
+    with pytest.raises(ValueError, match='PixArt has no blocks that attend within frames'): parallelize(model)
 
 def golden_cases():
     data, spec = load_file(GOLDENS/'stdit3_cases.safetensors'), json.loads((GOLDENS/'stdit3_cases.json').read_text())
