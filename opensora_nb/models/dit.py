@@ -165,7 +165,7 @@ class DiT(nn.Module):
     def forward(self,
         x:Tensor,            # (b, c, f, h, w) noisy latent of `input_size`
         timestep:Tensor,     # (b,) in [0, 1000], 1000 = noise
-        y:Tensor,            # (b,) class numbers, or (b, 1, 1, caption_channels) pooled text
+        y:Tensor,            # (b,) class numbers, or pooled text (b, 1, 1, caption_channels)
         mask:Tensor=None,    # not looked at: one vector has no padding
         x_mask:Tensor=None,  # (b, f) bool; only "every frame is to be generated" can be done
         drop:Tensor=None,    # (b,) bool, True = replace this condition by the null one; None draws it in training
@@ -188,7 +188,7 @@ class DiT(nn.Module):
 
     def embed_condition(self, timestep, y, drop=None):
         "Timestep plus class or text, one vector a sample: (b, d)"
-        if not self.cfg.num_classes: y = y.to(self.y_embedder.y_proj.fc1.weight.dtype)
+        if not self.cfg.num_classes: y = y.to(self.y_embedder.y_proj.fc1.weight.dtype).reshape(len(y), 1, 1, -1)
         return self.t_embedder(timestep) + self.y_embedder(y, drop).reshape(len(y), -1)
 
     def check(self, x, timestep, y, x_mask=None):
