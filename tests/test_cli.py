@@ -387,6 +387,17 @@ def test_the_committed_clips_are_those_that_the_card_names():
     assert texts == [caption(clips.scene(i), rng_for(0, i, 1)) for i in range(len(texts))]
     assert "(64, 64), 8, ('en', 'zh'))`" in (ROOT/'datasets'/'shapes'/'CARD.md').read_text()
 
+def test_settings_may_stand_behind_options(capsys):
+    "`osnb train RECIPE --quick steps=3`, as one types it"
+    from opensora_nb.app.cli import main
+    assert main(['train', 'shapes_t2v', 'seed=5', '--quick', 'steps=3', '--show', 'out=there']) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown['seed'], shown['steps'], shown['out'], shown['name']) == (5, 3, 'there', 'shapes_t2v_quick')
+    for wrong in (['train', 'shapes_t2v', '--quick', 'steps'], ['train', 'shapes_t2v', '--quik=1'],
+                  ['doctor', 'tiny', 'steps=3']):
+        with pytest.raises(SystemExit): main(wrong)
+        assert f'unrecognized arguments: {wrong[-1]}' in capsys.readouterr().err
+
 def test_options_of_data_may_stand_before_the_word(tmp_path, capsys):
     "As they could when `data` had one list of options"
     from opensora_nb.app.cli import main

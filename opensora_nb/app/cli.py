@@ -881,7 +881,11 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if hasattr(args, 'overrides'): # argparse takes no more of them after an option
+        args.overrides += [w for w in rest if '=' in w and not w.startswith('-')]
+        rest = [w for w in rest if w not in args.overrides]
+    if rest: parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if not args.command:
         if args.version: print(version())
         else: parser.print_help()
