@@ -1,13 +1,18 @@
-"PixArt and PixArtMS against stored outputs of the reference (float32), and their public layouts"
+"PixArt, PixArtMS and PixArtSigma against stored outputs of the reference (float32), and their public layouts"
 import json
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
+from einops import rearrange
 from safetensors.torch import load_file
+from opensora_nb.blocks.attention import use_backend
 from opensora_nb.config import from_dict
 from opensora_nb.models.pixart import (
     PixArt, PixArtConfig, PixArtMS, PixArtMSConfig, pixart_1b2, pixart_from_alpha, pixart_ms_tiny, pixart_ms_xl2,
     pixart_tiny, pixart_xl2)
+from opensora_nb.models.pixart_sigma import (
+    SAMPLINGS, CompressedAttention, KVCompressConfig, PixArtSigma, PixArtSigmaConfig, pixart_from_sigma,
+    pixart_sigma_kvc, pixart_sigma_tiny, pixart_sigma_xl2)
 from opensora_nb.models.zoo import randomise
 from opensora_nb.weights import load_into, read_state
 
@@ -102,7 +107,7 @@ def test_public_layout(cls, cfg, tmp_path):
     theirs = randomise(cls(replace(cfg, hidden_size=144, num_heads=2, depth=2, caption_channels=16)))
     theirs.pos_embed.copy_(cls(theirs.cfg).pos_embed)
     theirs.pos_embed_temporal.copy_(cls(theirs.cfg).pos_embed_temporal)
-    seen, state = pixart_from_alpha(read_state(publish(theirs, tmp_path/'PixArt-XL-2.pth')))
+    state, seen = pixart_from_alpha(read_state(publish(theirs, tmp_path/'PixArt-XL-2.pth')))
     assert seen == theirs.cfg
     ours = cls(seen).eval()
     load_into(ours, state)
@@ -115,8 +120,8 @@ def test_public_layout_without_a_table():
     "The size is what the caller says, or what was published"
     m = PixArt(replace(pixart_xl2(), hidden_size=144, num_heads=2, depth=1, caption_channels=16))
     state = {k: v for k, v in m.state_dict().items() if 'pos_embed' not in k}
-    assert pixart_from_alpha(state)[0] == m.cfg
-    given, _ = pixart_from_alpha(state, input_size=(1, 256, 256))
+    assert pixart_from_alpha(state)[1] == m.cfg
+    _, given = pixart_from_alpha(state, input_size=(1, 256, 256))
     assert given.input_size == (1, 256, 256) and given.space_scale == 4
 
 @pytest.mark.parametrize('change, said', [
@@ -140,3 +145,103 @@ def test_a_loaded_table_leaves_others_alone():
     before = first.pos_embed.clone()
     with torch.no_grad(): first.pos_embed.zero_()
     assert torch.equal(PixArt(cfg).pos_embed, before)
+
+# PixArt-Sigma
+
+SIGMA = 'pixart_sigma_kvc'
+
+def sigma():
+    m = PixArtSigma(from_dict(PixArtSigmaConfig, SPEC[SIGMA]['config']))
+    m.load_state_dict(part(SIGMA, 'weights'), strict=True)
+    return m.eval()
+
+@pytest.mark.parametrize('backend', ['naive', 'sdpa'])
+@torch.no_grad()
+def test_sigma_forward(backend):
+    "The reference's answer with compressed keys and values in one block, with either attention"
+    m = use_backend(sigma(), backend)
+    assert m.blocks[1].attn.backend == backend
+    close(m(**asked(SIGMA)), DATA[f'{SIGMA}.a.out'])
+
+def test_sigma_sizes():
+    "The published count, and what compression adds: a kernel and a norm in each of its blocks"
+    def count(cfg):
+        with torch.device('meta'): return sum(p.numel() for p in PixArtSigma(cfg).parameters())
+    assert count(pixart_sigma_xl2()) == 610_856_096
+    assert count(pixart_sigma_kvc()) == 610_856_096 + 14*(1152*5 + 2*1152)
+
+@pytest.mark.parametrize('sampling', [None, *SAMPLINGS])
+@torch.no_grad()
+def test_sigma_clips_and_shapes(sampling):
+    "Frames are compressed one by one: a clip takes as many keys as its frames alone; any rows and columns"
+    kv = sampling and KVCompressConfig(sampling, 2, (0, 1))
+    cfg = replace(pixart_sigma_tiny(), depth=2, input_size=(3, 8, 8), no_temporal_pos_emb=False, kv_compress_config=kv)
+    m = randomise(PixArtSigma(cfg))
+    given = dict(timestep=torch.tensor([500.]), y=torch.randn(1, 1, 5, 128))
+    for size in ((3, 8, 8), (3, 10, 12), (3, 7, 9)):
+        assert m(torch.randn(1, 4, *size), **given).shape == (1, 8, *size)
+    with pytest.raises(ValueError, match='2 frames, this PixArtSigma was built for 3'):
+        m(torch.randn(1, 4, 2, 8, 8), **given)
+    if sampling in ('conv', 'ave', 'uniform'):
+        clip, attn = torch.randn(1, 3*4*6, 192), m.blocks[0].attn
+        each = [attn.compress(frame, (1, 4, 6)) for frame in clip.chunk(3, 1)]
+        torch.testing.assert_close(attn.compress(clip, (3, 4, 6)), torch.cat(each, 1))
+
+@torch.no_grad()
+def test_a_wide_grid_is_compressed_square_by_square():
+    "`uniform` keeps the first token of each square, an untrained `conv` the normalised mean of it"
+    x = torch.randn(1, 2*4*6, 48)
+    squares = rearrange(x, 'b (f h i w j) d -> b (f h w) (i j) d', f=2, h=2, i=2, w=3, j=2)
+    conv = CompressedAttention(48, 4).compress(x, (2, 4, 6))
+    torch.testing.assert_close(conv, torch.nn.functional.layer_norm(squares.mean(2), (48,)))
+    for sampling in ('uniform', 'ave'):
+        assert torch.equal(CompressedAttention(48, 4, sampling=sampling).compress(x, (2, 4, 6)), squares[:, :, 0])
+    assert CompressedAttention(48, 4, sampling='uniform').compress(x[:, :35], (1, 5, 7)).shape[1] == 12
+    assert CompressedAttention(48, 4, sampling='ave').compress(x[:, :35], (1, 5, 7)).shape[1] == 6
+    with pytest.raises(ValueError, match='a grid of 1 x 6 tokens is smaller than the square of 2 x 2'):
+        CompressedAttention(48, 4).compress(x[:, :6], (1, 1, 6))
+
+@torch.no_grad()
+def test_factor_one_is_no_compression():
+    "A factor of 1 changes nothing, keys of the state dict included"
+    cfg = replace(pixart_sigma_tiny(), kv_compress_config=None)
+    none = randomise(PixArtSigma(cfg))
+    one = PixArtSigma(replace(cfg, kv_compress_config=KVCompressConfig('conv', 1, (0, 1)))).eval()
+    one.load_state_dict(none.state_dict())
+    given = dict(x=torch.randn(1, 4, 1, 8, 8), timestep=torch.tensor([500.]), y=torch.randn(1, 1, 5, 128))
+    assert torch.equal(one(**given), none(**given))
+
+@pytest.mark.parametrize('side, layers', [(256, ()), (512, (1,)), (1024, ()), (2048, (0, 1))])
+@torch.no_grad()
+def test_sigma_public_layout(side, layers, tmp_path):
+    "Every name fits, 300 tokens of text, and the answer is the same to the bit"
+    kv = KVCompressConfig('conv', 2, layers) if layers else None
+    cfg = replace(pixart_sigma_xl2(side), hidden_size=144, num_heads=2, depth=2, caption_channels=16,
+                  kv_compress_config=kv)
+    theirs = randomise(PixArtSigma(cfg))
+    theirs.load_state_dict(theirs.state_dict() | {k: v for k, v in PixArtSigma(cfg).state_dict().items()
+                                                  if k.startswith('pos_embed')})
+    state, seen = pixart_from_sigma(read_state(publish(theirs, tmp_path/'PixArt-Sigma-XL-2.pth')))
+    assert seen == cfg and len(state['y_embedder.y_embedding']) == 300
+    ours = PixArtSigma(seen).eval()
+    load_into(ours, state)
+    given = dict(x=torch.randn(1, 4, 1, 16, 8), timestep=torch.tensor([300.]), y=torch.randn(1, 1, 9, 16))
+    assert torch.equal(ours(**given), theirs(**given))
+
+@pytest.mark.parametrize('change, said', [
+    (lambda s: {k: v for k, v in s.items() if k != 'blocks.4.attn.norm.bias'},
+     '1 missing in the file: blocks.4.attn.norm.bias'),
+    (lambda s: s | {'csize_embedder.mlp.0.weight': torch.ones(2)}, 'read them with pixart_from_alpha'),
+    (lambda s: s | {'blocks.0.attn_temp.proj.bias': torch.ones(2)}, 'look like STDiT weights of Open-Sora 1.0'),
+    (lambda s: s | {'blocks.4.attn.sr.weight': torch.ones(192, 1, 3, 3)}, 'blocks compress by [2, 3]')])
+def test_wrong_sigma_files_are_named(change, said):
+    "What it is, or what it lacks"
+    with pytest.raises(ValueError) as e: pixart_from_sigma(change(PixArtSigma(pixart_sigma_tiny()).state_dict()))
+    assert said in str(e.value)
+
+def test_sigma_without_compression_is_a_pixart():
+    "Open-Sora 1.2 reads Sigma's weights at 2048 pixels as a PixArt of 256 latent rows"
+    m = PixArtSigma(replace(pixart_sigma_xl2(2048), hidden_size=144, num_heads=2, depth=1, caption_channels=16))
+    state, cfg = pixart_from_alpha(m.state_dict(), base_size=2048//8)
+    assert (cfg.input_size, cfg.space_scale, cfg.model_max_length, cfg.base) == ((1, 256, 256), 4, 300, 128)
+    load_into(PixArt(cfg), state)

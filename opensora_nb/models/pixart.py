@@ -7,7 +7,7 @@ __all__ = ['HEAD_WIDTH', 'PixArtConfig', 'pixart_xl2', 'pixart_1b2', 'pixart_tin
            'PixArt', 'init_pixart', 'PixArtMSConfig', 'pixart_ms_xl2', 'pixart_ms_tiny', 'PixArtMS',
            'pixart_from_alpha', 'read_pixart_sizes', 'read_positions', 'complete_pixart']
 
-# %% ../../nbs/05_models/03_pixart.ipynb #f86c3438
+# %% ../../nbs/05_models/03_pixart.ipynb #5f29c074
 import math
 from dataclasses import dataclass, replace
 import torch
@@ -20,7 +20,7 @@ from ..blocks.attention import CrossAttention, SelfAttention, pack_text
 from ..blocks.position import sincos_1d, sincos_2d
 from ..blocks.embed import CaptionEmbedder, SizeEmbedder, TimestepEmbedder
 
-# %% ../../nbs/05_models/03_pixart.ipynb #8ad0cc77
+# %% ../../nbs/05_models/03_pixart.ipynb #b09aba3a
 @dataclass(frozen=True)
 class PixArtConfig:
     "Sizes of a PixArt; fields of Open-Sora that say how to run a model are not here"
@@ -77,7 +77,7 @@ class PixArtConfig:
         if self.base_size: return self.base_size//self.patch_size[1]
         return math.isqrt(self.grid[1]*self.grid[2])
 
-# %% ../../nbs/05_models/03_pixart.ipynb #80633b0b
+# %% ../../nbs/05_models/03_pixart.ipynb #da0bef15
 def _picture(side): # of pixels -> how the released models number its rows and columns
     return dict(input_size=(1, side//8, side//8), space_scale=max(1., side/512), no_temporal_pos_emb=True)
 
@@ -98,7 +98,7 @@ def pixart_tiny() -> PixArtConfig:
     return PixArtConfig(**_picture(64), hidden_size=192, depth=6, num_heads=4, caption_channels=128,
                         model_max_length=40)
 
-# %% ../../nbs/05_models/03_pixart.ipynb #bb4c7b59
+# %% ../../nbs/05_models/03_pixart.ipynb #a9dc9e48
 class PixArtBlock(nn.Module):
     "Self-attention over all tokens, cross-attention to the caption, MLP; the timestep sets shift, scale and gate"
     def __init__(self,
@@ -129,7 +129,7 @@ class PixArtBlock(nn.Module):
         x = x + self.cross_attn(x, y, lens)
         return x + drop_path(gate2 * self.mlp(modulate(layer_norm(x), shift2, scale2)), p)
 
-# %% ../../nbs/05_models/03_pixart.ipynb #e55bd5bb
+# %% ../../nbs/05_models/03_pixart.ipynb #bf844f84
 def space_table(
     cfg:PixArtConfig, # of which width, scale and base
     h:int,            # rows of tokens
@@ -144,7 +144,7 @@ def time_table(
     "What is added to all tokens of a frame to say which frame it is"
     return sincos_1d(torch.arange(cfg.grid[0], device='cpu')/cfg.time_scale, cfg.hidden_size)[None].float()
 
-# %% ../../nbs/05_models/03_pixart.ipynb #6624900f
+# %% ../../nbs/05_models/03_pixart.ipynb #f929369f
 class PixArt(nn.Module):
     "Predict the noise (and its variance) in a latent of one size from its caption; names are the released ones"
     def __init__(self,
@@ -234,7 +234,7 @@ class PixArt(nn.Module):
         raise ValueError(f"the latent has {got} frames, rows and columns, this {type(self).__name__} was built for "
                          f"{own}; make the latent {own}, or build the model with input_size={size}")
 
-# %% ../../nbs/05_models/03_pixart.ipynb #95b38253
+# %% ../../nbs/05_models/03_pixart.ipynb #356d5dc6
 @torch.no_grad()
 def init_pixart(
     model:nn.Module, # a PixArt, changed in place
@@ -249,7 +249,7 @@ def init_pixart(
     for layer in small: nn.init.normal_(layer.weight, std=0.02)
     for layer in (*(b.cross_attn.proj for b in model.blocks), model.final_layer.linear): nn.init.zeros_(layer.weight)
 
-# %% ../../nbs/05_models/03_pixart.ipynb #2fd5eb92
+# %% ../../nbs/05_models/03_pixart.ipynb #c2110bd4
 @dataclass(frozen=True)
 class PixArtMSConfig(PixArtConfig):
     "Sizes of a PixArtMS; `input_size` is what its positions are measured by, and other rows and columns are taken too"
@@ -271,7 +271,7 @@ def pixart_ms_tiny() -> PixArtMSConfig:
     "For pictures of about 64 x 64"
     return PixArtMSConfig(**to_fields(pixart_tiny()))
 
-# %% ../../nbs/05_models/03_pixart.ipynb #9e764911
+# %% ../../nbs/05_models/03_pixart.ipynb #ba7c93cd
 def to_fields(cfg): return {k: getattr(cfg, k) for k in cfg.__dataclass_fields__}
 
 def picture_size(data_info=None, hw=None, ar=None, height=None, width=None):
@@ -284,7 +284,7 @@ def picture_size(data_info=None, hw=None, ar=None, height=None, width=None):
     hw = hw.reshape(-1, 2)
     return hw, hw[:, :1]/hw[:, 1:] if ar is None else ar.reshape(-1, 1)
 
-# %% ../../nbs/05_models/03_pixart.ipynb #92dedf19
+# %% ../../nbs/05_models/03_pixart.ipynb #a53462f6
 class PixArtMS(PixArt):
     "A PixArt for pictures of many shapes; `hw` (b, 2) or `height` and `width` tell it the pixels, `ar` their ratio"
     def __init__(self,
@@ -315,14 +315,14 @@ class PixArtMS(PixArt):
                          f"{self.cfg.input_size[0]}; build it with input_size=({size[0]}, …), "
                          "or with no_temporal_pos_emb")
 
-# %% ../../nbs/05_models/03_pixart.ipynb #73647ed7
+# %% ../../nbs/05_models/03_pixart.ipynb #6baaa530
 HEAD_WIDTH = 72 # of every published PixArt
 
 def pixart_from_alpha(
     state:dict, # content of a published PixArt-α file, or a state dict of a model of this page
     **given,    # fields of the configuration; they go before what the weights tell
-) -> tuple[PixArtConfig, dict]: # the configuration, a `PixArtMSConfig` for multi-scale weights; and a whole state dict
-    "Read configuration and weights; `ValueError` says what the file is, or what it lacks"
+) -> tuple[dict, PixArtConfig]: # a whole state dict, and the configuration; for multi-scale weights a `PixArtMSConfig`
+    "Weights under our names and what they belong to; `ValueError` says what the file is, or what it lacks"
     state = dict(state.get('state_dict', state))
     kind = kind_of(state)
     if kind and not kind.startswith('PixArt'): raise ValueError(f"these are no PixArt weights; they look like {kind}")
@@ -331,9 +331,9 @@ def pixart_from_alpha(
                          "read them with pixart_from_sigma")
     cls = PixArtMS if 'csize_embedder.mlp.0.weight' in state else PixArt
     cfg = (PixArtMSConfig if cls is PixArtMS else PixArtConfig)(**read_pixart_sizes(state, cls.__name__, **given))
-    return cfg, complete_pixart(cls, cfg, state)
+    return complete_pixart(cls, cfg, state), cfg
 
-# %% ../../nbs/05_models/03_pixart.ipynb #484ad8eb
+# %% ../../nbs/05_models/03_pixart.ipynb #506ee9b2
 def read_pixart_sizes(
     state:dict, # name -> Tensor
     what:str,   # whose weights they should be, for messages
