@@ -146,13 +146,13 @@ def animate(
     clips,            # a clip, a list of clips or a batch; shown side by side
     titles=None,      # one text per clip
     fps:float=8,      # frames a second
-    scale:float=None, # enlargement; none: twice, or four times for one small clip
+    scale:float=None, # enlargement; none: twice, or three times for one small clip
     limit:int=50_000, # bytes; beyond it shades and then frames are reduced, and colours stay true
 ) -> Picture:         # an animated PNG
     "Clips side by side as one animated PNG; shorter clips wait on their last frame"
     clips = _clips(clips)
     titles = titles or ['']*len(clips)
-    if scale is None: scale = 4 if len(clips) == 1 and clips[0].shape[2] <= 96 else 2
+    if scale is None: scale = 3 if len(clips) == 1 and clips[0].shape[2] <= 96 else 2
     if len(titles) != len(clips): raise ValueError(f"{len(clips)} clips but {len(titles)} titles")
     def frame(i): # the i-th picture of all clips
         cols = [_stack([_row(c[min(i, len(c)-1)][None], scale)], [t]) for c, t in zip(clips, titles)]

@@ -1,8 +1,9 @@
 "The house rules: layers, clean notebooks, small files, cheap imports, metadata said once."
-import ast, builtins, json, re, subprocess, sys
+import ast, base64, builtins, io, json, re, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted([*(ROOT/'nbs').rglob('*.ipynb'), *(ROOT/'tutorials').rglob('*.ipynb')])
@@ -89,6 +90,25 @@ def test_notebook_is_clean(nb):
     assert '\\r' not in said, "an output holds all states of a progress bar; keep the last"
     if any('#| default_exp' in ''.join(c['source']) for c in cells):
         assert outputs, "an exporting page without saved outputs"
+
+BYTES, WIDTH = 60_000, 600 # at most and at least, of a saved picture
+
+def pictures(nb):
+    "(cell, bytes, width, frames) of every saved PNG"
+    for cell in json.loads(nb.read_text())['cells']:
+        for o in cell.get('outputs', []):
+            if 'image/png' not in o.get('data', {}): continue
+            data = base64.b64decode(''.join(o['data']['image/png']))
+            with Image.open(io.BytesIO(data)) as image:
+                yield cell['id'], len(data), image.width, getattr(image, 'n_frames', 1)
+
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids)
+def test_pictures_are_wide_and_small(nb):
+    "What a reader shall learn from can be read, and a page loads quickly; moving pictures may be narrow"
+    for cell, size, width, frames in pictures(nb):
+        assert frames > 1 or width >= WIDTH, (
+            f"the picture of cell {cell} is {width} pixels wide; call figure_style(), give contact_sheet no scale")
+        assert size <= BYTES, f"the picture of cell {cell} has {size} bytes; show palette_png(picture)"
 
 SAID = ( # what this kit tells on the error stream, as a page shows it
     r'osnb: ', r'stopped by SIG', r'\w+ reached [\d.]+ at step', r'latents: \d+ of \d+ are there already',
