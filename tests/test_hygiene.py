@@ -101,7 +101,8 @@ def pictures(nb):
             if 'image/png' not in o.get('data', {}): continue
             data = base64.b64decode(''.join(o['data']['image/png']))
             with Image.open(io.BytesIO(data)) as image:
-                if image.width > 1.1*image.height: yield cell['id'], len(data), image.width, getattr(image, 'n_frames', 1)
+                if image.width <= 1.1*image.height: continue
+                yield cell['id'], len(data), image.width, getattr(image, 'n_frames', 1)
 
 LOUD = {'02_forecast.ipynb', '14_cost.ipynb', '07_steering.ipynb'} # to be run again on a quiet machine
 CASES = [pytest.param(p, marks=[pytest.mark.xfail] if p.name in LOUD else []) for p in NOTEBOOKS]
