@@ -14,6 +14,7 @@ from opensora_nb.models.pixart_sigma import (
     SAMPLINGS, CompressedAttention, KVCompressConfig, PixArtSigma, PixArtSigmaConfig, pixart_from_sigma,
     pixart_sigma_kvc, pixart_sigma_tiny, pixart_sigma_xl2)
 from opensora_nb.models.zoo import randomise
+from opensora_nb.parallel.memory import checkpoint_blocks, transformer_blocks
 from opensora_nb.weights import load_into, read_state
 
 GOLDENS = Path(__file__).parent/'goldens'
@@ -124,6 +125,28 @@ def test_public_layout_without_a_table():
     _, given = pixart_from_alpha(state, input_size=(1, 256, 256))
     assert given.input_size == (1, 256, 256) and given.space_scale == 4
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('scale', [.5, 1, 2, 3, 4])
+def test_the_scale_is_read_off_the_table(scale, dtype):
+    "Of a table in any format; powers of 2 are found in half formats, too"
+    m = PixArt(replace(pixart_tiny(), depth=1, space_scale=scale))
+    state = m.state_dict() | dict(pos_embed=m.pos_embed.to(dtype))
+    _, seen = pixart_from_alpha(state, num_heads=4)
+    assert seen.space_scale == scale or (scale == 3 and dtype != torch.float32)
+
+@pytest.mark.parametrize('cls, cfg', [(PixArt, pixart_tiny()), (PixArtMS, pixart_ms_tiny())])
+def test_checkpointing_changes_no_gradient(cls, cfg):
+    "Blocks that are computed again in the backward pass give the same gradients to the bit"
+    def gradients(prepare):
+        m = randomise(cls(cfg)).train()
+        prepare(m)
+        g = torch.Generator().manual_seed(3)
+        x, y = torch.randn(2, 4, 1, 8, 8, generator=g), torch.randn(2, 1, 5, 128, generator=g)
+        m(x, torch.tensor([3., 700.]), y, height=64, width=64, drop=torch.zeros(2).bool()).square().mean().backward()
+        return [p.grad for p in m.parameters()]
+    plain, saved = gradients(lambda m: None), gradients(lambda m: checkpoint_blocks(transformer_blocks(m)))
+    assert all(map(torch.equal, plain, saved))
+
 @pytest.mark.parametrize('change, said', [
     (lambda s: {k: v for k, v in s.items() if 'blocks.1.' not in k}, 'missing in the file: blocks.1.'),
     (lambda s: s | {'blocks.0.attn.sr.weight': torch.ones(2)}, 'read them with pixart_from_sigma'),
@@ -131,6 +154,7 @@ def test_public_layout_without_a_table():
     (lambda s: s | {'temporal_blocks.0.attn.proj.bias': torch.ones(2)}, 'look like STDiT3 weights'),
     (lambda s: s | {'blocks.0.attn.proj.weight': torch.ones(2, 2)}, 'blocks.0.attn.proj.weight: file (2, 2)'),
     (lambda s: s | {'pos_embed': torch.ones(1, 12, 144)}, 'pos_embed has 12 positions, which is no square'),
+    (lambda s: s | {'pos_embed': torch.ones(16, 144)}, 'pos_embed has shape (16, 144)'),
     (lambda s: s | {'y_embedder.y_embedding': torch.ones(3)}, 'y_embedder.y_embedding has shape (3,)')])
 def test_wrong_files_are_named(change, said):
     "What it is, or what it lacks"

@@ -8,12 +8,13 @@ __all__ = ['SAMPLINGS', 'KVCompressConfig', 'sample_grid', 'CompressedAttention'
            'read_compression']
 
 # %% ../../nbs/05_models/04_pixart_sigma.ipynb #25510be7
+import re
 from dataclasses import dataclass, replace
 import torch
 from torch import nn, Tensor
 from einops import rearrange
 from ..config import check_range, from_dict
-from ..weights import kind_of
+from ..weights import kind_of, whole_shape
 from ..blocks.layers import MLP, drop_path, layer_norm, modulate, unpatchify
 from ..blocks.attention import CrossAttention, SelfAttention, attend
 from .pixart import (
@@ -227,8 +228,8 @@ def read_compression(
     state:dict, # name -> Tensor
 ) -> KVCompressConfig|None: # None without
     "Which blocks compress by `conv`, and by how much"
-    kernels = {int(k.split('.')[1]): v for k, v in state.items() if k.endswith('.attn.sr.weight')}
-    if not kernels: return None
-    ratios = {v.shape[-1] for v in kernels.values()}
+    blocks = [int(m[1]) for k in state if (m := re.fullmatch(r'blocks\.(\d{1,6})\.attn\.sr\.weight', k))]
+    if not blocks: return None
+    ratios = {whole_shape(state, f'blocks.{i}.attn.sr.weight', 4, 'PixArt-Σ')[-1] for i in blocks}
     if len(ratios) > 1: raise ValueError(f"blocks compress by {sorted(ratios)}; one factor for all is needed")
-    return KVCompressConfig('conv', *ratios, tuple(sorted(kernels)))
+    return KVCompressConfig('conv', *ratios, tuple(sorted(blocks)))
