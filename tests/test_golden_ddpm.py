@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from opensora_nb.core import torch_rng
 from opensora_nb.flow.ddpm import DDIM, DDPM, Mixture, linear_betas, q_sample, respace, tables
 from opensora_nb.flow.rflow import sample
+from opensora_nb.flow.speed import SpeeD
 
 HERE = Path(__file__).parent/'goldens'
 INFO, G = json.loads((HERE/'iddpm_stdit2.json').read_text()), load_file(HERE/'iddpm_stdit2.safetensors')
@@ -50,6 +51,14 @@ def test_tables_of_ten_steps():
 def test_q_sample():
     close(q_sample(tables(), G['q_sample.x'], G['q_sample.noise'], G['q_sample.t']), G['q_sample.out'],
           atol=2e-6, rtol=1e-5)
+
+def test_speed():
+    g, speed = INFO['speed'], SpeeD()
+    assert speed.meaningful == g['meaningful_steps']
+    close(speed.chances[:3], g['p_first'], atol=1e-9, rtol=1e-5)
+    close(speed.chances[-3:], g['p_last'], atol=1e-9, rtol=1e-5)
+    close(speed.chances.sum(), g['p_sum'], atol=1e-6, rtol=0)
+    close(speed.weights[g['weights_at']], g['weights'], atol=1e-7, rtol=1e-6)
 
 LOSS_SIZE = dict(height=torch.full((3,), 144.), width=torch.full((3,), 256.), num_frames=torch.full((3,), 16.),
                  ar=torch.full((3,), 144/256), fps=torch.full((3,), 24.))
