@@ -275,7 +275,8 @@ def plan_command(args):
     "Say what each stage of a recipe would cost, stage by stage; nothing is trained"
     from opensora_nb.train.earlier import plan_recipe
     sizes = read_sizes(args.data, args.decode) if args.data else None
-    if args.measure: print('trying a few steps on this machine; --measure False leaves that out', file=sys.stderr)
+    if args.measure and sys.stderr.isatty():
+        print('trying a few steps; --measure False leaves that out', file=sys.stderr)
     plans = plan_recipe(args.recipe, *args.overrides, processes=args.num_processes, sizes=sizes,
                         peak=args.peak*1e12, used=args.used, measure=args.measure)
     print(*plans, sep='\n\n')
@@ -697,9 +698,8 @@ def try_to_load(path, kind):
     """What can be said of weights of this kind once they are loaded, '' if no class of this kit loads them
 
     `ValueError` where they do not load."""
-    if kind.startswith('STDiT3'): lines = try_transformer(path)
+    if kind.startswith(('STDiT', 'PixArt', 'DiT')): lines = try_transformer(path)
     elif kind.startswith('VideoVAE'): lines = try_autoencoder(path)
-    elif kind.startswith('PixArt'): return "an STDiT3 can start from it: load_stdit3 of opensora_nb.models.zoo"
     elif kind.startswith('TinyText'):
         from opensora_nb.text.encoders import TinyText
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
@@ -708,11 +708,17 @@ def try_to_load(path, kind):
     else: return ''
     return '\n'.join(['it loads', *([l for l in lines if l.startswith('fits')] or lines)])
 
-def try_transformer(path): # a line on each preset
+def try_transformer(path): # a line on each preset of its family
+    from opensora_nb.models.family import FAMILY, family_of, load_transformer
     from opensora_nb.models.stdit3 import stdit3_tiny
-    from opensora_nb.models.zoo import ZOO, compare_presets, load_stdit3
-    presets = {k: e.preset() for k, e in ZOO.items()} | {'stdit3_tiny': stdit3_tiny()}
-    return compare_presets(load_stdit3(path).cfg, presets)
+    from opensora_nb.models.zoo import UNTOLD, compare_presets
+    from opensora_nb.weights import read_state
+    name = family_of(read_state(path))
+    presets = {k: preset() for k, preset in FAMILY[name].presets.items()}
+    if name == 'STDiT3': presets['stdit3_tiny'] = stdit3_tiny()
+    lines = compare_presets(load_transformer(path).cfg, presets, UNTOLD)
+    also = ["an STDiT3 can start from it: load_stdit3 of opensora_nb.models.zoo"]*name.startswith('PixArt')
+    return ([l for l in lines if l.startswith('fits')] or lines) + also
 
 def try_autoencoder(path): # the same
     from opensora_nb.models.zoo import compare_presets
