@@ -1,7 +1,6 @@
 """DDPM, SpeeD and DPM-Solver++ against stored results of Open-Sora (fp32, CPU): goldens/iddpm_stdit2.* with STDiT2,
 goldens/dpm_solver.* with STDiT, and against the schedulers of diffusers where both define the same thing.
 """
-import importlib
 import json
 from pathlib import Path
 import pytest, torch
@@ -10,22 +9,17 @@ from opensora_nb.core import torch_rng
 from opensora_nb.flow.ddpm import DDIM, DDPM, Mixture, linear_betas, q_sample, respace, tables
 from opensora_nb.flow.rflow import sample
 from opensora_nb.flow.speed import SpeeD
+from opensora_nb.models.stdit2 import STDiT2, STDiT2Config
 
 HERE = Path(__file__).parent/'goldens'
 INFO, G = json.loads((HERE/'iddpm_stdit2.json').read_text()), load_file(HERE/'iddpm_stdit2.safetensors')
 
-def model_of(module, name, config, state):
-    "A model of the family with these weights, in eval mode"
-    models = pytest.importorskip(f'opensora_nb.models.{module}')
-    cfg = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    m = getattr(models, name)(getattr(models, f'{name}Config')(**cfg)).eval()
-    m.load_state_dict(state, strict=True)
-    return m
-
 @pytest.fixture(scope='module')
 def stdit2():
     config = json.loads((HERE/'stdit2_weights.json').read_text())['config']
-    return model_of('stdit2', 'STDiT2', config, load_file(HERE/'stdit2_weights.safetensors'))
+    m = STDiT2(STDiT2Config(**config)).eval()
+    m.load_state_dict(load_file(HERE/'stdit2_weights.safetensors'), strict=True)
+    return m
 
 def close(ours, theirs, **tol):
     if not torch.is_tensor(theirs): theirs = torch.tensor(theirs, dtype=torch.float64)
