@@ -50,7 +50,7 @@ def respace(
     steps:int|str,     # how many are visited, see above
 ) -> list:             # of timesteps, rising
     "Which timesteps are visited; `ValueError` for none, or for more than there are"
-    if num_timesteps < 1: raise ValueError(f"a model is trained on 1 timestep or more, not {num_timesteps}; 1000 is usual")
+    if num_timesteps < 1: raise ValueError(f"a model is trained on 1 timestep or more, not {num_timesteps}; use 1000")
     if str(steps).startswith('ddim'): return _stride(num_timesteps, _count(str(steps)[4:], steps))
     counts, out, first = [_count(c, steps) for c in str(steps).split(',')], [], 0
     size, rest = divmod(num_timesteps, len(counts))
