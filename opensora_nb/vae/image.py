@@ -9,6 +9,7 @@ __all__ = ['OLD_NAMES', 'Posterior', 'AutoencoderKLConfig', 'ResnetBlock', 'Atte
 # %% ../../nbs/06_vae/01_image_vae.ipynb #6e864c68
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -250,15 +251,30 @@ class VideoAutoencoderKL(nn.Module):
         scaling_factor:float=0.18215,                  # latents are multiplied by it
     ):
         super().__init__()
-        self.module = AutoencoderKL(cfg)
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size is {micro_batch_size}; give at least 1 frame, or None for all at once")
+        self.cfg, self.module = cfg, AutoencoderKL(cfg)
         self.micro_batch_size, self.scaling_factor = micro_batch_size, scaling_factor
+
+    def latent_size(
+        self,
+        size:tuple, # (f, h, w) of the video; None stays None
+    ) -> tuple:     # (f, h//8, w//8) of its latent
+        "Size of the latent of a video of this size"
+        f, h, w = size
+        d = self.cfg.downsample
+        return f, None if h is None else h//d, None if w is None else w//d
 
     def encode(
         self,
-        x:Tensor,                 # (b, 3, f, h, w)
-        noise:Callable|None=None, # shape -> normal draws; None takes the means
-    ) -> Tensor:                  # (b, c, f, h//8, w//8), scaled
+        x:Tensor,                            # (b, 3, f, h, w) in [-1, 1]
+        noise:Callable|None=None,            # shape -> normal draws, in place of a generator
+        sample:bool=False,                   # draw from the posteriors (as the reference always does); else their means
+        generator:torch.Generator|None=None, # CPU generator of the draws
+    ) -> Tensor:                             # (b, c, f, h//8, w//8), scaled
         "Encode the frames, `micro_batch_size` at a time"
+        check_pixels(x, 'b c f h w', self.cfg)
+        if sample and noise is None: noise = partial(torch.randn, generator=generator)
         def one(frames):
             p = self.module.encode(frames)
             return p.mean if noise is None else p.sample(noise)
@@ -266,9 +282,14 @@ class VideoAutoencoderKL(nn.Module):
 
     def decode(
         self,
-        z:Tensor, # (b, c, f, h, w), scaled
-    ) -> Tensor:  # (b, 3, f, 8h, 8w)
-        "Decode the frames, `micro_batch_size` at a time"
+        z:Tensor,                 # (b, c, f, h, w), scaled
+        num_frames:int|None=None, # what the video VAE of 1.2 is asked for as well; here a latent has as many as its video
+    ) -> Tensor:                  # (b, 3, f, 8h, 8w), not clamped
+        "Decode the frames, `micro_batch_size` at a time; `ValueError` for another number of frames than the latent has"
+        if z.ndim != 5:
+            raise ValueError(f"a batch of latents has 5 axes (b c f h w), this tensor has {z.ndim}: {tuple(z.shape)}")
+        if num_frames not in (None, z.shape[2]):
+            raise ValueError(f"{num_frames} frames come from {num_frames} latent frames, this latent has {z.shape[2]}")
         return self._by_frames(self.module.decode, z/self.scaling_factor)
 
     def _by_frames(self, fn, x):
