@@ -104,10 +104,7 @@ def pictures(nb):
                 if image.width <= 1.1*image.height: continue
                 yield cell['id'], len(data), image.width, getattr(image, 'n_frames', 1)
 
-LOUD = {'02_forecast.ipynb', '14_cost.ipynb', '07_steering.ipynb'} # to be run again on a quiet machine
-CASES = [pytest.param(p, marks=[pytest.mark.xfail] if p.name in LOUD else []) for p in NOTEBOOKS]
-
-@pytest.mark.parametrize('nb', CASES, ids=ids)
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids)
 def test_pictures_are_wide_and_small(nb):
     "What a reader shall learn from can be read, and a page loads quickly; moving pictures may be narrow"
     for cell, size, width, frames in pictures(nb):

@@ -281,7 +281,7 @@ def test_what_can_only_be_planned(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = f'torchrun --nproc_per_node 64 {TRAIN} {V10}/16x256x256.py --data-path c.csv'
     assert main(shlex.split(line)) == 1
-    assert 'v10_stages can only be planned: its model, STDiT-XL/2, is not in this kit yet' in capsys.readouterr().err
+    assert 'v10_stages can only be planned: training does not take STDiT yet' in capsys.readouterr().err
     assert main(shlex.split(line + ' --plan')) == 0
     out, err = capsys.readouterr()
     assert '80,000 steps on 64 processes' in out
