@@ -283,7 +283,7 @@ class VideoAutoencoderKL(nn.Module):
     def decode(
         self,
         z:Tensor,                 # (b, c, f, h, w), scaled
-        num_frames:int|None=None, # what the video VAE of 1.2 is asked for as well; here a latent has as many as its video
+        num_frames:int|None=None, # frames of the video (the VAE of 1.2 must be told); here those of the latent
     ) -> Tensor:                  # (b, 3, f, 8h, 8w), not clamped
         "Decode the frames, `micro_batch_size` at a time; `ValueError` for another number of frames than the latent has"
         if z.ndim != 5:
