@@ -3,7 +3,7 @@ import json
 import pytest, torch
 from huggingface_hub import constants
 from opensora_nb.models.zoo import every_layout, randomise
-from opensora_nb.vae.image import AutoencoderKL, AutoencoderKLConfig, VideoAutoencoderKL
+from opensora_nb.vae.image import AutoencoderKLConfig, VideoAutoencoderKL
 from opensora_nb.vae.released import load_image_vae
 
 CFG = AutoencoderKLConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
