@@ -713,7 +713,7 @@ def try_transformer(path): # a line on each preset of its family
     from opensora_nb.models.stdit3 import stdit3_tiny
     from opensora_nb.models.zoo import UNTOLD, compare_presets
     from opensora_nb.weights import read_state
-    name = family_of(read_state(path))
+    name = family_of(read_state(path, lazy=True))
     presets = {k: preset() for k, preset in FAMILY[name].presets.items()}
     if name == 'STDiT3': presets['stdit3_tiny'] = stdit3_tiny()
     lines = compare_presets(load_transformer(path).cfg, presets, UNTOLD)

@@ -78,7 +78,7 @@ def load_transformer(
 ) -> nn.Module:             # on the CPU, in eval mode
     "Any transformer of the family from its published weights; `ValueError` says what the file is, or what it lacks"
     path = where if isinstance(where, dict) else fetch(where)
-    state = where if isinstance(where, dict) else read_state(path)
+    state = where if isinstance(where, dict) else read_state(path, lazy=True) # names and shapes first
     found = family_of(state)
     if not found:
         raise ValueError(f"these are no weights of a transformer of the family ({', '.join(FAMILY)}); "
@@ -88,6 +88,7 @@ def load_transformer(
     if found == 'STDiT3': return load_stdit3(where, dtype, **changes)
     folder = None if isinstance(where, dict) else path if path.is_dir() else path.parent
     released = read_config(folder) if folder and (folder/'config.json').is_file() else {}
+    if folder: state = read_state(path)
     with about('these weights' if folder is None else path):
         state, cfg = FAMILY[found].read(state, released, changes)
     if dtype: state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
