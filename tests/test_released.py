@@ -338,6 +338,7 @@ def test_pixart_that_lacks_a_part():
     ('encoder.down_blocks.0.resnets.0.conv1.bias',     'AutoencoderKL'),
     ('encoder.block.0.layer.0.SelfAttention.q.weight', 'T5'),
     ('double_blocks.0.img_attn.qkv.weight',            'later model'),
+    ('text_model.embeddings.token_embedding.weight',   'a CLIP text encoder'),
 ])
 def test_report_names_the_model(name, kind):
     state = {name: torch.ones(1)}

@@ -16,7 +16,7 @@ TERMS = {
                      'cross-attention', 'spatial-temporal attention', 'rotary position embedding',
                      'sinusoidal position embedding', 'QK normalisation', 'variational autoencoder',
                      'latent diffusion', 'KL divergence', 'causal 3-D convolution', 'tiled decoding',
-                     'T5 text encoder', 'null caption', 'LoRA'],
+                     'T5 text encoder', 'CLIP', 'null caption', 'LoRA'],
     'training': ['exponential moving average', 'mixed precision', 'gradient accumulation', 'activation checkpointing',
                  'gradient clipping', 'learning-rate warm-up', 'AdamW', 'Muon', 'stochastic depth', 'data parallelism',
                  'sharded training', 'sequence parallelism', 'all-to-all', 'aspect-ratio bucketing',
@@ -24,7 +24,7 @@ TERMS = {
     'evaluation': ['PSNR', 'SSIM', 'LPIPS', 'prompt following', 'compositional generalisation', 'memorisation',
                    'motion score', 'FVD', 'FID', 'optical flow', 'aesthetic score']}
 # Their pages are not built; this list only shrinks.
-NOT_YET = ['few-step distillation', 'CLIP', 'VBench', 'validation loss']
+NOT_YET = ['few-step distillation', 'VBench', 'validation loss']
 
 def headings(page):
     "Title, subtitle and headings of a page"
