@@ -1,4 +1,4 @@
-"What the page of the CLIP text encoder cannot show: no network, folders of every layout, files that are not what they say"
+"What the page of the CLIP text encoder cannot show: no network, every layout, files that are not what they say"
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch
