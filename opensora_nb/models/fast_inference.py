@@ -31,10 +31,11 @@ class Once:
 # %% ../../nbs/05_models/09_fast_inference.ipynb #7f93acee
 @contextmanager
 def remember_captions(
-    model:nn.Module, # STDiT3 or another model with `captions` and cross-attention
+    model:nn.Module, # a transformer of the family
 ) -> Iterator[nn.Module]:
     "Within the block, caption features and their keys and values are computed once for each batch of captions; exact"
-    cached = [(m, 'keys_values') for m in model.modules() if isinstance(m, CrossAttention)] + [(model, 'captions')]
+    cached = [(m, 'keys_values') for m in model.modules() if isinstance(m, CrossAttention)]
+    if cached: cached.append((model, 'captions')) # DiT and Latte read one vector, not captions
     for m, name in cached: setattr(m, name, Once(getattr(m, name)))
     try: yield model
     finally:
@@ -119,10 +120,11 @@ def int8_linears(
 # %% ../../nbs/05_models/09_fast_inference.ipynb #e839d4d4
 @contextmanager
 def compiled_blocks(
-    model:nn.Module, # with `spatial_blocks` and `temporal_blocks`
+    model:nn.Module, # a transformer of the family, whose blocks stand in `ModuleList`s
 ) -> Iterator[nn.Module]:
-    "Within the block, each transformer block runs compiled; the first call waits for the compiler"
-    blocks = [*model.spatial_blocks, *model.temporal_blocks]
+    "Within the block, each transformer block runs compiled; the first call waits. No blocks: `ValueError`"
+    blocks = [b for part in model.children() if isinstance(part, nn.ModuleList) for b in part]
+    if not blocks: raise ValueError(f"{type(model).__name__} has no list of blocks to compile; use compiled=False")
     for b in blocks: b.compile()
     try: yield model
     finally:
@@ -133,7 +135,7 @@ LINEARS = {'plain': None, 'onednn': onednn_linears, 'int8': int8_linears}
 
 @contextmanager
 def faster(
-    model:nn.Module,         # STDiT3
+    model:nn.Module,         # a transformer of the family
     linears:str='onednn',    # plain, onednn (equal up to rounding) or int8 (about bf16's error)
     remember:bool=True,      # captions once for each batch of them; exact
     compiled:bool=False,     # compile the blocks
