@@ -5,7 +5,7 @@ from opensora_nb.core import torch_rng
 from opensora_nb.models.dit import DiT, dit_tiny
 from opensora_nb.models.latte import Latte, latte_tiny
 from opensora_nb.models.pixart import PixArt, PixArtMS, pixart_ms_tiny, pixart_tiny
-from opensora_nb.models.pixart_sigma import PixArtSigma, pixart_sigma_tiny
+from opensora_nb.models.pixart_sigma import KVCompressConfig, PixArtSigma, pixart_sigma_tiny
 from opensora_nb.models.stdit import STDiT, stdit_tiny
 from opensora_nb.models.stdit2 import STDiT2, stdit2_tiny
 from opensora_nb.models.stdit3 import STDiT3, stdit3_tiny
@@ -20,7 +20,7 @@ def small(name, seed=0, **changes):
     "A model of the family by its name, in eval mode"
     cls, config = EVERY[name]
     changes = SMALL | changes
-    if name == 'PixArtSigma': changes['kv_compress_config'] = dict(sampling='conv', scale_factor=2, kv_compress_layer=[1])
+    if name == 'PixArtSigma': changes['kv_compress_config'] = KVCompressConfig('conv', 2, (1,))
     return randomise(cls(replace(config(), **changes)), seed).eval()
 
 def question(model, seed=1):

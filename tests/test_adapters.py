@@ -1,7 +1,9 @@
 "Adapters: exact at the start, merged, saved, read back, refused where they do not fit; LoRA runs that stop and go on"
-import copy, json
+import copy, json, re
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+import every_model
+from every_model import EVERY, small
 from opensora_nb.core import has_package, set_seed, torch_rng
 from opensora_nb.models.adapters import (PARTS, NewWords, add_lora, adapter_size, chosen_linears, freeze, load_lora,
                                          merge_lora, read_lora, save_lora, train_words)
@@ -186,6 +188,62 @@ def test_only_chosen_words_are_trained():
     assert [k for k, p in text.named_parameters() if p.requires_grad] == ['token.new']
     with pytest.raises(ValueError, match="has no 'sun'"): train_words(both().text, ['sun'])
     assert len(chosen_linears(both())) == 4*5
+
+# every model of the family
+
+@needs_peft
+@pytest.mark.parametrize('layers', ['attention', 'all'])
+@pytest.mark.parametrize('name', EVERY)
+def test_every_model_of_the_family(name, layers, tmp_path):
+    "Trains only its matrices, saves, loads onto the plain model, merges to the same answer and the same names"
+    m, plain = small(name), small(name)
+    want, keys = every_model.ask(m), list(m.state_dict())
+    add_lora(m, 3, 5., layers)
+    assert torch.equal(every_model.ask(m), want) and count_parameters(m, True) == adapter_size(plain, 3, layers)
+    m.train()
+    m(**every_model.question(m)).square().mean().backward()
+    got = {k for k, p in m.named_parameters() if p.grad is not None}
+    assert got == {k for k, p in m.named_parameters() if 'lora_' in k}
+    new = every_model.ask(shake(m).eval())
+    assert (new - want).abs().max() > 1e-3*want.std()
+    save_lora(m, tmp_path)
+    assert torch.equal(every_model.ask(load_lora(plain, tmp_path)), new)
+    assert (every_model.ask(merge_lora(m)) - new).abs().max() < 1e-4*new.std() and list(m.state_dict()) == keys
+
+@needs_peft
+def test_adapter_of_another_kind_is_refused(tmp_path):
+    "DiT and Latte have the same layers of the same sizes; an adapter knows which of the two it was trained on"
+    save_lora(add_lora(small('Latte'), 2), tmp_path)
+    with pytest.raises(ValueError, match='made for a model of kind Latte, this is DiT'):
+        load_lora(small('DiT'), tmp_path)
+
+@needs_peft
+def test_adapters_of_stdit3_from_before_the_family_load(tmp_path):
+    "A note without a kind belongs to an STDiT3"
+    m = both().model
+    save_lora(add_lora(m, 2), tmp_path)
+    note = json.loads((tmp_path/'lora.json').read_text())
+    (tmp_path/'lora.json').write_text(json.dumps({k: v for k, v in note.items() if k != 'kind'}))
+    assert load_lora(both().model, tmp_path).lora == m.lora
+
+@pytest.mark.parametrize('name, temporal', [
+    ('Latte',  r'blocks\.1\.'), ('STDiT', r'blocks\.\d\.attn_temp\.'), ('STDiT3', r'temporal_blocks\.'),
+    ('STDiT2', r'blocks\.\d\.(attn_temp\.|scale_shift_table_temporal)|t_block_temp\.')])
+def test_temporal_layers_of_each_model(name, temporal):
+    "What learns motion when an image model becomes a video model"
+    m = small(name)
+    now, of = freeze(m, 'all but temporal')
+    want = {k for k, _ in m.named_parameters() if re.match(temporal, k)}
+    assert {k for k, p in m.named_parameters() if p.requires_grad} == want and 0 < now < of
+
+@pytest.mark.parametrize('name', ['DiT', 'PixArt', 'PixArtMS', 'PixArtSigma'])
+def test_image_models_have_no_temporal_layers(name):
+    "Said at once, and nothing is frozen"
+    m = small(name)
+    with pytest.raises(ValueError, match=f'{name} has no temporal layers; it has spatial, text, time, ends'):
+        freeze(m, 'all but temporal')
+    assert all(p.requires_grad for k, p in m.named_parameters() if k != 'rope.freqs')
+    assert freeze(m, 'all but spatial')[0] == sum(p.numel() for k, p in m.named_parameters() if k.startswith('blocks.'))
 
 # the command
 

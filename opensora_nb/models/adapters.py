@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'LAYERS', 'PARTS', 'transformer', 'parts_of', 'chosen_linears', 'adapter_size', 'NewWords', 'train_words',
-           'Lora', 'add_lora', 'adapters', 'merge_lora', 'save_lora', 'find_lora', 'read_lora', 'load_lora',
+           'Lora', 'add_lora', 'adapters', 'merge_lora', 'save_lora', 'find_lora', 'read_lora', 'load_lora', 'part_of',
            'read_parts', 'freeze']
 
 # %% ../../nbs/05_models/10_adapters.ipynb #87768d62
@@ -16,19 +16,21 @@ import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..config import about, load_config, save_config, to_dict
 from ..core import require
+from .latte import Latte
 from ..weights import check_finite, count_parameters, read_state, save_state
 
 # %% ../../nbs/05_models/10_adapters.ipynb #802914d4
-ATTENTION = ('attn.qkv', 'attn.proj', 'cross_attn.q_linear', 'cross_attn.kv_linear', 'cross_attn.proj')
-LAYERS = dict(attention=ATTENTION, all=ATTENTION + ('mlp.fc1', 'mlp.fc2')) # of every block, spatial and temporal
+ATTENTION = ('attn.qkv', 'attn.proj', 'attn_temp.qkv', 'attn_temp.proj',
+             'cross_attn.q_linear', 'cross_attn.kv_linear', 'cross_attn.proj')
+LAYERS = dict(attention=ATTENTION, all=ATTENTION + ('mlp.fc1', 'mlp.fc2')) # those that a block of the model has
 
 def transformer(
-    model, # STDiT3, or what holds one as `.model`: `TextToVideo`, a `Pipeline`
+    model, # a transformer of the family, or what holds one as `.model`: `TextToVideo`, a `Pipeline`
 ) -> nn.Module:
     "The part that gets adapters; `ValueError` for anything else"
     inner = getattr(model, 'model', model)
-    if not (isinstance(inner, nn.Module) and hasattr(inner, 'spatial_blocks')):
-        raise ValueError("adapters go into STDiT3 or what holds one as .model, "
+    if not (isinstance(inner, nn.Module) and hasattr(inner, 'x_embedder') and hasattr(inner, 'final_layer')):
+        raise ValueError("adapters go into a transformer, DiT to STDiT3, or what holds one as .model, "
                          f"not into {type(model).__name__}")
     return inner
 
@@ -41,22 +43,24 @@ def chosen_linears(
     layers:str|list[str]='attention', # a name of `LAYERS`, or ends of module names
 ) -> list[str]:             # full names
     "Which linear layers are meant; `ValueError` for a name that fits none, with those there are"
-    net = transformer(model)
-    preset, ends = isinstance(layers, str) and layers in LAYERS, _ends(layers)
+    plain, ends = _linears(transformer(model)), _ends(model, layers)
+    return [k for k in plain if any(k == e or k.endswith('.' + e) for e in ends)]
+
+def _linears(net): # names of the linear layers, with an adapter or without
+    return [k.removesuffix('.base_layer') for k, m in net.named_modules()
+            if isinstance(m, nn.Linear) and '.lora_' not in k]
+
+def _ends(model, layers): # the ends of names that `layers` stands for in this model
+    plain = _linears(transformer(model))
+    kinds = dict.fromkeys('.'.join(k.split('.')[2:]) if 'blocks.' in k else k for k in plain)
+    if isinstance(layers, str) and layers in LAYERS: return tuple(e for e in LAYERS[layers] if e in kinds)
+    ends = (layers,) if isinstance(layers, str) else tuple(layers)
     if not ends:
         raise ValueError(f"no layers were named; use {', '.join(LAYERS)}, or a list of ends of names such as attn.qkv")
-    plain = [k.removesuffix('.base_layer') for k, m in net.named_modules()
-             if isinstance(m, nn.Linear) and '.lora_' not in k]
-    inside = [k for k in plain if 'blocks.' in k] if preset else plain
-    fits = {e: [k for k in inside if isinstance(e, str) and (k == e or k.endswith('.' + e))] for e in ends}
-    if bad := [e for e, ks in fits.items() if not ks]:
-        kinds = dict.fromkeys('.'.join(k.split('.')[2:]) if 'blocks.' in k else k for k in plain)
+    if bad := [e for e in ends if not isinstance(e, str) or not any(f'.{k}'.endswith(f'.{e}') for k in plain)]:
         raise ValueError(f"no linear layer is called {bad[0]!r}; use {', '.join(LAYERS)}, "
                          f"or a list of {', '.join(kinds)}")
-    return [k for k in plain if any(k in ks for ks in fits.values())]
-
-def _ends(layers): # the ends of names that `layers` stands for
-    return LAYERS.get(layers, (layers,)) if isinstance(layers, str) else tuple(layers)
+    return ends
 
 # %% ../../nbs/05_models/10_adapters.ipynb #8449c862
 def adapter_size(
@@ -113,9 +117,10 @@ class Lora:
     words:tuple[str, ...] = ()  # whose vectors were trained with it
     model:dict = None           # the configuration of the model it belongs to
     mark:tuple[float, ...] = () # a few numbers of its last layer, to notice other weights of the same size
+    kind:str = 'STDiT3'         # class of the model
 
 def add_lora(
-    model,                # STDiT3, or what holds one as `.model`; changed in place
+    model,                # see `transformer`; changed in place
     rank:int=8,           # of the change
     alpha:float=None,     # the change is scaled by alpha/rank; None: alpha = rank
     layers:str|list[str]='attention', # attention, all, or ends of names such as ['attn.qkv']
@@ -137,8 +142,9 @@ def add_lora(
         raise ValueError(f"alpha must be a number above 0, not {alpha:g}; {rank} leaves the product as it is")
     trained_before = _trainable(parts)
     if 'text' in parts: train_words(parts['text'], list(words))
+    ends = _ends(model, layers)
     _inject(peft, net, names, rank, alpha)
-    net.lora = Lora(rank, alpha, _ends(layers), tuple(words), to_dict(net.cfg), _mark(net))
+    net.lora = Lora(rank, alpha, ends, tuple(words), to_dict(net.cfg), _mark(net), type(net).__name__)
     net.trained_before = trained_before
     return model
 
@@ -232,6 +238,8 @@ def read_lora(
 def _check_adapter(lora, state, model):
     "`ValueError` for an adapter that was made for another model, or whose two files do not belong together"
     net = transformer(model)
+    if lora.kind != type(net).__name__:
+        raise ValueError(f"the adapter was made for a model of kind {lora.kind}, this is {type(net).__name__}")
     own = to_dict(net.cfg)
     clash = [f"{k} {v}, this model has {own.get(k)}" for k, v in lora.model.items()
              if k != 'class_dropout_prob' and own.get(k) != v]
@@ -283,10 +291,18 @@ def _set_words(text, words, vectors): # rows of an embedding table that is being
     table.new[[at[text.index[w]] for w in words]] = vectors.to(table.new)
 
 # %% ../../nbs/05_models/10_adapters.ipynb #9ae1c85c
-PARTS = dict(
-    spatial=('model.spatial_blocks.',), temporal=('model.temporal_blocks.',), text=('model.y_embedder.', 'text.'),
-    time=('model.t_embedder.', 'model.fps_embedder.', 'model.t_block.'),
-    ends=('model.x_embedder.', 'model.final_layer.'))
+PARTS = dict( # how the names of their parameters begin
+    spatial=r'spatial_blocks\.|blocks\.\d+\.(?!attn_temp\.|scale_shift_table_temporal)',
+    temporal=r'temporal_blocks\.|blocks\.\d+\.(attn_temp\.|scale_shift_table_temporal)|t_block_temp\.',
+    text=r'y_embedder\.', time=r'(t|fps|fl|csize|ar)_embedder\.|t_block\.', ends=r'x_embedder\.|final_layer\.')
+
+def part_of(
+    net:nn.Module, # a transformer of the family
+    name:str,      # of one of its parameters
+) -> str:          # a name in `PARTS`, '' for none
+    "Which part a parameter belongs to; time lies in every second block of a Latte, and within each block of an STDiT"
+    if isinstance(net, Latte) and re.match(r'blocks\.\d*[13579]\.', name): return 'temporal'
+    return next((part for part, start in PARTS.items() if re.match(start, name)), '')
 
 def read_parts(
     what:str, # a name of `PARTS`, several with + between, or `all but` and names
@@ -300,14 +316,18 @@ def read_parts(
     return what.startswith('all but '), names
 
 def freeze(
-    model,    # STDiT3, or what holds one as `.model`; changed in place
+    model,    # see `transformer`; changed in place
     what:str, # a name of `PARTS`, several with + between, or `all but` and names
 ) -> tuple:   # how many numbers are trained now, and how many there are
-    "Stop training parts of a model; frozen parts stay frozen. An unknown name raises `ValueError` with those there are"
+    "Stop training parts of a model; frozen parts stay frozen. A part it does not have raises `ValueError`"
     rest, names = read_parts(what)
-    starts, parts = sum((PARTS[n] for n in names), ()), parts_of(model)
-    for part, m in parts.items():
-        for k, p in m.named_parameters():
-            if f'{part}.{k}'.startswith(starts) != rest: p.requires_grad_(False)
+    net, parts = transformer(model), parts_of(model)
+    owner = {p: part_of(net, k) for k, p in net.named_parameters()}
+    if lost := [n for n in names if n not in owner.values()]:
+        raise ValueError(f"a {type(net).__name__} has no {lost[0]} layers; "
+                         f"it has {', '.join(n for n in PARTS if n in owner.values())}")
+    owner |= {p: 'text' for p in parts['text'].parameters()} if 'text' in parts else {}
+    for p, part in owner.items():
+        if (part in names) != rest: p.requires_grad_(False)
     trained = sum(count_parameters(m, True) for m in parts.values())
     return trained, sum(count_parameters(m) for m in parts.values())
