@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import opensora_nb
 from ..config import check_range, opt
+from ..flow.schedules import STEPS, check_schedule
 
 # %% ../../nbs/09_sample/00_settings.ipynb #cd3644aa
 @dataclass(frozen=True)
@@ -20,10 +21,11 @@ class SampleConfig:
     num_frames:int|None = opt(None, "frames of the clip; 1 makes a picture")
     image_size:tuple[int, int]|None = opt(None, "height and width in pixels")
     fps:int|None = opt(None, "frames a second (default: the weights' own)")
-    num_sampling_steps:int|None = opt(None, "Euler steps; fewer is faster (default: the weights' own)")
+    num_sampling_steps:int|None = opt(None, "sampling steps; fewer is faster (default: the weights' own)")
     cfg_scale:float|None = opt(None, "guidance: 1 follows the prompt loosely, larger more strictly "
                                      "(default: the weights' own)")
     negative_prompt:str = opt('', "text to move away from, in place of the null text; an addition to Open-Sora")
+    schedule:str|None = opt(None, f"how the sampler walks: {', '.join(STEPS)} (default: the weights' own)")
     seed:int = opt(42, "same seed, same prompt, same video, but for rounding on another processor; 0 to 4294967295")
 
     def __post_init__(self):
@@ -32,8 +34,12 @@ class SampleConfig:
             if not (value is None and f.default is None): check_setting(f.name, value)
 
     def filled(self, defaults:'ModelDefaults') -> 'SampleConfig':
-        "The same with every None replaced"
-        return replace(self, **{k: getattr(defaults, k) for k,v in vars(self).items() if v is None})
+        "The same with every None replaced; `ValueError` for a schedule that the weights were not trained for"
+        own = {k: getattr(defaults, k) for k,v in vars(self).items() if v is None}
+        if self.schedule not in (None, defaults.schedule):
+            check_schedule(self.schedule, defaults.schedule)
+            if 'num_sampling_steps' in own: own['num_sampling_steps'] = STEPS[self.schedule]
+        return replace(self, **own)
 
 # %% ../../nbs/09_sample/00_settings.ipynb #5a925e40
 RANGES = dict( # field of `SampleConfig` -> smallest value, largest value, kind of number, what a person should know
@@ -56,6 +62,7 @@ def check_setting(
         pair = isinstance(value, (tuple, list)) and len(value) == 2
         if not (pair and all(isinstance(n, numbers.Integral) for n in value)):
             raise ValueError(f"image_size is {value!r}; give height and width in pixels, such as (64, 64)")
+    if name == 'schedule': check_schedule(value)
     if name not in RANGES: return
     low, high, kind, told = RANGES[name]
     if not (isinstance(value, kind) and low <= value <= high): raise ValueError(f"{label or name} is {value!r}; {told}")
@@ -69,8 +76,10 @@ class ModelDefaults:
     num_frames:int = 17                    # frames of a clip
     image_size:tuple[int, int] = (64, 64)  # height and width in pixels
     fps:int = 8                            # frames a second, told to the model and written into the file
-    num_sampling_steps:int = 30            # Euler steps
+    num_sampling_steps:int = 30            # times the model is asked for a clip
     cfg_scale:float = 2.0                  # guidance scale
+    schedule:str = 'rflow'                 # of `STEPS`: trained with rectified flow, or with DDPM and how it is sampled
+    guided_channels:int = 0                # latent channels that guidance moves, from the first; 0 = all
     base_pix:int = 64*64                   # pixels at which a single frame has no timestep shift; 0 = never shifted
     prompt_checker:str = ''                # a name of `PROMPT_CHECKERS`, asked before sampling; '' = no check
     levels:tuple[str, ...] = ()            # what the checker takes as taught; prompts beyond it raise a warning
@@ -81,7 +90,8 @@ class ModelDefaults:
 
     def __post_init__(self):
         check_range(self, 1, 2**16, 'num_frames', 'image_size', 'num_sampling_steps')
-        check_range(self, 0, 2**16, 'fps', 'align')
+        check_range(self, 0, 2**16, 'fps', 'align', 'guided_channels')
+        check_schedule(self.schedule)
         check_range(self, 0, 100, 'cfg_scale', 'aes')
         check_range(self, 0, 2**32, 'base_pix')
         if self.prompt_checker not in ('', *PROMPT_CHECKERS):
