@@ -17,7 +17,7 @@ from ..core import assets
 from ..data.sizes import check_size
 from ..toy.world import test_prompts
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, Video, check_setting
-from ..sample.pipeline import decode_latents, embedded, text_to_video, times_of
+from ..sample.pipeline import decode_latents, embedded, schedule_of, text_to_video
 from ..text.encoders import split_text
 
 # %% ../../nbs/13_app/01_fields.ipynb #86dd26dd
@@ -89,8 +89,8 @@ def step_times(
     pipe:Pipeline,    # as given to `generate`
     cfg:SampleConfig, # filled
 ) -> Tensor:          # (steps+1,) falling from 1 to 0
-    "The times at which `generate` stops"
-    return torch.cat([times_of(pipe, cfg), torch.zeros(1)])
+    "The times at which `generate` stops, with rectified flow"
+    return torch.cat([schedule_of(pipe, cfg).times, torch.zeros(1)])
 
 def predicted_clean(
     path:Tensor,  # (steps+1, ...) points of a trajectory

@@ -156,6 +156,7 @@ class DiT(nn.Module):
         self.register_buffer('pos_embed_temporal', sincos_1d(torch.arange(f, device='cpu'), d)[None].float())
         self.x_embedder = PatchEmbed(cfg.patch_size, cfg.in_channels, d)
         self.t_embedder = TimestepEmbedder(d)
+        self.one_vector = not cfg.num_classes # takes a text as one vector, not token by token
         if cfg.num_classes: self.y_embedder = LabelEmbedder(cfg.num_classes, d, cfg.class_dropout_prob)
         else: self.y_embedder = CaptionEmbedder(cfg.caption_channels, d, 1, cfg.class_dropout_prob)
         self.blocks = nn.ModuleList([DiTBlock(cfg) for _ in range(cfg.depth)])

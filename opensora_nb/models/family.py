@@ -33,6 +33,9 @@ class Relative:
     preset:str       # of `osnb sample`
     note:str         # what was published
 
+    @property
+    def config(self): return type(next(iter(self.presets.values()))()) # class of its configuration
+
 def _plain(read): # a reader of weights that come without config.json
     return lambda state, released, changes: read(state, **changes)
 

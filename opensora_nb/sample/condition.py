@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.transforms import resize_crop_to_fill, to_float
 from ..data.video_io import is_image, iter_video, probe, read_frames
 from ..flow.masks import Condition, apply_conditions, conditions_text, inside, snap
+from .pipeline import chunking
 
 # %% ../../nbs/09_sample/03_condition.ipynb #de370531
 def latent_spans(
@@ -23,7 +24,7 @@ def latent_spans(
     num_frames:int, # frames of a clip
 ) -> list:          # (first frame, frame after the last) of every latent frame
     "The frames that each latent frame stands for, without the empty ones in front"
-    chunk, k = vae.cfg.micro_frame_size or num_frames, vae.cfg.vae_temporal.time_downsample_factor
+    chunk, k = chunking(vae, num_frames)
     out = []
     for a in range(0, num_frames, chunk):
         n = min(chunk, num_frames - a)
@@ -54,7 +55,7 @@ def encode_piece(
     have, room = latent_spans(vae, len(frames)), latent_spans(vae, num_frames)
     r, t = inside(cond.ref_start, len(have), 'ref_start'), inside(cond.start, len(room), 'start')
     k = cut_length(cond, len(have), len(room))
-    size = vae.cfg.micro_frame_size or num_frames
+    size = chunking(vae, num_frames)[0]
     source, target = (have[r][0], have[r+k-1][1]), (room[t][0], room[t+k-1][1])
     chunk = target[0]//size*size, min(-(-target[1]//size)*size, num_frames)
     z = encode_frames(vae, frames[window(len(frames), source, target, chunk, cond.ref_start < 0)])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPECIALS', 'T5_NAME', 'T5_GB', 'T5', 'T5_OPTIONS', 'T5_WORDS', 'split_text', 'TinyTextConfig', 'TinyText',
-           'tiny_text', 'check_text_sizes', 'null_text', 'ReleasedEncoder', 't5_lacks', 'T5Sizes', 'FrozenText',
-           'T5Text']
+           'tiny_text', 'check_text_sizes', 'pool_text', 'null_text', 'ReleasedEncoder', 't5_lacks', 'T5Sizes',
+           'FrozenText', 'T5Text']
 
 # %% ../../nbs/07_text/01_encoders.ipynb #16e11faa
 import os, re, unicodedata, warnings
@@ -188,6 +188,14 @@ def load(cls:TinyText,
     return enc
 
 # %% ../../nbs/07_text/01_encoders.ipynb #52777346
+def pool_text(
+    y:Tensor,    # (b, 1, l, d) features of tokens
+    mask:Tensor, # (b, l) 1 = a real token
+) -> tuple[Tensor, Tensor]: # (b, 1, 1, d) and ones (b, 1)
+    "One vector for each text, the mean of its tokens, for models that take no more (DiT and Latte)"
+    kept = mask[:, None, :, None].to(y)
+    return (y*kept).sum(2, keepdim=True)/kept.sum(2, keepdim=True).clamp(min=1), mask[:, :1].clamp(min=1)
+
 def null_text(
     model:nn.Module, # a diffusion model with `y_embedder.y_embedding` (l, d)
     n:int,           # how many rows
