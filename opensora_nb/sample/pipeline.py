@@ -370,9 +370,9 @@ def generate(
     late = {} if cfg.schedule == 'rflow' else dict(generator=[torch_rng(s, 1) for s in seeds]) # noise of later steps
     kept = {} if mask is None else dict(mask=mask.to(pipe.device), x_ref=None if x_ref is None else x_ref.to(noise))
     with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed):
-        out = sample(answer, noise, schedule, progress=progress, return_trajectory=return_trajectory, **late, **kept)
-    clips = decode_latents(pipe, out[0] if return_trajectory else out, cfg.num_frames)
-    return (clips, out[1]) if return_trajectory else clips
+        z, path = sample(answer, noise, schedule, progress=progress, return_trajectory=True, **late, **kept)
+    clips = decode_latents(pipe, z, cfg.num_frames)
+    return (clips, path) if return_trajectory else clips
 
 def latent_shape(
     pipe:Pipeline,    # its autoencoder counts

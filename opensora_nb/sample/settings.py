@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import opensora_nb
 from ..config import check_range, opt
-from ..flow.schedules import STEPS, check_schedule
+from ..flow.schedules import USUAL_STEPS, check_schedule
 
 # %% ../../nbs/09_sample/00_settings.ipynb #cd3644aa
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SampleConfig:
     cfg_scale:float|None = opt(None, "guidance: 1 follows the prompt loosely, larger more strictly "
                                      "(default: the weights' own)")
     negative_prompt:str = opt('', "text to move away from, in place of the null text; an addition to Open-Sora")
-    schedule:str|None = opt(None, f"how the sampler walks: {', '.join(STEPS)} (default: the weights' own)")
+    schedule:str|None = opt(None, f"how the sampler walks: {', '.join(USUAL_STEPS)} (default: the weights' own)")
     seed:int = opt(42, "same seed, same prompt, same video, but for rounding on another processor; 0 to 4294967295")
 
     def __post_init__(self):
@@ -38,7 +38,7 @@ class SampleConfig:
         own = {k: getattr(defaults, k) for k,v in vars(self).items() if v is None}
         if self.schedule not in (None, defaults.schedule):
             check_schedule(self.schedule, defaults.schedule)
-            if 'num_sampling_steps' in own: own['num_sampling_steps'] = STEPS[self.schedule]
+            if 'num_sampling_steps' in own: own['num_sampling_steps'] = USUAL_STEPS[self.schedule]
         return replace(self, **own)
 
 # %% ../../nbs/09_sample/00_settings.ipynb #5a925e40
@@ -78,7 +78,7 @@ class ModelDefaults:
     fps:int = 8                            # frames a second, told to the model and written into the file
     num_sampling_steps:int = 30            # times the model is asked for a clip
     cfg_scale:float = 2.0                  # guidance scale
-    schedule:str = 'rflow'                 # of `STEPS`: trained with rectified flow, or with DDPM and how it is sampled
+    schedule:str = 'rflow'                 # of `USUAL_STEPS`: trained with rectified flow, or DDPM and its walk
     guided_channels:int = 0                # latent channels that guidance moves, from the first; 0 = all
     base_pix:int = 64*64                   # pixels at which a single frame has no timestep shift; 0 = never shifted
     prompt_checker:str = ''                # a name of `PROMPT_CHECKERS`, asked before sampling; '' = no check
