@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SEPARATORS', 'QUOTING', 'CSV_ERRORS', 'MOST_FRAMES', 'MOST_SIDE', 'MOST_CLIPS', 'ClipSource', 'mixture', 'ToySource',
            'read_text', 'excerpt', 'bare', 'doubt', 'cells_of', 'TableRow', 'table_rows', 'column_names', 'as_row',
-           'read_table', 'read_scores', 'ClipFiles', 'ClipTable', 'caption_lines', 'folder_source', 'DataConfig',
-           'find_data', 'open_data', 'open_source']
+           'read_table', 'read_scores', 'ClipFiles', 'ClipTable', 'caption_lines', 'imagenet_classes', 'class_captions',
+           'folder_source', 'DataConfig', 'find_data', 'open_data', 'open_source']
 
 # %% ../../nbs/02_data/06_dataset.ipynb #ad46cb80
 import codecs, copy, csv, hashlib, io, os, zlib
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import count
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ import numpy as np
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..config import opt, override
-from ..core import rng_for, shows_bars
+from ..core import assets, rng_for, shows_bars
 from ..toy.world import SPLITS
 from ..toy.levels import WORLDS, captions_of, draw_world, render_world
 from .transforms import resize_crop_to_fill, temporal_crop
@@ -406,18 +406,32 @@ def caption_lines(
         raise ValueError(f"{Path(path).name}: a caption has more than {most:,} characters; give shorter ones")
     return [line.strip() for line in lines if line.strip()]
 
+@cache
+def imagenet_classes() -> tuple[str, ...]:
+    "The 1000 classes of ImageNet in their order: each with all its names and its WordNet id, separated by commas"
+    return tuple(assets('labels', 'imagenet.txt').read_text(encoding='utf-8').splitlines())
+
+def class_captions(folder, files): # a list for each file; empty where the folder is not a tree of classes
+    places = {p.parent for p in files}
+    if len(places) == 1 or folder in places: return [[] for _ in files]
+    names = [line.split(', ') for line in imagenet_classes()]
+    first = {wordnet_id: name for name, *_, wordnet_id in names}
+    return [[first.get(p.parent.name, p.parent.name)] for p in files]
+
 def folder_source(
     folder:str|Path, # searched with its sub-folders
     **settings,      # num_frames, image_size, frame_interval, seed
 ) -> ClipFiles:
-    "The clips of a folder, captions from text files of the same name; `ValueError` when it holds no clip"
+    "The clips of a folder, captions from text files of the same name or classes; `ValueError` when it holds no clip"
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f"there is no folder {folder}")
     found = sorted(p for p in folder.rglob('*') if (is_video(p) or is_image(p)) and not p.name.startswith('.'))
     if not found:
         files = sum(1 for _ in folder.rglob('*'))
         raise ValueError(f"{folder} holds no video and no picture; looked at {files} files")
-    return ClipFiles([(p, caption_lines(p.with_suffix('.txt'))) for p in found], **settings)
+    captions = [caption_lines(p.with_suffix('.txt')) for p in found]
+    if not any(captions): captions = class_captions(folder, found)
+    return ClipFiles(list(zip(found, captions)), **settings)
 
 MOST_FRAMES, MOST_SIDE, MOST_CLIPS = 999_999, 99_999, 10**9 # what a setting can ask for; memory ends far below
 
