@@ -3910,6 +3910,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'opensora_nb.weights._training_checkpoint': ( '00_start/weights.html#_training_checkpoint',
                                                                                    'opensora_nb/weights.py'),
                                      'opensora_nb.weights._unreadable': ('00_start/weights.html#_unreadable', 'opensora_nb/weights.py'),
+                                     'opensora_nb.weights._which_pixart': ('00_start/weights.html#_which_pixart', 'opensora_nb/weights.py'),
                                      'opensora_nb.weights.atomic_write': ('00_start/weights.html#atomic_write', 'opensora_nb/weights.py'),
                                      'opensora_nb.weights.check_finite': ('00_start/weights.html#check_finite', 'opensora_nb/weights.py'),
                                      'opensora_nb.weights.compare_keys': ('00_start/weights.html#compare_keys', 'opensora_nb/weights.py'),

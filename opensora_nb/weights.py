@@ -319,6 +319,8 @@ NAME_PATTERNS = (
     (r'transformer_blocks\.', "weights in the layout of diffusers"),
     (r'double_blocks\.', "weights of a later model (Open-Sora 2.0, FLUX, HunyuanVideo)"),
     (r'encoder\.block_res_blocks\.', "TemporalVAE weights, the second half of the autoencoder of Open-Sora 1.2"),
+    (r'(module\.)?decoder\..*\.temporal_res_block\.',
+     "TemporalDecoderKL weights, a 2-D encoder and a decoder over time in the layout of diffusers"),
     (r'encoder\.(down_blocks|mid_block)\.', "AutoencoderKL weights, a 2-D autoencoder in the layout of diffusers"),
     (r'(first_stage_model\.)?encoder\.down\.\d', "a 2-D autoencoder in the layout of CompVis"),
     (r'(shared\.weight|encoder\.block\.\d)', "a T5 text encoder"),
@@ -326,10 +328,20 @@ NAME_PATTERNS = (
     (r'token\.weight', "TinyText weights of this kit"))
 
 def kind_of(
-    names,   # names of arrays, e.g. a state dict
+    names,   # names of arrays, or a state dict, where they stand for arrays
 ) -> str:    # what it is, '' if nothing is recognised
-    "Whose weights are these? Told by the names alone"
-    return next((what for sign, what in NAME_PATTERNS if any(re.match(sign, k) for k in names)), '')
+    "Whose weights are these? Told by the names, and for PixArt by the length of the null caption"
+    kind = next((what for sign, what in NAME_PATTERNS if any(re.match(sign, k) for k in names)), '')
+    return _which_pixart(names) if kind.startswith('PixArt') else kind
+
+def _which_pixart(names): # the alpha version reads 120 tokens and the Sigma version 300, which no name tells
+    null = names.get('y_embedder.y_embedding') if isinstance(names, dict) else None
+    long = getattr(null, 'ndim', 0) == 2 and len(null) >= 300
+    if any(k.startswith('csize_embedder.') for k in names):
+        return "PixArtMS weights, an image model that is told the size"
+    if long or any(re.match(r'blocks\.\d+\.attn\.(sr|q_norm)\.', k) for k in names):
+        return "PixArtSigma weights, an image model for long captions"
+    return "PixArt weights, an image model"
 
 # %% ../nbs/00_start/03_weights.ipynb #ade1f18b
 @dataclass(frozen=True)

@@ -4,13 +4,17 @@ import pytest, torch
 from opensora_nb.app.cli import main
 from opensora_nb.blocks.position import sincos_2d
 from opensora_nb.models.family import FAMILY, load_transformer
-from opensora_nb.models.pixart import PixArt, pixart_tiny
+from opensora_nb.models.pixart import PixArt, PixArtMS, pixart_ms_tiny, pixart_tiny
+from opensora_nb.models.pixart_sigma import PixArtSigma, pixart_sigma_tiny
 from opensora_nb.models.stdit import STDiT, stdit_tiny
 from opensora_nb.models.stdit2 import STDiT2, stdit2_tiny
 from opensora_nb.models.zoo import randomise
 
 SMALL = dict(hidden_size=144, num_heads=2, depth=1) # heads are 72 wide in all published files
-MODELS = dict(PixArt=(PixArt, pixart_tiny), STDiT=(STDiT, stdit_tiny), STDiT2=(STDiT2, stdit2_tiny))
+def sigma(): # as published: no name tells it from PixArt
+    return replace(pixart_sigma_tiny(), model_max_length=300, qk_norm=False, kv_compress_config=None)
+MODELS = dict(PixArt=(PixArt, pixart_tiny), PixArtMS=(PixArtMS, pixart_ms_tiny), PixArtSigma=(PixArtSigma, sigma),
+              STDiT=(STDiT, stdit_tiny), STDiT2=(STDiT2, stdit2_tiny))
 
 def published(name, folder):
     "A small model and its file, with the position tables that published files carry"

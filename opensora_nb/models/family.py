@@ -62,16 +62,12 @@ FAMILY = {
 def family_of(
     state:dict, # names -> Tensor, or a file's content with an entry `ema` or `state_dict`
 ) -> str:       # a name in `FAMILY`, '' for weights of no transformer of the family
-    "Whose weights are these? Told by names and by the length of a text"
+    "Whose weights are these? As `kind_of` has it, and DiT and Latte apart"
     for entry in ('ema', 'state_dict'):
         if isinstance(state.get(entry), dict): state = state[entry]
-    kind = kind_of(state)
-    if kind.startswith('DiT or Latte'): return 'Latte' if 'temp_embed' in state else 'DiT'
-    if not kind.startswith('PixArt'): return kind.split()[0] if kind.split()[:1] and kind.split()[0] in FAMILY else ''
-    if 'csize_embedder.mlp.0.weight' in state: return 'PixArtMS'
-    compressed = any('.attn.sr.' in k or '.attn.q_norm.' in k for k in state)
-    null = state.get('y_embedder.y_embedding')
-    return 'PixArtSigma' if compressed or (null is not None and len(null) >= 300) else 'PixArt'
+    name = kind_of(state).partition(' ')[0]
+    if name == 'DiT' and 'temp_embed' in state: return 'Latte'
+    return name if name in FAMILY else ''
 
 def load_transformer(
     where:str|Path|dict,    # a file, a folder, an address on Hugging Face, or a state dict

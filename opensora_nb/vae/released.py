@@ -164,8 +164,7 @@ def image_vae_state(
         if part: break
     else: part = dict(state)
     kind = kind_of(part)
-    if any('.temporal_res_block.' in k for k in part): kind = "an AutoencoderKLTemporalDecoder of diffusers"
-    elif kind.startswith('AutoencoderKL'): kind = ''
+    if kind.startswith('AutoencoderKL'): kind = ''
     if 'CompVis' in kind: kind += f"; the same weights in the layout of diffusers are at {IMAGE_VAE_REPO}"
     if kind: raise ValueError(f"these are no AutoencoderKL weights; they look like {kind}")
     rename_attention(part)
