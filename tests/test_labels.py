@@ -1,9 +1,11 @@
-"What the page of class labels cannot show: trees of classes on the disk, and files of labels that are broken"
+"What the pages of class labels and labelled sets cannot show: trees on the disk, and files that are broken"
 import json
 import numpy as np
 import pytest, torch
+from opensora_nb.core import real_data
 from opensora_nb.data.dataset import DataConfig, imagenet_classes, open_data
-from opensora_nb.data.video_io import write_image, write_video
+from opensora_nb.data.labelled import class_list, load_labelled, write_class_tree
+from opensora_nb.data.video_io import read_frames, write_image, write_video
 from opensora_nb.text.labels import UCF101, ClassLabels, class_number, class_numbers
 
 def frames(n=1): return np.full((n, 32, 32, 3), 100, np.uint8)
@@ -65,3 +67,53 @@ def test_saved_lists_are_whole(tmp_path):
     "A folder of weights holds the names themselves, so that a later list changes nothing"
     ClassLabels('imagenet').save(tmp_path)
     assert json.loads((tmp_path/'labels.json').read_text())['names'] == list(imagenet_classes())
+
+def packed(**changes): # a labelled set of four pictures
+    arrays = dict(images=np.arange(4*64, dtype=np.uint8).reshape(4, 8, 8), labels=np.array([0, 1, 0, 1]),
+                  class_names=np.array(['T-shirt/top', 'Ankle boot']))
+    return arrays | changes
+
+@pytest.mark.parametrize('harm', [lambda b: b[:len(b)//2], lambda b: b'', lambda b: b[:60] + b'\0'*40 + b[100:],
+                                  lambda b: b'not numpy'])
+def test_a_damaged_set_is_named(tmp_path, harm):
+    "Half a file, an empty one, a hole in the middle, a text"
+    file = tmp_path/'set.npz'
+    np.savez_compressed(file, **packed())
+    file.write_bytes(harm(file.read_bytes()))
+    with pytest.raises(ValueError, match='set.npz'): load_labelled(file)
+
+@pytest.mark.parametrize('change', [
+    dict(images=np.zeros((4, 8, 8))), dict(images=np.zeros((4, 8, 8, 3), np.uint8)), dict(labels=np.array([0, 1, 2, -1])),
+    dict(labels=np.array(0)), dict(class_names=np.array([['a', 'b']], dtype=object))])
+def test_arrays_that_are_something_else(tmp_path, change):
+    "Floats, colours, labels below 0, one label for all, a pickle of names"
+    np.savez(tmp_path/'set.npz', **packed(**change))
+    with pytest.raises(ValueError, match='set.npz'): load_labelled(tmp_path/'set.npz')
+
+def test_a_tree_is_written_once(tmp_path):
+    "A second call leaves the same files; nothing of the held-out part is in the other"
+    np.savez(tmp_path/'set.npz', **packed())
+    labelled = load_labelled(tmp_path/'set.npz')
+    for _ in range(2): train, test = write_class_tree(labelled, tmp_path/'out', every=2, progress=False)
+    files = sorted(p.relative_to(tmp_path/'out').as_posix() for p in (tmp_path/'out').rglob('*.png'))
+    assert files == ['test/Ankle boot/0002.png', 'test/T-shirt-top/0002.png',
+                     'train/Ankle boot/0001.png', 'train/T-shirt-top/0001.png']
+    assert np.array_equal(read_frames(test/'T-shirt-top'/'0002.png')[0], labelled.clips[2, 0])
+    source = open_data(DataConfig(str(train), 1, (8, 8)), progress=False)
+    assert class_list(source) == ('Ankle boot', 'T-shirt-top')
+    assert ClassLabels(class_list(source)).encode(['t-shirt/top'])[0].tolist() == [1]
+
+real = pytest.mark.skipif(real_data() is None, reason="the folder of real data is absent")
+
+@real
+@pytest.mark.parametrize('name, per, size, picked', [
+    ('fashion_mnist_900', 90, (1, 28, 28), ('Trouser', 'Ankle boot')),
+    ('omniglot_drawing_8x32', 20, (8, 32, 32), ('Greek/character01', 'Korean/character02'))])
+def test_the_real_sets(tmp_path, name, per, size, picked):
+    "Two classes of each set go to a tree and come back exactly, a fifth of them held out"
+    labelled = load_labelled(real_data()/'labelled'/f'{name}.npz').only(*picked)
+    assert labelled.clips.shape == (2*per, *size, 3)
+    parts = write_class_tree(labelled, tmp_path, progress=False)
+    sources = [open_data(DataConfig(str(p), size[0], size[1:]), progress=False) for p in parts]
+    assert [len(s) for s in sources] == [2*per*4//5, 2*per//5]
+    assert np.array_equal(sources[1].clip(0), labelled.clips[labelled.labels == picked.index(min(picked))][4])
