@@ -6,8 +6,10 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from opensora_nb.core import real_data
+from opensora_nb.parallel.comm import local_ranks
+from opensora_nb.parallel.vae import decode_on_ranks, encode_on_ranks, shares
 from opensora_nb.sample.pipeline import load_vae
-from opensora_nb.vae.image import AutoencoderKLConfig
+from opensora_nb.vae.image import AutoencoderKLConfig, VideoAutoencoderKL
 from opensora_nb.vae.tiling import (PeakMemory, PooledNorms, Tiling, cores, crossfade, iter_decode,
                                     latent_length, ramps, spans, spread_jump, tiled_decode, tiled_encode, windows)
 from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig
@@ -304,3 +306,33 @@ def test_refused_latents():
             # at the call, before the first piece
             with pytest.raises(ValueError, match=words): iter_decode(TINY, z, f, how)
     with pytest.raises(ValueError, match='uint8'): tiled_encode(TINY, torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8))
+
+# frames by themselves (Open-Sora 1.0 and 1.1)
+
+FRAMES = VideoAutoencoderKL(AutoencoderKLConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=2),
+                            micro_batch_size=2, scaling_factor=.5).eval()
+
+@pytest.mark.parametrize('f', [1, 5, 18])
+def test_an_autoencoder_of_single_frames_is_cut_too(f):
+    x = video(2, f, 32, 48)
+    z = FRAMES.encode(x)
+    assert off(tiled_encode(FRAMES, x), z) < 1e-5 and off(tiled_decode(FRAMES, z, f), FRAMES.decode(z)) < 1e-5
+    assert [p.shape[2] for p in iter_decode(FRAMES, z, f, Tiling(frames=3))] == [3]*(f//3) + [f % 3]*bool(f % 3)
+    assert 0 < off(tiled_decode(FRAMES, z, f, Tiling(tile=32)), FRAMES.decode(z)) < .3 # other statistics: near
+    assert latent_length(FRAMES, f) == f
+
+def test_ranks_share_single_frames():
+    x = video(1, 5, 16, 16)
+    z = FRAMES.encode(x)
+    def both(): return [encode_on_ranks(FRAMES, x), decode_on_ranks(FRAMES, z, 5)]
+    for world in (2, 6):                                        # of six, one gets no frame
+        for e, d in local_ranks(both, world): assert off(e, z) < 1e-5 and off(d, FRAMES.decode(z)) < 1e-5
+    assert [b - a for a, b, *_ in shares(FRAMES, 5, 2)] == [3, 2]
+
+def test_no_border_to_smooth_between_single_frames():
+    z = FRAMES.encode(video())
+    for how in (Tiling(spread=2), Tiling(overlap=1)):
+        with pytest.raises(ValueError, match='takes each frame by itself, so there is no border'):
+            tiled_decode(FRAMES, z, 5, how)
+    with pytest.raises(ValueError, match='tile is 9 pixels, not a multiple of 2'):
+        tiled_decode(FRAMES, z, 5, Tiling(tile=9))

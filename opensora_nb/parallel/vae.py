@@ -11,18 +11,18 @@ from torch import Tensor
 from .comm import exchange, pieces, rank_of
 from ..vae import tiling
 from ..vae.image import check_pixels
-from ..vae.tiling import Tiling, windows
-from ..vae.video import VideoVAE, check_latent
+from ..vae.tiling import Tiling, in_time, windows
+from ..vae.video import check_latent
 
 # %% ../../nbs/08_parallel/03_vae.ipynb #0afc7b21
 def shares(
-    vae:VideoVAE,   # says how long chunks are
+    vae,            # says how long chunks are; one of single frames has chunks of 1
     num_frames:int, # of the clip
     world:int,      # ranks
 ) -> list:          # for each rank: first and end of its frames, first and end of its latent frames
     "Whole chunks for every rank; ranks beyond the number of chunks get nothing"
     ends, latents = [0], [0]
-    for a, b in windows(num_frames, vae.cfg.micro_frame_size):
+    for a, b in windows(num_frames, vae.cfg.micro_frame_size if in_time(vae.cfg) else 1):
         ends.append(b)
         latents.append(latents[-1] + vae.latent_size((b - a, None, None))[0])
     out, at = [], 0
@@ -40,7 +40,7 @@ def _join(mine, sizes, axis, group): # pieces of any lengths along an axis, in o
 
 @torch.no_grad()
 def decode_on_ranks(
-    vae:VideoVAE,         # the same on all ranks
+    vae,                  # the same on all ranks
     z:Tensor,             # (b, c, f', h', w') normalised latents, the same on all ranks
     num_frames:int,       # of the video
     how:Tiling|None=None, # tiles; None = as the autoencoder does
@@ -55,13 +55,14 @@ def decode_on_ranks(
     a, b, la, lb = all_[rank]
     if b > a: mine = read(z[:, :, la:lb], b - a).to(z)
     else:
-        d = vae.cfg.vae_2d.downsample
-        mine = z.new_empty(len(z), vae.cfg.vae_2d.in_channels, 0, z.shape[3]*d, z.shape[4]*d)
+        flat = vae.cfg.vae_2d if in_time(vae.cfg) else vae.cfg
+        d = flat.downsample
+        mine = z.new_empty(len(z), flat.in_channels, 0, z.shape[3]*d, z.shape[4]*d)
     return _join(mine, [b - a for a, b, *_ in all_], 2, group)
 
 @torch.no_grad()
 def encode_on_ranks(
-    vae:VideoVAE,         # the same on all ranks
+    vae,                  # the same on all ranks
     x:Tensor,             # (b, 3, f, h, w) in [-1, 1], the same on all ranks
     how:Tiling|None=None, # tiles; None = as the autoencoder does
     group=None,           # ranks that take part; None = all
@@ -69,7 +70,7 @@ def encode_on_ranks(
     "`vae.encode`, each rank some of the chunks; raises `ValueError` as it does"
     write = (lambda x: tiling.tiled_encode(vae, x, how)) if how else vae.encode
     if _alone(how, group): return write(x)
-    check_pixels(x, 'b c f h w', vae.cfg.vae_2d)
+    check_pixels(x, 'b c f h w', vae.cfg.vae_2d if in_time(vae.cfg) else vae.cfg)
     rank, world = rank_of(group)
     all_ = shares(vae, x.shape[2], world)
     a, b, *_ = all_[rank]
