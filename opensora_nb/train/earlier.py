@@ -14,15 +14,16 @@ from functools import lru_cache
 from ..data.bucket import Buckets, V11_STAGE1, V11_STAGE2, V11_STAGE3
 from ..data.sizes import PATCH, SPACE
 from .launch import pick_stage, resolve
+from ..models.family import class_of
 from ..models.stdit import stdit_xl2_16x256x256
 from ..models.stdit2 import stdit2_xl2
-from .plan import StagePlan, T5_PARAMS, VIDEO_MODELS, count_flops, empty, forward_flops
+from .plan import StagePlan, T5_PARAMS, count_flops, empty, forward_flops
 from .plan import assumed_sizes, batch_name, check_speed, plan_run, usual_batches
 from ..vae.image import AutoencoderKL, AutoencoderKLConfig
 
 # %% ../../nbs/11_train/15_earlier.ipynb #777bdc7a
 def count_weights(cfg) -> int: # parameters of the model of this configuration
-    return sum(p.numel() for p in empty(VIDEO_MODELS[type(cfg)], cfg).parameters())
+    return sum(p.numel() for p in empty(class_of(cfg), cfg).parameters())
 
 STDIT, STDIT2 = stdit_xl2_16x256x256(), stdit2_xl2() # Open-Sora 1.0 and 1.1
 
