@@ -13,6 +13,8 @@ from opensora_nb.train.vae import VAETask, VAETrain
 from opensora_nb.vae.adversarial import AdversarialConfig
 from opensora_nb.vae.losses import VAELossConfig
 from opensora_nb.vae.perceptual import LPIPS_FILES, load_lpips, make_perceptual
+from opensora_nb.sample.pipeline import load_vae
+from opensora_nb.vae.image import VideoAutoencoderKL
 from opensora_nb.vae.video import video_vae_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,3 +148,20 @@ def test_damaged_lpips_files_say_which(tmp_path_factory, name, data):
 def test_unknown_measures(name):
     try: make_perceptual(name, 'nowhere')
     except (ValueError, FileNotFoundError) as e: assert 'edges' in str(e)
+
+def test_the_first_stage_alone_gives_an_autoencoder_of_frames(tmp_path):
+    "It is saved as Open-Sora 1.0's is, its latents have size 1, and a later stage can start from it by init_2d only"
+    how = COMMON | dict(batch_size=4, out=str(tmp_path))
+    one = train(VAETrain(name='frames', stage='image', steps=1, frames_alone=True, **how), progress=False)
+    vae = load_vae(one.folder)
+    assert isinstance(vae, VideoAutoencoderKL) and vae.scaling_factor != .18215
+    z = vae.encode(one.task.data.some(8))
+    assert z.shape == (8, 4, 17, 8, 8) and .9 < z.std() < 1.1
+    with pytest.raises(ValueError, match="has no temporal part; start from it with init_2d"):
+        VAETask(VAETrain(name='x', stage='temporal', init=str(one.folder), **how), 'cpu')
+    task = VAETask(VAETrain(name='x', stage='temporal', init_2d=str(one.folder), calibrate=False, **how), 'cpu')
+    ours, theirs = task.vae.spatial_vae, vae
+    assert ours.scaling_factor == theirs.scaling_factor == task.vae.cfg.scaling_factor
+    assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in ours.state_dict().items())
+    with pytest.raises(ValueError, match='use frames_alone=no, or stage=image'):
+        VAETrain(stage='temporal', init='x', frames_alone=True)

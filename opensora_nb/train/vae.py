@@ -89,6 +89,8 @@ class VAETrain(TrainConfig):
     adversarial:AdversarialConfig = AdversarialConfig()
     init_2d:str = opt('', "start from this 2-D part and a new temporal one: an embedded name, a run folder, "
                       "or an AutoencoderKL of diffusers (file, folder or address)")
+    frames_alone:bool = opt(False, "image stage: what is saved is the 2-D part alone, an autoencoder of single frames "
+                            "as Open-Sora 1.0 and 1.1 have")
     calibrate:bool = opt(True, "temporal stage: measure scaling_factor on the data; no keeps that of the settings")
     validate_on:int = opt(64, "toy data: held-out clips for validation", least=1)
     validate_path:str|None = opt(None, "other data: a CSV or folder of clips for validation")
@@ -123,6 +125,9 @@ class VAETrain(TrainConfig):
         if self.stop_at:
             raise ValueError(f"stop_at={self.stop_at} needs a score, and the validation of an autoencoder has none; "
                              f"use stop_at=0")
+        if self.frames_alone and self.stage != 'image':
+            raise ValueError(f"frames_alone keeps what the image stage trains, and this is stage {self.stage!r}; "
+                             f"use frames_alone=no, or stage=image")
         if not self.init: self.check_frames(self.vae.vae_2d.downsample)
         if self.init and self.init_2d:
             raise ValueError(f"init={self.init!r} brings both parts and init_2d={self.init_2d!r} one; "
@@ -213,9 +218,10 @@ def load_2d(
     except (FileNotFoundError, OSError): own = None
     if own is not None and (own/'vae').is_dir():
         other = load_vae(where)
-        state = other.spatial_vae.module.state_dict()
-        vae.cfg = replace(vae.cfg, scaling_factor=other.cfg.scaling_factor)
-        vae.spatial_vae.scaling_factor = other.cfg.scaling_factor
+        frames = getattr(other, 'spatial_vae', other) # a whole one, or one of single frames
+        state = frames.module.state_dict()
+        vae.cfg = replace(vae.cfg, scaling_factor=frames.scaling_factor)
+        vae.spatial_vae.scaling_factor = frames.scaling_factor
     else: # a released one; the factor stays that of the settings: 0.18215 for Open-Sora 1.2, whatever the file says
         state = read_state(fetch(where, 'the 2-D autoencoder (0.3 GB)'))
     try: load_into(vae.spatial_vae.module, state, source=where)
@@ -378,6 +384,9 @@ def first_vae(
 ) -> VideoVAE:
     "The autoencoder a stage begins with; `ValueError` for frames that do not divide into its blocks"
     vae = load_vae(cfg.init) if cfg.init else VideoVAE(cfg.vae)
+    if not isinstance(vae, VideoVAE):
+        raise ValueError(f"init={cfg.init!r} holds an autoencoder of single frames, which has no temporal part; "
+                         f"start from it with init_2d={cfg.init} init=''")
     if cfg.init_2d: load_2d(vae, cfg.init_2d)
     cfg.check_frames(vae.cfg.vae_2d.downsample)
     return vae
@@ -447,6 +456,9 @@ class VAETask(Task):
 
     def export(self, folder):
         if self.cfg.stage in ('temporal', 'joint', 'all'): normalise(self.vae, self.data.some(128).to(self.device))
+        if self.cfg.frames_alone:
+            calibrate(self.vae, self.data.some(128))
+            return save_vae(self.vae.spatial_vae, folder/'vae')
         save_vae(self.vae, folder/'vae')
     def next_command(self, folder): return shlex.join(['osnb', 'train', 'shapes_t2v', f'vae_weights={folder}'])
 
