@@ -1175,6 +1175,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'opensora_nb/metrics/classifier.py'),
                                                 'opensora_nb.metrics.classifier.ReadBack.table': ( '10_metrics/classifier.html#readback.table',
                                                                                                    'opensora_nb/metrics/classifier.py'),
+                                                'opensora_nb.metrics.classifier.class_report': ( '10_metrics/classifier.html#class_report',
+                                                                                                 'opensora_nb/metrics/classifier.py'),
                                                 'opensora_nb.metrics.classifier.read_back': ( '10_metrics/classifier.html#read_back',
                                                                                               'opensora_nb/metrics/classifier.py'),
                                                 'opensora_nb.metrics.classifier.train_classifier': ( '10_metrics/classifier.html#train_classifier',

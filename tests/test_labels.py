@@ -44,7 +44,7 @@ def test_folders_that_are_no_trees_have_no_captions(tmp_path):
 
 @pytest.mark.parametrize('text, said', [
     ('{"names": "abc", "n": 3', 'labels.json'), ('[1]', 'labels.json'),
-    ('{"names": ["a", "b"], "n": 3}', '2 names for 3'),
+    ('{"names": ["a", "b"], "n": 1}', '2 names for 1'),
     ('{"names": ["a", "a"]}', 'two classes'), ('{"names": [["a"]]}', 'names'), ('{}', 'needs names'),
     ('{"n": 1e12}', 'n'), ('{"n": 3, "code": "x"}', 'code')])
 def test_labels_that_are_broken(tmp_path, text, said):

@@ -95,15 +95,15 @@ def class_numbers(
 @dataclass(frozen=True)
 class LabelsConfig:
     "The classes of a class-conditional model"
-    names:tuple[str, ...] = () # in the order of their numbers; other names of a class behind a comma; () = not known
+    names:tuple[str, ...] = () # in their order, other names of a class behind a comma; there may be fewer than classes
     n:int = 0                  # how many classes; 0 = as many as names
 
     def __post_init__(self):
         check_range(self, 0, 2**20, 'n')
         if not self.n: object.__setattr__(self, 'n', len(self.names))
         if not self.n: raise ValueError("a model of classes needs names, or n, their number")
-        if self.names and len(self.names) != self.n:
-            raise ValueError(f"there are {len(self.names)} names for {self.n} classes; give one for each, or none")
+        if len(self.names) > self.n:
+            raise ValueError(f"there are {len(self.names)} names for {self.n} classes; give one for each, or fewer")
         first = [_plain(row.split(',')[0]) for row in self.names]
         times = Counter(first)
         if odd := [row for row, name in zip(self.names, first) if not name or times[name] > 1]:
