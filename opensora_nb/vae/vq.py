@@ -69,7 +69,7 @@ def perplexity(
     codes:Tensor, # numbers of the codes that were chosen
     n:int,        # codes in the list
 ) -> float:       # 1 = always the same one, n = all equally often
-    "How many codes are in use: two to the power of the entropy in bits"
+    "How many codes are in use: the exponential of the entropy"
     p = torch.bincount(codes.flatten(), minlength=n).double()/codes.numel()
     return (-(p*p.clamp_min(1e-12).log()).sum()).exp().item()
 
