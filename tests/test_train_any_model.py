@@ -19,7 +19,8 @@ def small(kind, out, **more): # twenty steps on sixteen clips
     how = dict(name=kind, out=str(out), data=DataConfig(n=16), batch_size=8, steps=20, validate_on=0, save_every=99,
                preview_every=0, log_every=2, features=str(out/'features'), sampling_steps=3, seed=3,
                optim=OptimConfig(name='muon', lr=5e-3, warmup=2))
-    return cls(**how | more, model=replace(cls().model, **SMALL | more.pop('model', {})))
+    model = replace(cls().model, **SMALL | more.pop('model', {}))
+    return cls(**how | more, model=model)
 
 @pytest.fixture(scope='module')
 def out(tmp_path_factory): return tmp_path_factory.mktemp('family')
@@ -55,6 +56,14 @@ def test_pictures_and_another_size_in_the_next_stage(out):
     assert task.cfg.model.input_size == (5, 6, 8)
     for k, v in load_pipeline(first.folder).model.state_dict().items():
         assert torch.equal(task.module.model.state_dict()[k], v), k
+
+def test_a_later_stage_adds_norms(out, capsys):
+    first = train(small('stdit2', out, name='plain', model=dict(qk_norm=False)), progress=False)
+    task = T2VTask(small('stdit2', out, name='normed', init=str(first.folder)), torch.device('cpu'))
+    assert 'norms on queries and keys are new' in capsys.readouterr().out
+    old, new = load_pipeline(first.folder).model.state_dict(), task.module.model.state_dict()
+    assert all(torch.equal(new[k], v) for k, v in old.items())
+    assert {k.rsplit('.', 2)[1] for k in set(new) - set(old)} == {'q_norm', 'k_norm'}
 
 def test_what_does_not_go_together_is_said(out, tmp_path):
     with pytest.raises(ValueError, match='STDiT is built for one'): small('stdit', out, buckets='toy_mix')

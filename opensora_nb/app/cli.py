@@ -143,13 +143,9 @@ def on_several_machines(args):
 def plan_training(args):
     "Print what a run would be: stages, settings that differ from the recipe's, processes, operations"
     from opensora_nb.config import diff
-    from opensora_nb.train.earlier import EARLIER, plan_recipe
     from opensora_nb.train.launch import resolve
     from opensora_nb.train.plan import plan_run
     world = args.num_processes*args.nodes
-    if args.recipe in EARLIER:
-        print(*plan_recipe(args.recipe, *args.overrides, processes=world), sep='\n\n')
-        return
     own = resolve(args.recipe, *(o for o in args.overrides if o.startswith('only=')), quick=args.quick)
     spread = f"{world} process{'es' if world > 1 else ''}" + f" of {args.nodes} machines"*(args.nodes > 1)
     for cfg, before in zip(resolve(args.recipe, *args.overrides, quick=args.quick), own):
@@ -169,14 +165,12 @@ def show_settings(cfgs):
 def train_command(args):
     "Run a recipe"
     if not args.recipe: return list_recipes()
-    from opensora_nb.train.earlier import check_trainable
     from opensora_nb.train.launch import resolve, run_recipe, say_result, start_processes
     from opensora_nb.train.loop import check_installed
     if args.profile is not None: args.overrides.append(f'profile={args.profile}')
     if args.tracker: args.overrides.append(f"trackers={','.join(args.tracker)}")
     check_at_least_one(args, 'num_processes', 'nodes')
     if args.plan: return plan_training(args)
-    check_trainable(args.recipe)
     cfgs = resolve(args.recipe, *args.overrides, quick=args.quick)
     if args.show: return show_settings(cfgs)
     for cfg in cfgs: check_installed(cfg.trackers)
@@ -273,7 +267,7 @@ def read_sizes(
 
 def plan_command(args):
     "Say what each stage of a recipe would cost, stage by stage; nothing is trained"
-    from opensora_nb.train.earlier import plan_recipe
+    from opensora_nb.train.plan import plan_recipe
     sizes = read_sizes(args.data, args.decode) if args.data else None
     if args.measure and sys.stderr.isatty():
         print('trying a few steps; --measure False leaves that out', file=sys.stderr)

@@ -6,9 +6,9 @@
 __all__ = ['NOISE', 'TOLD', 'TextToVideo', 'mask_shares', 'bucket_shares', 'T2VTrain', 'draw_time', 'draw', 'draw_frames',
            'make_room', 'store_of', 'LatentData', 'rows_of', 'CaptionTokens', 'labels_for', 'CaptionLabels',
            'CaptionFeatures', 'reads_one_vector', 'name_of_encoder', 'encode_captions', 'known_parts', 'labels_of',
-           'read_transformer', 'fit_model', 'resized', 'of_frames', 'any_vae', 'check_text_weights', 'read_init',
-           'check_same_parts', 'model_for_features', 'model_with_words', 'select_trainable', 'FlowLoss', 'PromptScore',
-           'T2VTask']
+           'read_transformer', 'as_video', 'fit_model', 'resized', 'of_frames', 'any_vae', 'check_text_weights',
+           'read_init', 'check_same_parts', 'model_for_features', 'model_with_words', 'select_trainable', 'FlowLoss',
+           'PromptScore', 'T2VTask']
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #ed8b62d0
 import hashlib, json, shlex, sys
@@ -423,11 +423,18 @@ def read_transformer(
     "The transformer of `init`: of a run, or released; an image model becomes the video model that is to be trained"
     try: own = load_model(weights_folder(cfg.init))
     except FileNotFoundError: own = None
-    if own is not None: return own
+    if own is not None: return as_video(own, cfg) if isinstance(own, PixArt) else own
     if isinstance(cfg.model, STDiT3Config): return load_stdit3(cfg.init).float()
     found = load_transformer(cfg.init).float()
-    if type(found.cfg) is type(cfg.model) or not isinstance(found, PixArt): return found
-    model, notes = inflate(found, replace(cfg.model, **shared_sizes(found)))
+    return as_video(found, cfg) if isinstance(found, PixArt) else found
+
+def as_video(
+    image:PixArt, # an image model
+    cfg:T2VTrain, # reads model, init
+) -> nn.Module:
+    "The image model with the time axis of the model to be trained, whose new layers are zero; itself, if it is that"
+    if type(image.cfg) is type(cfg.model): return image
+    model, notes = inflate(image, replace(cfg.model, **shared_sizes(image)))
     for note in notes: print(f"init={cfg.init}: {note}")
     return model
 
@@ -443,10 +450,13 @@ def fit_model(
 def resized(
     model:nn.Module, # a transformer
     cfg,             # configuration that is wanted
-) -> nn.Module:      # the same weights, with the positions of this size
-    "Other weights may come from another size; positions are computed, not learned"
-    wanted = {k: getattr(cfg, k) for k in ('input_size', 'space_scale', 'time_scale') if hasattr(model.cfg, k)}
-    if 'input_size' not in wanted or all(getattr(model.cfg, k) == v for k, v in wanted.items()): return model
+) -> nn.Module:      # the same weights, with the positions of this size, and with norms on queries and keys if asked
+    "Weights may come from another size, where positions are computed and not learned, or from a stage without norms"
+    wanted = {k: getattr(cfg, k) for k in ('input_size', 'space_scale', 'time_scale') if hasattr(cfg, k)}
+    if getattr(cfg, 'qk_norm', False): wanted['qk_norm'] = True
+    wanted = {k: v for k, v in wanted.items() if getattr(model.cfg, k, v) != v}
+    if not wanted: return model
+    if 'qk_norm' in wanted: print("the norms on queries and keys are new, and begin as ones")
     new = type(model)(replace(model.cfg, **wanted)).to(next(model.parameters()).dtype)
     new.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith('pos_embed')}, strict=False)
     return new.train(model.training)
@@ -491,6 +501,7 @@ def read_init(
     if not cfg.init: return None
     # a run, a released model, or PixArt; or all three parts
     found = read_transformer(cfg) if alone else load_pipeline(cfg.init, 'cpu', 'fp32')
+    if not alone and isinstance(found.model, PixArt): found = replace(found, model=as_video(found.model, cfg))
     model = found if alone else found.model
     if type(model.cfg) is not type(cfg.model):
         raise ValueError(f"init={cfg.init} is a {type(model).__name__}, and this run trains a "
@@ -648,11 +659,11 @@ class T2VTask(Task):
     goal = 'strict'
     def __init__(self, cfg:T2VTrain, device):
         self.device, self.vae = device, any_vae(cfg)
-        channels = self.vae.cfg.latent_channels
+        channels, frames = self.vae.cfg.latent_channels, 1 if cfg.pictures else cfg.data.num_frames
+        cfg = replace(cfg, model=fit_model(cfg.model, channels, self.vae.latent_size((frames, *cfg.data.image_size))))
         init = read_init(cfg, channels)
         self.data = LatentData(cfg, self.vae, device)
         self.sampler, self.score = self.data.sampler, PromptScore(cfg, self.data)
-        cfg = replace(cfg, model=fit_model(cfg.model, channels, self.vae.latent_size(self.data.size)))
         text, new_words = None, ()
         if labels_of(cfg.model): model = self.with_labels(cfg, init)
         elif cfg.text_weights: model = self.with_frozen_text(cfg, init)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['T5_PARAMS', 'CLIP_PARAMS', 'empty', 'TRIAL_FLOPS', 'STATE', 'T2V_PARTS', 'count_flops', 'forward_flops',
            'encode_flops', 'vae_step_flops', 'network_flops', 'assumed_sizes', 'usual_batches', 'batch_name',
-           'StepCost', 'trial_size', 'measure_steps', 'check_speed', 'StagePlan', 'plan_run', 'plan_t2v', 'batch_flops',
-           'vae_batches', 'plan_vae']
+           'StepCost', 'trial_size', 'measure_steps', 'check_speed', 'StagePlan', 'plan_run', 'plan_recipe', 'plan_t2v',
+           'batch_flops', 'vae_batches', 'plan_vae']
 
 # %% ../../nbs/11_train/12_plan.ipynb #9ef08274
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from ..models.family import class_of
 from ..models.latte import LatteConfig
 from ..sample.forecast import clock
 from .diffusion import T2VTrain, fit_model, known_parts, labels_of, reads_one_vector
-from .launch import machine
+from .launch import machine, resolve
 from .loop import TrainConfig
 from .trials import GB, NoiseClips, Trials, free_memory, hollow_vae, known_vae
 from .vae import VAEModule, VAETrain
@@ -202,8 +202,6 @@ class StagePlan:
     peak:float        # operations a second of one GPU
     used:float        # the share of it that is reached
     assumed:bool      # are the sizes of the clips an assumption?
-    told:float=0.     # GPU-hours that were published for the same, 0: none
-    told_step:float=0. # seconds a step that were, 0: none
     network:str='transformer' # what is trained
     parts:tuple=T2V_PARTS # all networks a step runs where nothing is stored
     stored:tuple=('transformer',) # those it runs where features are stored
@@ -243,10 +241,6 @@ class StagePlan:
         if self.stored != self.parts:
             out[0] += (f" with stored features; {self._cost(*self.parts)} where "
                        f"autoencoder and T5 run in every step")
-        for what, told, plan in (('GPU-hours', self.told, self.hours), ('s a step', self.told_step, self.seconds)):
-            if told:
-                out.append(f"published: {told:,.0f} {what}, "
-                           f"of which the plan with all three explains {plan(*self.parts)/told:.0%}")
         return out
     def _cost(self, *parts): # in words
         hours = f" and {_short(self.hours(*parts))} GPU-hours" if self.steps else ''
@@ -273,6 +267,15 @@ def plan_run(
     if processes > cores: return replace(plan, why_not=f"{processes} processes are more than its {cores} cores")
     try: return replace(plan, measured=measure_steps(cfg, kinds, flops, plan.params))
     except (ValueError, OSError) as e: return replace(plan, why_not=str(e))
+
+def plan_recipe(
+    recipe:str,          # see `find_recipe`
+    *overrides:str,      # name=value, as for training; only=STAGE
+    processes:int=1,     # the rest as for `plan_run`
+    sizes=None, peak:float=989e12, used:float=0.15, measure:bool=False,
+) -> list[StagePlan]:    # one per stage
+    "Plan each stage of a recipe"
+    return [plan_run(c, processes, sizes, peak, used, measure) for c in resolve(recipe, *overrides)]
 
 def plan_t2v(cfg, processes, sizes, peak, used):
     "The plan of a text-to-video run, its kinds of batches, operations of a step on a clip"
