@@ -1,7 +1,8 @@
-"""The three parts of Open-Sora 1.2 with random weights, in the released layout, at toy or full width; and each part
-run alone.
+"""The parts of every preset with random weights, in the layout they were published in, at toy or full width; and each
+part of Open-Sora 1.2 run alone.
 
     python tests/released_files.py make FOLDER [full]    write FOLDER/t5, FOLDER/vae and FOLDER/stdit3
+    python tests/released_files.py preset FOLDER NAME [full]    write the parts of another preset
     python tests/released_files.py PART FOLDER DTYPE     run t5, stdit3 or vae alone; print seconds and peak memory
     python tests/released_files.py log FOLDER FILE       run all of it, at full width, and write what it took to FILE
     python tests/released_files.py xxl . DTYPE           run a T5 v1.1 XXL of full size, built in memory
@@ -9,11 +10,21 @@ run alone.
 The last takes 10 GB in bf16, twice as much in fp32.
 """
 import json, os, platform, subprocess, sys, time
+from dataclasses import replace
 from pathlib import Path
 import torch
+from safetensors.torch import save_file
+from opensora_nb.blocks.position import sincos_1d, sincos_2d
+from opensora_nb.config import to_dict
 from opensora_nb.core import pick_dtype
+from opensora_nb.models.dit import DiT, dit_imagenet_256
+from opensora_nb.models.latte import Latte, latte_ucf101
+from opensora_nb.models.pixart import PixArt, PixArtMS, pixart_ms_xl2, pixart_xl2, space_table
+from opensora_nb.models.pixart_sigma import PixArtSigma, pixart_sigma_xl2
+from opensora_nb.models.stdit import STDiT, stdit_xl2_16x256x256
+from opensora_nb.models.stdit2 import STDiT2, stdit2_xl2
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config, stdit3_xl2
-from opensora_nb.vae.image import AutoencoderKLConfig
+from opensora_nb.vae.image import AutoencoderKL, AutoencoderKLConfig
 from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig, video_vae_v12
 from opensora_nb.weights import save_pretrained
 
@@ -61,13 +72,75 @@ def t5_model(layers, vocab, dtype, **sizes):
     model.tie_weights()
     return model
 
+def write_t5(folder, full=False):
+    "Two layers of a T5"
+    tok = tokenizer()
+    tok.save_pretrained(folder)
+    t5_sizes = XXL if full else dict(d_model=32, d_kv=8, d_ff=64, num_heads=4, feed_forward_proj='gated-gelu')
+    t5_model(2, len(tok), torch.float32, **t5_sizes).save_pretrained(folder)
+
+def write_image_vae(folder, full=False):
+    "An autoencoder of pictures as diffusers writes it"
+    cfg = AutoencoderKLConfig() if full else AutoencoderKLConfig(block_out_channels=(32,)*4, layers_per_block=1)
+    with torch.device('meta'): vae = AutoencoderKL(cfg)
+    folder.mkdir(parents=True)
+    save_file(small_numbers(vae, torch.float32).state_dict(), folder/'diffusion_pytorch_model.safetensors')
+    (folder/'config.json').write_text(json.dumps(dict(_class_name='AutoencoderKL') | to_dict(cfg)))
+
+TOY = dict(depth=2, hidden_size=72, num_heads=1)           # heads are 72 wide in published files
+SMALL_PICTURE = dict(input_size=(1, 8, 8))                 # of 64 x 64 pixels
+PUBLISHED = { # preset -> class, configuration at full width, its changes for a toy, name of the file
+    'opensora-1.0': (STDiT, stdit_xl2_16x256x256, TOY, 'OpenSora-v1-HQ-16x256x256.pth'),
+    'opensora-1.1': (STDiT2, stdit2_xl2, TOY, 'stdit2'),
+    'dit': (DiT, dit_imagenet_256, dict(depth=2, hidden_size=384, num_heads=6) | SMALL_PICTURE,
+            'DiT-XL-2-256x256.pt'),
+    'latte': (Latte, latte_ucf101, dict(depth=2, hidden_size=384, num_heads=6, input_size=(4, 8, 8)), 'ucf101.pt'),
+    'pixart': (PixArt, lambda: pixart_xl2(256), TOY | SMALL_PICTURE, 'PixArt-XL-2-256x256.pth'),
+    'pixart-ms': (PixArtMS, pixart_ms_xl2, TOY, 'PixArt-XL-2-1024-MS.pth'),
+    'pixart-sigma': (PixArtSigma, lambda: pixart_sigma_xl2(256), TOY, 'PixArt-Sigma-XL-2-256x256.pth')}
+
+def as_published(cfg, state):
+    "What the authors of a model put into its file"
+    kind, d = type(cfg).__name__.removesuffix('Config'), cfg.hidden_size
+    state = {k: v for k, v in state.items() if not k.startswith('pos_embed')}
+    if kind == 'STDiT2': return state
+    f, h, w = cfg.grid
+    if kind != 'STDiT': state['x_embedder.proj.weight'] = state['x_embedder.proj.weight'][:, :, 0].clone()
+    if kind == 'STDiT':
+        return state | dict(pos_embed=sincos_2d(d, h, w, cfg.space_scale)[None].clone(),
+                            pos_embed_temporal=sincos_1d(torch.arange(f)/cfg.time_scale, d)[None].float())
+    if kind.startswith('PixArt'): return dict(state_dict=state | dict(pos_embed=space_table(cfg, h, w)))
+    state['pos_embed'] = sincos_2d(d, h, w)[None].clone()
+    return dict(ema=state | dict(temp_embed=torch.zeros(1, f, d))) if kind == 'Latte' else state
+
+def write_transformer(folder, preset, full=False):
+    "One file, or a folder with config.json, with the random weights of a preset"
+    make, config, toy, name = PUBLISHED[preset]
+    cfg = config() if full else replace(config(), **toy)
+    if not full and cfg.caption_channels == 4096: cfg = replace(cfg, caption_channels=32)
+    with torch.device('meta'): model = make(cfg)
+    state = as_published(cfg, small_numbers(model, torch.bfloat16).state_dict())
+    if '.' in name: torch.save(state, folder/name)
+    else:
+        (folder/name).mkdir()
+        save_file(state, folder/name/'model.safetensors')
+        (folder/name/'config.json').write_text(json.dumps(dict(model_type='STDiT2') | to_dict(cfg)))
+    return folder/name
+
+def write_preset(folder, preset, full=False):
+    "The parts of a preset, as they lie after their download; the options that name them"
+    folder = Path(folder)
+    write_image_vae(folder/'vae', full)
+    options = ['--preset', preset.removesuffix('-ms'), '--ckpt-path', write_transformer(folder, preset, full),
+               '--vae', folder/'vae']
+    if preset in ('dit', 'latte'): return options
+    write_t5(folder/'t5', full)
+    return [*options, '--text-encoder', folder/'t5']
+
 def write_released(folder, full=False):
     "Three folders, each as its repository on Hugging Face is cloned"
     folder = Path(folder)
-    tok = tokenizer()
-    tok.save_pretrained(folder/'t5')
-    t5_sizes = XXL if full else dict(d_model=32, d_kv=8, d_ff=64, num_heads=4, feed_forward_proj='gated-gelu')
-    t5_model(2, len(tok), torch.float32, **t5_sizes).save_pretrained(folder/'t5')
+    write_t5(folder/'t5', full)
     thin = VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(32, 32, 32, 32), layers_per_block=1),
                           vae_temporal=TemporalVAEConfig(filters=32, num_res_blocks=1))
     small = STDiT3Config(hidden_size=64, depth=2, num_heads=4, caption_channels=32, model_max_length=300)
@@ -198,6 +271,8 @@ if __name__ == '__main__':
     what, folder, *rest = sys.argv[1:]
     if what == 'log': write_log(folder, *rest)
     else:
-        took = measure(what, folder, *rest) if what != 'make' else dict(
-            folder=str(write_released(folder, rest == ['full'])), peak_gb=peak_gb())
+        if what == 'make': took = dict(folder=str(write_released(folder, rest == ['full'])), peak_gb=peak_gb())
+        elif what == 'preset':
+            took = dict(options=[str(w) for w in write_preset(folder, rest[0], rest[1:] == ['full'])], peak_gb=peak_gb())
+        else: took = measure(what, folder, *rest)
         print(json.dumps(took))

@@ -6,9 +6,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from opensora_nb.blocks.attention import use_backend
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config, stdit3_tiny, stdit3_xl2
 from opensora_nb.blocks.meter import Meter, total_flops
-from opensora_nb.sample.forecast import PUBLISHED, decode_stage, denoise_stages, forecast, stdit3_flops
-from opensora_nb.sample.pipeline import load_pipeline
+from opensora_nb.sample.forecast import (PUBLISHED, decode_stage, denoise_stages, forecast, stdit3_flops,
+                                         text_tokens)
+from opensora_nb.sample.pipeline import Pipeline, generate, load_pipeline
+from opensora_nb.sample.settings import ModelDefaults, SampleConfig
+from opensora_nb.vae.image import AutoencoderKLConfig, VideoAutoencoderKL
 from opensora_nb.vae.video import VideoVAE, video_vae_tiny, video_vae_v12
+from every_model import small
 
 TOY = STDiT3Config(hidden_size=24, depth=1, num_heads=2, caption_channels=10, model_max_length=9)
 RELEASED = stdit3_xl2(), video_vae_v12()
@@ -49,7 +53,6 @@ def test_decode_counts_all_chunks(f):
     assert stage.params == sum(p.numel() for p in vae.parameters())
 
 def test_whole_generate_is_metered_alike(): # the real thing on real tensors
-    from opensora_nb.sample.pipeline import SampleConfig, generate
     pipe = load_pipeline('tiny', device='cpu', dtype='fp32')
     plan, words = forecast(pipe, 34, (64, 96), 3, device=None), pipe.text.max_length
     def zeros(texts):
@@ -83,3 +86,31 @@ def test_any_question_has_an_answer_or_a_clear_error(f, size, steps, batch, word
     try: plan = forecast((TOY, video_vae_tiny()), f, size, steps, batch, device=None, caption_tokens=words)
     except ValueError as e: assert len(str(e)) > 20
     else: assert plan.memory > plan.weights > 0 and plan.total_flops > 0 and str(plan)
+
+class Words: # captions of as many tokens as the model takes, or classes
+    def __init__(self, cfg): self.cfg = cfg
+    def to(self, device=None): return self
+    def encode(self, texts):
+        n, l = len(texts), text_tokens(self.cfg)
+        if not l: return torch.zeros(n, dtype=torch.int64), None
+        return torch.zeros(n, 1, l, self.cfg.caption_channels), torch.ones(n, l, dtype=torch.long)
+
+FRAMES = AutoencoderKLConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
+
+@pytest.mark.parametrize('kind, changes, schedule', [
+    ('STDiT', {}, 'ddpm'), ('STDiT2', {}, 'ddpm'), ('STDiT3', {}, 'rflow'), ('Latte', dict(depth=6), 'dpm-solver'),
+    ('Latte', dict(depth=4, condition='label_5'), 'ddim'), ('DiT', dict(condition='label_5'), 'ddpm'), ('DiT', {}, 'ddpm'),
+    ('PixArt', {}, 'dpm-solver'), ('PixArtMS', {}, 'dpm-solver'), ('PixArtSigma', {}, 'dpm-solver')])
+def test_every_transformer_is_metered_alike(kind, changes, schedule):
+    "Frames by themselves; the real walk of each schedule, with guidance"
+    model = small(kind, **dict(depth=3) | changes)
+    f, h, w = getattr(model.cfg, 'input_size', (5, 8, 8))
+    vae = VideoAutoencoderKL(FRAMES, micro_batch_size=2).eval()
+    pipe = Pipeline(vae, model, Words(model.cfg), ModelDefaults(f, (8*h, 8*w), cfg_scale=3., schedule=schedule))
+    plan = forecast(pipe, steps=3, device=None)
+    with Meter(model, vae) as m: generate(pipe, ['a'], SampleConfig(num_sampling_steps=3))
+    assert m.flops == pytest.approx(plan.total_flops, rel=1e-6)
+    assert m.peak == pytest.approx(plan.memory, rel=.15)
+    assert plan.params['transformer'] == sum(p.numel() for p in model.parameters())
+    assert f"{f} frames of {8*h} x {8*w}" in str(plan)
+    assert ('a class a row' in str(plan)) == (changes.get('condition') == 'label_5')

@@ -75,7 +75,7 @@ def never(*_, **__): pytest.fail('something was loaded')
 @pytest.mark.parametrize('lost', [
     ['text encoder'], ['autoencoder'], ['transformer'], ['autoencoder', 'transformer'], list(REPOS)])
 def test_missing_parts_are_named_before_anything_is_loaded(toy, tmp_path, offline, monkeypatch, capsys, lost):
-    for name in ('T5Text', 'load_stdit3', 'load_released_vae'):
+    for name in ('T5Text', 'load_transformer', 'load_released_vae'):
         monkeypatch.setattr(f'opensora_nb.sample.released.{name}', never)
     folders = {'text encoder': 't5', 'autoencoder': 'vae', 'transformer': 'stdit3'}
     kept = []

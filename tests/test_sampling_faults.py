@@ -27,8 +27,7 @@ from opensora_nb.sample.jobs import left, plan_jobs, run_jobs, write_clip
 from opensora_nb.sample.long import LongConfig, rounds
 from opensora_nb.sample.pipeline import (ModelDefaults, SampleConfig, generate, length_note, load_pipeline, made_frames,
                                          text_to_video, warnings_for)
-from opensora_nb.sample.released import OPENSORA_12
-from opensora_nb.sample.settings import RANGES
+from opensora_nb.sample.settings import OPENSORA_12, RANGES
 from opensora_nb.text.prompts import parse_prompt_spec, read_prompt_file
 
 RED = 'a red circle moves left'

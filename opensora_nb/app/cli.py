@@ -72,7 +72,7 @@ def sample_clips(options):
         plan = replace(from_first(lambda: plan_sample(options)), options=options)
         if files.verbose: print(plan, f'on {world} processes'*(world > 1))
         if files.plan: return rank or print_plan(plan)
-        if files.verbose and plan.preset == 'opensora-1.2' and plan.todo: print(plan_cost(plan))
+        if files.verbose and not plan.weights and plan.todo: print(plan_cost(plan)) # of published weights
         write_clips(plan)
 
 def print_plan(plan):
@@ -738,12 +738,15 @@ def inspect_weights(path, indent='  '):
 def inspect_parts(folder, name):
     "The same for a folder of weights: each part, and what it says of itself"
     from opensora_nb.config import load_config
-    from opensora_nb.sample.pipeline import ModelDefaults, T5Note
+    from opensora_nb.sample.pipeline import ClipNote, ModelDefaults, T5Note
+    from opensora_nb.text.labels import LabelsConfig
     good = True
     for part in sorted(p.parent for p in folder.glob('*/model.safetensors')):
         print(f"{name}, {part.name}:")
         good &= inspect_weights(part)
-    for file, kind in ((folder/'pipeline.json', ModelDefaults), (folder/'text'/'t5.json', T5Note)):
+    notes = {'pipeline.json': ModelDefaults, 'text/t5.json': T5Note, 'text/clip.json': ClipNote,
+             'text/labels.json': LabelsConfig}
+    for file, kind in ((folder/name, kind) for name, kind in notes.items()):
         if not file.is_file(): continue
         try: load_config(kind, file)
         except ValueError as e:
