@@ -273,6 +273,7 @@ if __name__ == '__main__':
     else:
         if what == 'make': took = dict(folder=str(write_released(folder, rest == ['full'])), peak_gb=peak_gb())
         elif what == 'preset':
-            took = dict(options=[str(w) for w in write_preset(folder, rest[0], rest[1:] == ['full'])], peak_gb=peak_gb())
+            options = write_preset(folder, rest[0], rest[1:] == ['full'])
+            took = dict(options=[str(w) for w in options], peak_gb=peak_gb())
         else: took = measure(what, folder, *rest)
         print(json.dumps(took))

@@ -99,8 +99,9 @@ FRAMES = AutoencoderKLConfig(block_out_channels=(8, 8, 16, 16), layers_per_block
 
 @pytest.mark.parametrize('kind, changes, schedule', [
     ('STDiT', {}, 'ddpm'), ('STDiT2', {}, 'ddpm'), ('STDiT3', {}, 'rflow'), ('Latte', dict(depth=6), 'dpm-solver'),
-    ('Latte', dict(depth=4, condition='label_5'), 'ddim'), ('DiT', dict(condition='label_5'), 'ddpm'), ('DiT', {}, 'ddpm'),
-    ('PixArt', {}, 'dpm-solver'), ('PixArtMS', {}, 'dpm-solver'), ('PixArtSigma', {}, 'dpm-solver')])
+    ('Latte', dict(depth=4, condition='label_5'), 'ddim'), ('DiT', dict(condition='label_5'), 'ddpm'),
+    ('DiT', {}, 'ddpm'), ('PixArt', {}, 'dpm-solver'), ('PixArtMS', {}, 'dpm-solver'),
+    ('PixArtSigma', {}, 'dpm-solver')])
 def test_every_transformer_is_metered_alike(kind, changes, schedule):
     "Frames by themselves; the real walk of each schedule, with guidance"
     model = small(kind, **dict(depth=3) | changes)

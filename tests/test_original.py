@@ -7,8 +7,9 @@ from opensora_nb.app.cli import main, train_options
 from opensora_nb.app.opensora_cli import CONFIGS, IDLE, LAUNCHERS, SETTINGS, from_original
 from opensora_nb.config import flat
 from opensora_nb.data.video_io import write_image, write_video
-from opensora_nb.app.options import parse_options
+from opensora_nb.app.options import SAMPLE_CONFIGS, parse_options
 from opensora_nb.app.sampling import plan_sample
+from opensora_nb.sample.released import released_parts
 from opensora_nb.train.launch import recipe_names, resolve
 
 SAMPLE = 'scripts/inference.py configs/opensora-v1-2/inference/sample.py'
@@ -81,12 +82,122 @@ def test_documented_lines_plan(line, prompts, frames, size, more, tmp_path, monk
                 references=p.jobs[0].spec.references, frames=p.frames, fps=p.save_fps, steps=p.cfg.num_sampling_steps)
     assert {k: seen[k] for k in more} == more
 
-@pytest.mark.parametrize('line', [
-    'python scripts/inference.py configs/opensora-v1-1/inference/sample.py --prompt "a cat"',
-    'python scripts/inference.py configs/opensora/inference/16x256x256.py --prompt "a cat"',
-])
-def test_other_versions_say_so(line, tmp_path):
-    with pytest.raises(ValueError, match='another version than 1.2'): plan(line, tmp_path)
+SCRIPT, LONG = 'scripts/inference.py', 'scripts/inference-long.py configs/opensora-v1-1/inference/sample.py'
+RUN1, T2V = f'torchrun --standalone --nproc_per_node 1 {SCRIPT}', '--prompt-path ./assets/texts/t2v_samples.txt'
+V1, V11 = 'configs/opensora/inference', 'configs/opensora-v1-1/inference'
+V11_LONG = f'python {LONG} --ckpt-path CKPT_PATH --num-frames 32'
+JEEP = '|'.join(f'{k}|a white jeep on a road, part {k}.' for k in range(0, 16, 2))
+EARLIER_LINES = [ # as the documents of 1.0 and 1.1 have them: preset, prompts, frames of a round, size, and more
+    (f'{RUN1} {V1}/16x512x512.py --ckpt-path OpenSora-v1-HQ-16x512x512.pth {T2V}',
+     'opensora-1.0', 4, 16, (512, 512),
+     dict(steps=100, fps=8, model='hpcai-tech/Open-Sora/OpenSora-v1-HQ-16x512x512.pth')),
+    (f'{RUN1} {V1}/16x256x256.py --ckpt-path OpenSora-v1-HQ-16x256x256.pth {T2V}',
+     'opensora-1.0', 4, 16, (256, 256), dict(model='hpcai-tech/Open-Sora/OpenSora-v1-HQ-16x256x256.pth', vae=True)),
+    (f'{RUN1} {V1}/64x512x512.py --ckpt-path ./path/to/your/ckpt.pth {T2V}',
+     'opensora-1.0', 4, 64, (512, 512), dict(fps=12, model='./path/to/your/ckpt.pth')),
+    (f'torchrun --standalone --nproc_per_node 2 {SCRIPT} {V1}/64x512x512.py --ckpt-path ./path/to/your/ckpt.pth {T2V}',
+     'opensora-1.0', 4, 64, (512, 512), dict(processes=2)),
+    (f'{RUN1} {V1}/16x256x256.py --ckpt-path outputs/001-STDiT-XL-2/epoch12-global_step2000/ema.pt',
+     'opensora-1.0', 4, 16, (256, 256), {}),
+    (f'torchrun --standalone --nproc_per_node 2 {SCRIPT} {V1}/16x256x256.py --ckpt-path outputs/001/epoch12',
+     'opensora-1.0', 4, 16, (256, 256), dict(processes=2)),
+    (f'python {SCRIPT} {V11}/sample.py --ckpt-path CKPT_PATH --prompt-path assets/texts/t2i_samples.txt --num-frames 1 '
+     '--image-size 1024 1024', 'opensora-1.1', 3, 1, (1024, 1024), dict(suffix='.png')),
+    (f'python {SCRIPT} {V11}/sample.py --ckpt-path CKPT_PATH --prompt "A beautiful sunset over the city" '
+     '--num-frames 1 --image-size 1024 1024', 'opensora-1.1', 1, 1, (1024, 1024), {}),
+    (f'python {SCRIPT} {V11}/sample.py --ckpt-path CKPT_PATH --prompt "A beautiful sunset over the city" '
+     '--num-frames 32 --image-size 480 854', 'opensora-1.1', 1, 32, (480, 854), dict(steps=100, fps=8)),
+    (f'python {SCRIPT} {V11}/sample.py --prompt "A beautiful sunset over the city" --num-frames 32 '
+     '--image-size 480 854 --layernorm-kernel False --flash-attn False', 'opensora-1.1', 1, 32, (480, 854),
+     dict(model='hpcai-tech/OpenSora-STDiT-v2-stage3', texts=['a beautiful sunset over the city'])),
+    (V11_LONG + """ --image-size 240 426 --sample-name image-cond --prompt 'A breathtaking sunrise scene."""
+     """{"reference_path": "assets/images/condition/wave.png","mask_strategy": "0"}'""",
+     'opensora-1.1', 1, 32, (240, 426), dict(names=['image-cond_0000.mp4'],
+                                             references=('assets/images/condition/wave.png',))),
+    (V11_LONG + """ --image-size 240 426 --sample-name image-cond --prompt 'A car driving on the ocean."""
+     """{"reference_path": "video.mp4","mask_strategy": "0,0,0,-8,8"}'""",
+     'opensora-1.1', 1, 32, (240, 426), dict(references=('video.mp4',))),
+    (V11_LONG + f""" --image-size 240 426 --loop 16 --condition-frame-length 8 --sample-name long --prompt '|{JEEP}"""
+     """{"reference_path": "video.mp4", "mask_strategy": "0,0,0,0,16"}'""",
+     'opensora-1.1', 1, 32, (240, 426), dict(frames=16*32 - 15*8, names=['long_0000.mp4'])),
+    (V11_LONG + """ --image-size 240 426 --sample-name connect --prompt 'A breathtaking sunrise scene."""
+     """{"reference_path": "a.png;b.png","mask_strategy": "0;0,1,0,-1,1"}'""",
+     'opensora-1.1', 1, 32, (240, 426), dict(references=('a.png', 'b.png'))),
+    (V11_LONG + """ --image-size 480 853 --sample-name edit --prompt 'A cyberpunk-style city at night."""
+     """{"reference_path": "video.mp4","mask_strategy": "0,0,0,0,32,0.4"}'""",
+     'opensora-1.1', 1, 32, (480, 853), {}),
+    (f'python scripts/inference-long.py {V11}/sample-ref.py --prompt "a sea"',
+     'opensora-1.1', 1, 16, (240, 426), dict(frames=2*16 - 4)),
+    (f'python {SCRIPT} configs/dit/inference/1x256x256-class.py --ckpt-path DiT-XL-2-256x256.pt',
+     'dit', 2, 1, (256, 256), dict(steps=20, suffix='.png', texts=['207', '360'],
+                                   model='https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt')),
+    (f'python {SCRIPT} configs/latte/inference/16x256x256-class.py --ckpt-path Latte-XL-2-256x256-ucf101.pt',
+     'latte', 1, 16, (256, 256), dict(steps=20, fps=8, texts=['100'], model='maxin-cn/Latte/ucf101.pt')),
+    (f'python {SCRIPT} configs/dit/inference/16x256x256.py --ckpt-path MINE --prompt YoYo',
+     'dit', 1, 16, (256, 256), dict(reads='openai/clip-vit-base-patch32')),
+    (f'python {SCRIPT} configs/dit/inference/1x256x256.py --ckpt-path MINE --prompt goldfish',
+     'dit', 1, 1, (256, 256), dict(reads='openai/clip-vit-base-patch32')),
+    (f'python {SCRIPT} configs/latte/inference/16x256x256.py --ckpt-path MINE --prompt YoYo',
+     'latte', 1, 16, (256, 256), dict(reads='openai/clip-vit-base-patch32')),
+    (f'{RUN1} configs/pixart/inference/1x256x256.py --ckpt-path PixArt-XL-2-256x256.pth',
+     'pixart', 3, 1, (256, 256), dict(steps=20, model='PixArt-alpha/PixArt-alpha/PixArt-XL-2-256x256.pth')),
+    (f'{RUN1} configs/pixart/inference/1x512x512.py --ckpt-path PixArt-XL-2-512x512.pth',
+     'pixart', 3, 1, (512, 512), dict(model='PixArt-alpha/PixArt-alpha/PixArt-XL-2-512x512.pth')),
+    (f'{RUN1} configs/pixart/inference/1x1024MS.py --ckpt-path PixArt-XL-2-1024MS.pth',
+     'pixart', 3, 1, (1920, 512), dict(model='PixArt-alpha/PixArt-alpha/PixArt-XL-2-1024-MS.pth')),
+    (f'{RUN1} configs/pixart/inference/1x2048MS.py --prompt "a cat"',
+     'pixart-sigma', 1, 1, (2560, 1536), dict(steps=14, model='PixArt-alpha/PixArt-Sigma/PixArt-Sigma-XL-2-2K-MS.pth')),
+    (f'{RUN1} configs/pixart/inference/16x256x256.py --ckpt-path MINE --prompt "a cat"',
+     'pixart', 1, 16, (256, 256), dict(fps=8)),
+]
+
+@pytest.fixture
+def original_files(tmp_path, monkeypatch):
+    "A folder with the files that the documents name"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'hub'))
+    for name in ('assets/images/condition/wave.png', 'a.png', 'b.png'):
+        write_image(tmp_path/name, np.zeros((16, 24, 3), np.uint8))
+    write_video(tmp_path/'video.mp4', np.zeros((40, 16, 24, 3), np.uint8))
+    (tmp_path/'assets'/'texts').mkdir()
+    texts = dict(t2v_samples='a\nb\nc\nd', t2i_samples='a\nb\nc', imagenet_id='207\n360', ucf101_id='100')
+    for name, lines in texts.items():
+        (tmp_path/'assets'/'texts'/f'{name}.txt').write_text(lines + '\n')
+    return tmp_path
+
+@pytest.mark.parametrize('line, preset, prompts, frames, size, more', EARLIER_LINES, ids=range(len(EARLIER_LINES)))
+def test_lines_of_earlier_versions_plan(line, preset, prompts, frames, size, more, original_files):
+    "1.0 and 1.1, DiT, Latte and PixArt: each config is a preset with its size and frames"
+    p = plan(line, original_files)
+    w = p.options.weights
+    assert (p.preset, len({j.index for j in p.jobs})) == (preset, prompts)
+    assert (p.cfg.num_frames, p.cfg.image_size, p.made) == (frames, size, frames)
+    where = released_parts(w.ckpt_path, w.vae, w.text_encoder, preset, p.cfg.image_size)[-1].where
+    seen = dict(texts=p.texts, names=[j.path.name for j in p.jobs], suffix=p.jobs[0].path.suffix, fps=p.save_fps,
+                references=p.jobs[0].spec.references, frames=p.frames, steps=p.cfg.num_sampling_steps, model=where,
+                reads=w.text_encoder, processes=from_original(shlex.split(line))[1],
+                vae=not hasattr(p.vae.cfg, 'vae_2d'))
+    assert {k: seen[k] for k in more} == more
+
+def test_every_sampling_config_is_in_the_table():
+    named = ' '.join(line for line, *_ in EARLIER_LINES)
+    assert [k for k in SAMPLE_CONFIGS if k not in named] == []
+
+def test_what_is_typed_goes_before_a_config(original_files):
+    "Size, length, prompts; the config's own prompts only where the file is there"
+    config = f'python {SCRIPT} {V1}/64x512x512.py'
+    p = plan(f'{config} --num-frames 16 --image-size 256 256 --fps 8 --prompt "a cat"', original_files)
+    assert (p.cfg.num_frames, p.cfg.image_size, p.save_fps, len(p.jobs)) == (16, (256, 256), 8, 1)
+    p = plan(f'{config} --resolution 256 --aspect-ratio 1:1', original_files)
+    assert (p.cfg.num_frames, p.cfg.image_size, len(p.jobs)) == (64, (256, 256), 4)
+    (original_files/'assets'/'texts'/'t2v_samples.txt').unlink()
+    with pytest.raises(ValueError, match='give a prompt'): plan(config, original_files)
+
+@pytest.mark.parametrize('config', ['opensora/inference/16x512x512-rflow.py', 'opensora/train/16x256x256.py'])
+def test_configs_without_a_counterpart_say_so(config, tmp_path):
+    with pytest.raises(ValueError, match='has no counterpart here; this command samples with those of 1.2'):
+        plan(f'python {SCRIPT} configs/{config} --prompt "a cat"', tmp_path)
 
 TRAIN, V12, V10 = 'scripts/train.py', 'configs/opensora-v1-2/train', 'configs/opensora/train'
 # command, the same for osnb, settings that must come of it; None: the recipe is made elsewhere

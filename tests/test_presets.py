@@ -6,11 +6,15 @@ from opensora_nb.app.cli import main
 from opensora_nb.app.options import parse_options
 from opensora_nb.app.sampling import plan_sample
 from opensora_nb.data.video_io import read_video
+from opensora_nb.models.dit import DiT, DiTConfig
 from opensora_nb.models.family import FAMILY
+from opensora_nb.models.latte import Latte, LatteConfig
+from opensora_nb.models.zoo import randomise
 from opensora_nb.sample import forecast
 from opensora_nb.sample.released import load_released, released_config, released_parts
 from opensora_nb.sample.settings import RELEASED, published_at
 from released_files import PUBLISHED, osnb, photo, write_preset
+from test_clip import write_clip
 
 SMALL = { # preset -> what a toy of it makes: frames, height, width
     'opensora-1.0': (4, 64, 96), 'opensora-1.1': (4, 64, 88), 'dit': (1, 64, 64), 'latte': (4, 64, 64),
@@ -80,7 +84,7 @@ def test_weights_of_another_generation_are_called_by_name(toys, tmp_path, preset
         monkeypatch.setattr(f'opensora_nb.sample.released.{name}', lambda *_, **__: pytest.fail('loaded'))
     other = 'dit' if preset != 'latte' else 'opensora-1.0'
     file = toys(preset)[3]
-    line = ['--preset', other, '--ckpt-path', file, '--prompt', PROMPTS.get(other, 'a sea'), '--save-dir', str(tmp_path)]
+    line = ['--preset', other, '--ckpt-path', file, '--prompt', PROMPTS.get(other, 'a'), '--save-dir', str(tmp_path)]
     kind = PUBLISHED[preset][0].__name__
     with pytest.raises(ValueError) as e: plan_sample(parse_options(line))
     assert f"this is a {kind} checkpoint" in str(e.value) and f"--preset {name_of(preset)}" in str(e.value)
@@ -94,7 +98,7 @@ def refused(*line):
 SEA = '--prompt', 'a calm sea'
 DOG = '--prompt', 'golden retriever'
 @pytest.mark.parametrize('line, said', [
-    (['dit', *DOG, '--image-size', '240', '426'],        'published for 256 x 256 and 512 x 512 pixels, not for 240 x 426'),
+    (['dit', *DOG, '--image-size', '240', '426'],        'for 256 x 256 and 512 x 512 pixels, not for 240 x 426'),
     (['latte', '--prompt', 'YoYo', '--image-size', '512', '512'], 'not for 512 x 512; ask for --image-size 256 256'),
     (['latte', '--prompt', 'YoYo', '--num-frames', '17'], 'make 16 frames of 256 x 256 pixels, not 17 frames'),
     (['dit', *DOG, '--num-frames', '16'],                'make a picture of 256 x 256 pixels, not 16 frames'),
@@ -104,8 +108,8 @@ DOG = '--prompt', 'golden retriever'
     (['dit', *DOG, '--num-sampling-steps', '1'],         'takes at least 2 steps, not 1'),
     (['opensora-1.1', *SEA, '--schedule', 'rflow'],      'use ddpm or ddim or dpm-solver'),
     (['opensora-1.2', *SEA, '--schedule', 'ddim'],       'use rflow'),
-    (['opensora-1.1', *SEA, '--loop', '2', '--schedule', 'dpm-solver'], 'DPM-Solver++ cannot go on from; use --schedule'),
-    (['latte', '--prompt', 'YoYo', '--loop', '2'],       '--loop gives frames to go on from, and Latte on UCF-101 makes'),
+    (['opensora-1.1', *SEA, '--loop', '2', '--schedule', 'dpm-solver'], 'DPM-Solver++ cannot go on from'),
+    (['latte', '--prompt', 'YoYo', '--loop', '2'],       '--loop gives frames to go on from, and Latte on'),
     (['pixart', *SEA, '--reference-path', 'a.png'],      '--reference-path gives frames to go on from'),
     (['latte', '--prompt', 'YoYo{"reference_path": "a.png", "mask_strategy": "0"}'], 'prompt 0 is given frames'),
     (['dit', *DOG, '--negative-prompt', 'cat'],          '--negative-prompt is about texts, and dit is given the name'),
@@ -116,7 +120,7 @@ DOG = '--prompt', 'golden retriever'
     (['dit', '--prompt', 'golden retreiver'],            'prompt 0: there is no class'),
     (['dit', '--prompt', '1000'],                        'class 1000 is outside the 1000 classes, 0 to 999'),
     (['latte', '--prompt', 'a man plays with a yoyo in a park'], 'takes the name or number of a class, no sentence'),
-    (['opensora-1.0', '--prompt', '207'],                "prompt 0 is '207', the number of a class, and Open-Sora 1.0 reads"),
+    (['opensora-1.0', '--prompt', '207'],                "prompt 0 is '207', the number of a class"),
     (['pixart', '--prompt', 'n02099601'],                'write a sentence, or use --preset dit or latte'),
     (['dit', *DOG, '--num-processes', '2'],              'only an STDiT, STDiT2 or STDiT3 can be shared'),
     (['opensora-1.1', *SEA, '--vae-spread', '2'],        'takes each frame by itself'),
@@ -211,3 +215,17 @@ def test_two_processes_share_an_stdit(toys, tmp_path):
     assert main(['sample', *line, '--save-dir', str(tmp_path/'one'), '--verbose', '0']) == 0
     two, one = (read_video(tmp_path/k/'sample_0000.mp4').astype(int) for k in ('two', 'one'))
     assert abs(two - one).max() <= 2
+
+@pytest.mark.parametrize('preset, make, config, frames', [('dit', DiT, DiTConfig, 1), ('latte', Latte, LatteConfig, 4)])
+def test_a_text_model_that_was_trained_with_open_sora(toys, tmp_path, preset, make, config, frames, offline):
+    "Under Open-Sora's names a DiT and a Latte look alike; the text encoder is CLIP, one vector a prompt"
+    clip = write_clip(tmp_path/'clip')
+    cfg = config(input_size=(frames, 8, 8), hidden_size=384, depth=2, num_heads=6, caption_channels=32,
+                 no_temporal_pos_emb=frames == 1)
+    torch.save(dict(state_dict=randomise(make(cfg)).state_dict()), tmp_path/'own.pth')
+    line = words(toys, preset, tmp_path/'out', *sized(preset), '--num-sampling-steps', '2', '--ckpt-path',
+                 str(tmp_path/'own.pth'), prompt='a calm sea')
+    assert 'these weights read texts and no classes; give their text encoder: --text-encoder' in refused(*line[1:])
+    assert main([*line, '--text-encoder', str(clip)]) == 0
+    kind, seen = released_config(preset, str(tmp_path/'own.pth'), frames, (64, 64))
+    assert kind == make.__name__ and seen == cfg

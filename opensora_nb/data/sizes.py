@@ -208,9 +208,9 @@ def check_size(
     w:int,                # width, pixels
     multiple:int=SPACE,   # what both sides must be a multiple of
 ):
-    "Raise `ValueError` with the nearest sizes that work, if this one does not; those of Open-Sora's tables always do"
+    "`ValueError` with the nearest sizes that work, if this one does not; those of Open-Sora's tables and commands do"
     if f < 1: raise ValueError(f"num_frames is {f}; it must be 1 (an image) or more, e.g. {CHUNK}")
-    known = set().union(*(table.values() for table in SIZES.values())) if multiple == SPACE else ()
+    known = {(480, 853)}.union(*(table.values() for table in SIZES.values())) if multiple == SPACE else ()
     for name, n in (('height', h), ('width', w)):
         if n < SPACE: raise ValueError(f"{name} {n} is below {SPACE}, the autoencoder's block; the smallest is {SPACE}")
         if n % multiple and (h, w) not in known:

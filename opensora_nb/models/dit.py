@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'DiTConfig', 'dit_tiny', 'dit_xl2', 'dit_xl2x2', 'dit_imagenet_256', 'dit_imagenet_512', 'DiTBlock',
-           'DiTFinalLayer', 'DiT', 'init_dit', 'published_fields', 'fit_published', 'dit_from_imagenet']
+           'DiTFinalLayer', 'DiT', 'init_dit', 'published_fields', 'fit_published', 'dit_from_imagenet',
+           'dit_from_opensora']
 
 # %% ../../nbs/05_models/01_dit.ipynb #37c85466
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, prod
 import torch
 from torch import nn, Tensor
 from einops import rearrange, repeat
@@ -320,3 +321,26 @@ def dit_from_imagenet(
         raise ValueError(f"these are no {what} weights; they look like Latte weights of UCF-101 (they have temp_embed)")
     cfg = DiTConfig(**published_fields(state, what, num_heads), no_temporal_pos_emb=True)
     return fit_published(DiT, cfg, {k: v for k, v in state.items() if k != 'pos_embed'}, what), cfg
+
+# %% ../../nbs/05_models/01_dit.ipynb #43e1dc54
+def dit_from_opensora(
+    state:dict,         # name -> Tensor, in the names of Open-Sora, with its position tables
+    make=DiTConfig,     # or `LatteConfig`: no name tells the one from the other
+    num_heads:int=None, # see `published_fields`
+) -> tuple[dict, DiTConfig]: # the same state, and the configuration it belongs to
+    "A DiT or Latte that was trained with Open-Sora, on classes or texts; raises `ValueError` for what is neither"
+    what = 'DiT or Latte'
+    d, c, *patch = whole_shape(state, 'x_embedder.proj.weight', 5, what)
+    side = isqrt(whole_shape(state, 'pos_embed_spatial', 3, what)[1])
+    frames = whole_shape(state, 'pos_embed_temporal', 3, what)[1]
+    out, hidden = (whole_shape(state, k, 2, what)[0] for k in ('final_layer.linear.weight', 'blocks.0.mlp.fc1.weight'))
+    heads = num_heads or HEADS.get(d)
+    if not heads: raise ValueError(f"no array tells the number of heads of a {what} of width {d}; give num_heads")
+    fields = dict(input_size=(frames*patch[0], side*patch[1], side*patch[2]), in_channels=c, patch_size=tuple(patch),
+                  hidden_size=d, depth=len({k.split('.')[1] for k in state if k.startswith('blocks.')}),
+                  num_heads=heads, mlp_ratio=hidden/d, learn_sigma=out != prod(patch)*c,
+                  no_temporal_pos_emb=frames == 1)
+    if 'y_embedder.embedding_table.weight' in state:
+        fields['condition'] = f"label_{whole_shape(state, 'y_embedder.embedding_table.weight', 2, what)[0] - 1}"
+    else: fields['caption_channels'] = whole_shape(state, 'y_embedder.y_proj.fc1.weight', 2, what)[1]
+    return state, make(**fields)

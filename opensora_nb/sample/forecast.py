@@ -456,14 +456,14 @@ def forecast_request(
     run:RunRequest,       # what is to be made
     device=None,          # where the time is meant for; None gives no time
     linears:str='onednn', # how `faster` treats linear layers
-    text:int=None,        # parameters of the text encoder, which stays in float32; None = not counted
-    extra:int=0,          # bytes of what else stays in memory
+    text:int=None,        # parameters of the text encoder, in float32; None = not counted
+    extra:int=0,          # further bytes in memory
 ) -> Forecast:
     "What a run will need"
     cfg, vae, f, (h, w) = run.transformer, run.autoencoder, run.num_frames, run.image_size
     d = (vae.vae_2d if in_time(vae) else vae).downsample
-    length = sizes.latent_frames(f, vae.micro_frame_size, vae.vae_temporal.time_downsample_factor) if in_time(vae) else f
-    size = length, h//d, w//d
+    chunk, k = (vae.micro_frame_size, vae.vae_temporal.time_downsample_factor) if in_time(vae) else (None, 1)
+    size = sizes.latent_frames(f, chunk, k), h//d, w//d
     grid, rows = tuple(ceil(n/p) for n, p in zip(size, cfg.patch_size)), run.batch*(1 + run.guidance)
     first, rest = denoise_stages(cfg, size, (h, w), run.batch, run.caption_tokens, run.guidance, run.dtype,
                                  run.schedule)
@@ -483,6 +483,14 @@ def forecast_request(
                     str(run.dtype).removeprefix('torch.'), str(device), params, a + b + other,
                     flops, total_flops(decoded.work), peaks, seconds)
 
+def _own(pipe): # what a pipeline knows of itself, and what is taken without one
+    if not pipe:
+        return dict(steps=30, schedule='rflow', dtype=torch.float32, frames_at_once=None, linears='onednn', text=None)
+    text = count_params(pipe.text) if isinstance(pipe.text, nn.Module) else 0 # stored texts have no encoder any more
+    return dict(steps=pipe.defaults.num_sampling_steps, schedule=pipe.defaults.schedule, text=text,
+                dtype=next(pipe.model.parameters()).dtype, frames_at_once=getattr(pipe.vae, 'micro_batch_size', None),
+                linears=pipe.speed.get('linears', 'onednn'))
+
 def forecast(
     what,                   # a `Pipeline`, or the configs of a transformer and of an autoencoder
     num_frames:int|str=None,# frames, or a name such as 4s; a pipeline knows its own
@@ -495,24 +503,19 @@ def forecast(
     caption_tokens:int=None,# tokens of a caption; None = as many as the model takes
     extra:int=0,            # bytes of what else stays in memory, e.g. a text encoder
     schedule:str=None,      # how the sampler walks; a pipeline knows its own, else rflow
-    frames_at_once:int=None, # that an autoencoder of single frames decodes together; a pipeline knows its own, else all
+    frames_at_once:int=None, # that an autoencoder of single frames decodes; a pipeline knows its own, else all
 ) -> Forecast:
     "What a run of `generate` will need; allocates no model. `ValueError` for sizes that cannot be made"
     cfg, vae = configs_of(what)
     pipe = what if isinstance(what, Pipeline) else None
+    own = _own(pipe)
     f, image_size = made_size(pipe, num_frames, image_size)
-    if steps is None: steps = pipe.defaults.num_sampling_steps if pipe else 30
-    if caption_tokens is None: caption_tokens = text_tokens(cfg)
-    if schedule is None: schedule = pipe.defaults.schedule if pipe else 'rflow'
-    if pipe and frames_at_once is None: frames_at_once = getattr(pipe.vae, 'micro_batch_size', None)
-    own = next(pipe.model.parameters()).dtype if pipe else torch.float32
-    kind = own if dtype is None else pick_dtype(dtype)
-    run = RunRequest(cfg, vae, f, image_size, steps, batch, guidance, kind, caption_tokens, schedule,
-                     frames_at_once)
+    steps = own['steps'] if steps is None else steps
+    tokens = text_tokens(cfg) if caption_tokens is None else caption_tokens
+    kind = own['dtype'] if dtype is None else pick_dtype(dtype)
+    run = RunRequest(cfg, vae, f, image_size, steps, batch, guidance, kind, tokens, schedule or own['schedule'],
+                     frames_at_once or own['frames_at_once'])
     check_counts(run)
     if device == '': device = pipe.device if pipe else 'cpu'
     dev = None if device is None else pick_device(str(device))
-    if not pipe: return forecast_request(run, dev, extra=extra)
-    # texts that were stored have no encoder any more
-    text = count_params(pipe.text) if isinstance(pipe.text, nn.Module) else 0
-    return forecast_request(run, dev, pipe.speed.get('linears', 'onednn'), text, extra)
+    return forecast_request(run, dev, own['linears'], own['text'], extra)
