@@ -143,9 +143,12 @@ def class_report(
     each:int=20,   # samples of each class
     cfg:SampleConfig=SampleConfig(), # how to sample
     batch:int=40,  # samples made at once
+    steps:int=300, # of the classifier
+    progress:bool=True, # show a bar
 ) -> dict:         # chance, and what was read off held-out clips, reconstructions and samples
     "Class accuracy of samples, with chance and ceiling beside it, and distances to the nearest training clip"
-    net, bank = train_classifier(train), np.stack([train.clip(i) for i in range(len(train))])
+    net = train_classifier(train, steps, progress=progress)
+    bank = np.stack([train.clip(i) for i in range(len(train))])
     clips, asked = zip(*((test.clip(i), test.texts(i)[0]) for i in range(len(test))))
     wanted, made = list(net.names)*each, []
     for i in range(0, len(wanted), batch):
