@@ -40,6 +40,7 @@ from ..models.stdit3 import STDiT3Config, stdit3_tiny
 from ..models.zoo import load_stdit3
 from ..text.clip import CLIP, ClipText
 from ..text.encoders import T5, T5Text, TinyText, TinyTextConfig, pool_text, tiny_text
+from ..text.labels import CLASS_TABLES, ClassLabels, class_names
 from ..vae.image import AutoencoderKLConfig
 from ..vae.released import IMAGE_VAE_REPO, load_image_vae, load_released_vae
 from ..vae.video import VideoVAEConfig, video_vae_v12
@@ -351,12 +352,16 @@ def labels_for(
     texts:dict, # clip -> its captions, names of classes
     n:int,      # classes that the model tells apart
 ):              # `ClassLabels`
-    "The classes of a data set, in the order of its folders; `ValueError` for more than the model has"
+    """The classes of a data set, numbered as published where it is ImageNet or UCF-101, else in alphabetical order
+
+    `ValueError` for more than the model has."""
     names = sorted(set(chain.from_iterable(texts.values())))
+    for table in CLASS_TABLES:
+        rows = class_names(table)
+        if len(rows) == n and set(names) <= {row.split(',')[0] for row in rows}: return ClassLabels(table)
     if len(names) > n:
         raise ValueError(f"the captions name {len(names)} classes ({', '.join(names[:3])}, …), "
                          f"and the model tells {n} apart; use model.condition=label_{len(names)}")
-    from opensora_nb.text.labels import ClassLabels
     return ClassLabels(names, n)
 
 class CaptionLabels:
