@@ -281,7 +281,7 @@ def sum_of_stages(plans):
     from opensora_nb.sample.forecast import clock
     stored, every = (sum(p.hours(*getattr(p, which)) for p in plans) for which in ('stored', 'parts'))
     out = f"{stored:,.2g} GPU-hours" if stored < 100 else f"{stored:,.0f} GPU-hours"
-    if every > stored: out += f" with stored features, {every:,.1f} where autoencoder and T5 run in every step"
+    if every > stored: out += f" with stored features, {every:,.1f} where the encoders run in every step"
     if all(p.measured for p in plans): out = f"{clock(sum(p.measured.seconds*p.steps for p in plans))} here; {out}"
     return out
 

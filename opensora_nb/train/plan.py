@@ -239,8 +239,8 @@ class StagePlan:
     def elsewhere(self): # on GPUs that are not here
         out = [f"on GPUs at {self.used:.0%} of {self.peak/1e12:,.4g} TFLOP/s: {self._cost(*self.stored)}"]
         if self.stored != self.parts:
-            out[0] += (f" with stored features; {self._cost(*self.parts)} where "
-                       f"autoencoder and T5 run in every step")
+            who = 'autoencoder and T5 run' if any(r['text'] for r in self.rows) else 'the autoencoder runs'
+            out[0] += f" with stored features; {self._cost(*self.parts)} where {who} in every step"
         return out
     def _cost(self, *parts): # in words
         hours = f" and {_short(self.hours(*parts))} GPU-hours" if self.steps else ''
