@@ -77,11 +77,14 @@ def _numbers_of(names): # plain name -> numbers of the classes it stands for
 def _nearest(text, names): # what may have been meant, or how the list goes
     known, plain = _numbers_of(names), _plain(text)
     inside = sorted((k for k in known if len(k) > 3 and k in plain), key=len, reverse=True)
-    near = inside or get_close_matches(plain, known, n=3, cutoff=.5)
+    words = set(re.findall(r'\w{3,}', text.lower()))
+    shared = [_plain(row.split(',')[0]) for row in names if words & set(re.findall(r'\w+', row.lower()))]
+    sentence = len(text.split()) > 3 # a word of it says more than its spelling as a whole
+    near = inside or sentence and shared or get_close_matches(plain, known, n=3, cutoff=.5) or shared
     first = [names[i].split(',')[0] for k in near[:3] for i in known[k]]
     offer = f"the nearest are {', '.join(dict.fromkeys(first))}" if near else \
             f"they go from {names[0].split(',')[0]} to {names[-1].split(',')[0]}"
-    return offer + "; this model takes the name or number of a class, no sentence"*(len(text.split()) > 3)
+    return offer + "; this model takes the name or number of a class, no sentence"*sentence
 
 def class_numbers(
     labels:list,           # names and numbers, see `class_number`
