@@ -74,6 +74,7 @@ def run_twin(
     "Train, sample, score"
     cpu = time.process_time()
     run = train(cfg, progress=False)
+    if run.stopped: raise KeyboardInterrupt # half a run is no result
     seconds, losses = time.process_time() - cpu, [row['loss'] for row in run.log if 'loss' in row]
     pipe = load_pipeline(run.folder)
     name, schedule, seed = cfg.name.split('/')[-1].split('_')
