@@ -239,6 +239,8 @@ TRAINED = [
     (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/16x256x256.py --data-path c.csv',
      'v10_stages only=16x256x256 data.path=c.csv --num-processes 8',
      {'steps': 80_000, 'data.num_frames': 16, 'data.image_size': (256, 256), 'optim.lr': 2e-5}),
+    (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/16x512x512.py --data-path c.csv --batch-size 4',
+     'v10_stages only=16x512x512_hq data.path=c.csv batch_size=32 --num-processes 8', {'batch_size': 32}),
     (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} {V10}/360x512x512.py --data-path c.csv --ckpt-path W',
      'v10_stages only=360x512x512 init=W data.path=c.csv --num-processes 8', {'sequence': 2, 'init': 'W'}),
     (f'torchrun --nnodes=1 --nproc_per_node=8 {TRAIN} configs/opensora-v1-1/train/stage1.py --data-path c.csv',

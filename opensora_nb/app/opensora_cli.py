@@ -173,10 +173,11 @@ def starting_weights(
 def warn_of_idle(
     script:str, # one of `CONFIGS`
     given:dict, # from `read_options`
+    batch:bool=False, # does the batch size count?
 ):
     "Name the options of the line that change nothing here, in one warning"
     idle = dict(IDLE)
-    if script == 'train_vae.py': idle.pop('--batch-size')
+    if batch: idle.pop('--batch-size')
     if script == 'search_bs.py':
         idle['--resolution'] = "every bucket is searched, and buckets=FILE.json may hold one resolution"
     if str(given.get('--wandb', '')).lower() in NO: idle.pop('--wandb')
@@ -194,7 +195,8 @@ def translate_training(
     recipe = recipe_for(script, words)
     given = read_options(words[1:], script)
     settings = [f'{setting}={given[name]}' for name, setting in SETTINGS.items() if name in given]
-    if '--batch-size' in given and script == 'train_vae.py': # one GPU's there, all together here
+    batch = script == 'train_vae.py' or recipe[0] == 'v10_stages' # others have buckets
+    if '--batch-size' in given and batch: # one GPU's there, all together here
         settings.append(f"batch_size={int(given['--batch-size'])*processes*nodes}")
     if script == 'search_bs.py':
         if '--plan' in given: raise ValueError("a search for batch sizes has no --plan; leave it out")
@@ -202,7 +204,7 @@ def translate_training(
             warnings.warn(f"one process searches, not {processes*nodes}")
             processes = nodes = 1
     settings += starting_weights(given, recipe[0])
-    warn_of_idle(script, given)
+    warn_of_idle(script, given, batch)
 
     launch = []
     for name, n in (('--num-processes', processes), ('--nodes', nodes)):
