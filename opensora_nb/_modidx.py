@@ -1970,6 +1970,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'opensora_nb/recipes/clips_vae.py'),
                                                'opensora_nb.recipes.clips_vae.vae_stages': ( '12_recipes/clips_vae.html#vae_stages',
                                                                                              'opensora_nb/recipes/clips_vae.py')},
+            'opensora_nb.recipes.drawings_latte': { 'opensora_nb.recipes.drawings_latte.drawings_latte': ( '12_recipes/drawings_latte.html#drawings_latte',
+                                                                                                           'opensora_nb/recipes/drawings_latte.py')},
             'opensora_nb.recipes.family': { 'opensora_nb.recipes.family.compare': ( '12_recipes/family.html#compare',
                                                                                     'opensora_nb/recipes/family.py'),
                                             'opensora_nb.recipes.family.judge': ( '12_recipes/family.html#judge',
