@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VAE_REPO', 'VAE_GB', 'VAE_UNTOLD', 'IMAGE_VAE_REPO', 'IMAGE_VAE_GB', 'vae_config_from_state', 'check_vae_sizes',
-           'load_released_vae', 'image_vae_state', 'load_image_vae', 'check_vae_layouts']
+           'load_released_vae', 'image_vae_state', 'open_image_vae', 'image_vae_config', 'load_image_vae',
+           'check_vae_layouts']
 
 # %% ../../nbs/06_vae/06_released.ipynb #d691adde
 import re
@@ -170,6 +171,26 @@ def image_vae_state(
     rename_attention(part)
     return part
 
+def open_image_vae(
+    where:str|Path|dict, # an address on Hugging Face, a folder, a file, or a state dict
+    gb:float,            # size of a download, for the message
+) -> tuple:              # name -> Tensor, norm_num_groups of config.json (32 without one), path ('' of a state dict)
+    "Weights and the one number that no shape tells, from wherever they are"
+    if isinstance(where, dict): return where, 32, ''
+    path = fetch(where, f"config.json and the weights ({gb} GB in float32)")
+    if (path/'vae').is_dir(): path = path/'vae'                           # the folder of a whole pipeline
+    folder = path if path.is_dir() else path.parent
+    released = read_config(folder) if (folder/'config.json').is_file() else {}
+    return read_state(path), released.get('norm_num_groups', 32), path
+
+def image_vae_config(
+    state:dict, # name -> Tensor, under the names of `AutoencoderKL`
+    groups:int, # of every GroupNorm
+    what:str,   # whose weights they should be, for messages
+) -> AutoencoderKLConfig:
+    "Sizes off the shapes of the encoder; `ValueError` where a part is missing"
+    return from_dict(AutoencoderKLConfig, _sizes_2d(state, '', what) | dict(norm_num_groups=groups))
+
 def load_image_vae(
     where:str|Path|dict=IMAGE_VAE_REPO, # an address on Hugging Face, a folder, a file, or a state dict
     micro_batch_size:int|None=None,     # frames that pass at once; None = all
@@ -178,18 +199,10 @@ def load_image_vae(
     norm_num_groups:int|None=None,      # None = what config.json says, else 32
 ) -> VideoAutoencoderKL:                # on the CPU, in eval mode
     "A 2-D autoencoder in the layout of diffusers, applied frame by frame; what does not fit raises `ValueError`"
-    state, released, path = where, {}, ''
-    if not isinstance(where, dict):
-        path = fetch(where, f"config.json and the weights ({IMAGE_VAE_GB} GB in float32)")
-        if (path/'vae').is_dir(): path = path/'vae'                       # the folder of a whole pipeline
-        folder = path if path.is_dir() else path.parent
-        if (folder/'config.json').is_file(): released = read_config(folder)
-        state = read_state(path)
+    state, groups, path = open_image_vae(where, IMAGE_VAE_GB)
     with about(path):
         state = image_vae_state(state)
-        told = _sizes_2d(state, '', 'AutoencoderKL')
-        cfg = from_dict(AutoencoderKLConfig, told | dict(
-            norm_num_groups=norm_num_groups or released.get('norm_num_groups', 32)))
+        cfg = image_vae_config(state, norm_num_groups or groups, 'AutoencoderKL')
     if dtype: state = {k: state.pop(k).to(dtype) for k in list(state)}
     with torch.device('meta'): model = VideoAutoencoderKL(cfg, micro_batch_size, scaling_factor)
     load_into(model.module, state, assign=True, source=path)
