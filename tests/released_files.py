@@ -3,13 +3,14 @@ part of Open-Sora 1.2 run alone.
 
     python tests/released_files.py make FOLDER [full]    write FOLDER/t5, FOLDER/vae and FOLDER/stdit3
     python tests/released_files.py preset FOLDER NAME [full]    write the parts of another preset
+    python tests/released_files.py presets FOLDER FILE   run every other preset at full width, and write what it took
     python tests/released_files.py PART FOLDER DTYPE     run t5, stdit3 or vae alone; print seconds and peak memory
     python tests/released_files.py log FOLDER FILE       run all of it, at full width, and write what it took to FILE
     python tests/released_files.py xxl . DTYPE           run a T5 v1.1 XXL of full size, built in memory
 
 The last takes 10 GB in bf16, twice as much in fp32.
 """
-import json, os, platform, subprocess, sys, time
+import json, os, platform, resource, shutil, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -239,6 +240,39 @@ def machine():
     memory = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/1e9
     return f"{cpu}{with_bf16}, {os.cpu_count()} cores, {memory:.0f} GB of memory"
 
+FULL = { # preset -> what is asked of it at full width: the smallest size it was trained for
+    'dit': ('golden retriever', '1 x 256 x 256', []),
+    'pixart': (TEXTS[0], '1 x 256 x 256', ['--image-size', '256', '256']),
+    'pixart-sigma': (TEXTS[0], '1 x 256 x 256', ['--image-size', '256', '256']),
+    'latte': ('YoYo', '16 x 256 x 256', []),
+    'opensora-1.1': (TEXTS[0], '16 x 144 x 256', ['--image-size', '144', '256']),
+    'opensora-1.0': (TEXTS[0], '16 x 256 x 256', [])}
+
+def run_preset(folder, preset, steps=2):
+    "Write the parts of a preset at full width in a process of its own, and sample -> files, seconds of CPU, peak GB"
+    folder = Path(folder)
+    code, said, *_ = run([sys.executable, __file__, 'preset', folder, preset, 'full'], folder)
+    if code: raise RuntimeError(said)
+    options, (prompt, _, more) = json.loads(said.splitlines()[-1])['options'], FULL[preset]
+    def cpu(): return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    start = cpu()
+    code, said, _, peak = osnb('sample', *options, *more, '--num-sampling-steps', steps, '--save-dir', folder/'clips',
+                               '--prompt', prompt, folder=folder, limit=3600)
+    if code: raise RuntimeError(said)
+    return sorted((folder/'clips').glob('*.*[34g]')), round(cpu() - start, 1), peak
+
+def write_presets_log(folder, file, steps=2):
+    "Every preset but that of Open-Sora 1.2"
+    log = dict(machine=machine(), torch=torch.__version__, date=time.strftime('%Y-%m-%d'), steps=steps, rows=[])
+    for preset, (_, clip, _) in FULL.items():
+        place = Path(folder).resolve()/preset
+        place.mkdir(parents=True)
+        _, seconds, peak = run_preset(place, preset, steps)
+        log['rows'].append(dict(preset=preset, clip=clip, cpu_s=seconds, peak_gb=peak))
+        print(log['rows'][-1], flush=True)
+        Path(file).write_text(json.dumps(log, indent=1) + '\n')
+        shutil.rmtree(place, ignore_errors=True)
+
 def write_log(folder, file, steps=3):
     "One call of each part and of the command, in a process each"
     folder, file = Path(folder).resolve(), Path(file).resolve()
@@ -270,6 +304,7 @@ def write_log(folder, file, steps=3):
 if __name__ == '__main__':
     what, folder, *rest = sys.argv[1:]
     if what == 'log': write_log(folder, *rest)
+    elif what == 'presets': write_presets_log(folder, *rest)
     else:
         if what == 'make': took = dict(folder=str(write_released(folder, rest == ['full'])), peak_gb=peak_gb())
         elif what == 'preset':

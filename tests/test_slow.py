@@ -1,12 +1,13 @@
-"""Open-Sora 1.2 at full width through the console command, with random weights: `pytest -m slow -s tests/test_slow.py`
+"""Every preset at full width through the console command, with random weights: `pytest -m slow -s tests/test_slow.py`
 
-Eight to fifteen minutes on one core, 6 GB of disk and 5 GB of memory; what each call took is printed."""
+Open-Sora 1.2 takes eight to fifteen minutes on one core, 6 GB of disk and 5 GB of memory; what each call took is
+printed. What the other presets took is in nbs/09_sample/logs/presets.json."""
 import os, shutil, sys
 import pytest
 import numpy as np
 from PIL import Image
 from opensora_nb.data.video_io import probe, read_video
-from released_files import osnb, photo, released, run
+from released_files import FULL, osnb, photo, released, run, run_preset
 
 pytestmark = pytest.mark.slow
 PROMPT, LIMIT_GB = "a calm sea at dawn, with small waves", 20
@@ -72,3 +73,14 @@ def test_video_from_a_photo(full, tmp_path, tell):
            '--reference-path', photo(tmp_path/'photo.png'), '--mask-strategy', '0')
     info = probe(tmp_path/'clips'/'sample_0000.mp4')
     assert (info.num_frames, info.height, info.width) == (34, 144, 256)
+
+@pytest.mark.parametrize('preset', FULL)
+def test_preset(tmp_path, tell, preset):
+    "The other presets, in their published layouts, at the smallest size; seconds of the processor"
+    if shutil.disk_usage(tmp_path).free < 8e9: pytest.skip('needs 8 GB of disk')
+    clip = FULL[preset][1]
+    (file, *more), *took = run_preset(tmp_path, preset)
+    assert not more and tell(f"{preset}, {clip}, 2 steps", *took) < LIMIT_GB
+    got = np.array(Image.open(file))[None] if file.suffix == '.png' else read_video(file)
+    assert ' x '.join(map(str, got.shape[:3])) == clip and got.std() > 1
+    shutil.rmtree(tmp_path)                # up to 4 GB
