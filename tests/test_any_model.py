@@ -1,6 +1,8 @@
 "One pipeline samples with any transformer of the family, any schedule and either kind of autoencoder"
 from dataclasses import replace
 import numpy as np, pytest, torch
+from opensora_nb.app.options import parse_options
+from opensora_nb.app.sampling import plan_cost, plan_sample
 from opensora_nb.models.dit import DiT, dit_tiny
 from opensora_nb.models.family import FAMILY
 from opensora_nb.models.latte import Latte, latte_tiny
@@ -10,7 +12,10 @@ from opensora_nb.models.stdit2 import STDiT2, stdit2_tiny
 from opensora_nb.models.zoo import randomise
 from opensora_nb.sample.pipeline import Pipeline, generate, load_pipeline
 from opensora_nb.sample.settings import ModelDefaults, SampleConfig
+from opensora_nb.text.clip import ClipText
+from opensora_nb.text.labels import ClassLabels
 from opensora_nb.vae.image import AutoencoderKLConfig, VideoAutoencoderKL
+from test_clip import write_clip
 
 SMALL = dict(hidden_size=48, depth=2, num_heads=2)
 MAKES = {'DiT': (DiT, dit_tiny), 'Latte': (Latte, latte_tiny), 'PixArt': (PixArt, pixart_tiny),
@@ -71,14 +76,31 @@ def test_frames_by_themselves_any_length_and_back_from_the_folder(tiny, tmp_path
     assert (back.vae.micro_batch_size, back.vae.scaling_factor) == (2, 0.5)
     np.testing.assert_array_equal(generate(back, [PROMPT], SampleConfig(num_frames=6, image_size=(32, 48)))[0], clip)
 
-class Labels: # stands where `text.labels.ClassLabels` does
-    def encode(self, texts): return torch.tensor([int(t) for t in texts]), None
-    def to(self, device=None): return self
-
-def test_classes_in_place_of_prompts(tiny):
+def test_classes_in_place_of_prompts(tiny, tmp_path):
+    "Names and numbers; they lie beside the weights, and come back"
     model = randomise(DiT(replace(dit_tiny(), **SMALL, input_size=(5, 8, 8), condition='label_10'))).eval()
-    pipe = Pipeline(tiny.vae, model, Labels(), ModelDefaults(num_sampling_steps=3, cfg_scale=3.))
-    a, b = generate(pipe, ['3', '4'], seeds=[1, 1])
+    labels = ClassLabels(tuple(f'class{i}' for i in range(10)))
+    pipe = Pipeline(tiny.vae, model, labels, ModelDefaults(num_sampling_steps=3, cfg_scale=3.))
+    a, b = generate(pipe, ['class3', '4'], seeds=[1, 1])
     assert (a != b).any()
     with pytest.raises(ValueError, match='knows classes and no texts'):
         generate(pipe, ['3'], SampleConfig(negative_prompt='4'))
+    pipe.save(tmp_path)
+    assert sorted(p.name for p in (tmp_path/'text').iterdir()) == ['labels.json']
+    back = load_pipeline(tmp_path)
+    assert back.text.names == labels.names
+    np.testing.assert_array_equal(generate(back, ['3'])[0], generate(pipe, ['class3'])[0])
+    plan = plan_sample(parse_options(['--weights', str(tmp_path), '--prompt', 'Class 3', '--num-frames', '17']))
+    assert plan_cost(plan, timed=False).caption_tokens == 0
+    with pytest.raises(ValueError, match='prompt 0: there is no class'):
+        plan_sample(parse_options(['--weights', str(tmp_path), '--prompt', 'klass']))
+
+def test_a_clip_is_kept_by_its_name(tiny, tmp_path):
+    "As a T5 is: the text part of a folder says where its encoder is"
+    text = ClipText(write_clip(tmp_path/'clip'))
+    model = randomise(DiT(replace(dit_tiny(), **SMALL, input_size=(5, 8, 8), caption_channels=text.dim))).eval()
+    pipe = Pipeline(tiny.vae, model, text, ModelDefaults(num_sampling_steps=3))
+    pipe.save(tmp_path/'weights')
+    assert [p.name for p in (tmp_path/'weights'/'text').iterdir()] == ['clip.json']
+    back = load_pipeline(tmp_path/'weights')
+    np.testing.assert_array_equal(generate(back, [PROMPT])[0], generate(pipe, [PROMPT])[0])
