@@ -204,6 +204,8 @@ def test_bare_names_of_published_files(tmp_path, monkeypatch):
     assert published_at('DiT-XL-2-256x256.pt') == 'pretrained_models/DiT-XL-2-256x256.pt'
     (tmp_path/'DiT-XL-2-256x256.pt').touch()
     assert published_at('DiT-XL-2-256x256.pt') == 'DiT-XL-2-256x256.pt'
+    assert released_parts(preset='dit')[-1].where == 'DiT-XL-2-256x256.pt'     # found without --ckpt-path
+    assert released_parts(preset='dit', image_size=(512, 512))[-1].where.startswith('https://')
 
 def test_two_processes_share_an_stdit(toys, tmp_path):
     "The same clip as one process makes, but for rounding"

@@ -102,7 +102,9 @@ def released_parts(
     "What is on this disk; no network is asked. `ValueError` for a model of which no weights were published"
     r = RELEASED[preset]
     if isinstance(model, str) and model in ZOO: model = ZOO[model].repo or load_stdit3(model) # none were published
-    if model is None: model = repo = r.file_for(_size(r, image_size))
+    if model is None:
+        model = repo = r.file_for(_size(r, image_size))
+        if repo.startswith('https:'): model = published_at(repo.rsplit('/', 1)[-1]) # downloaded by hand, perhaps
     else: model, repo = published_at(model), r.files[min(r.files)]
     vae, kinds = vae or r.vae, [k.lower() for k in r.kinds]
     return [*_text_part(r, text), Part('autoencoder', vae, 'vae', _lacks(vae, ['vae']), r.vae, r.vae_gb),
