@@ -68,6 +68,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'opensora_nb.app.cli.train_command': ('13_app/cli.html#train_command', 'opensora_nb/app/cli.py'),
                                      'opensora_nb.app.cli.train_options': ('13_app/cli.html#train_options', 'opensora_nb/app/cli.py'),
                                      'opensora_nb.app.cli.try_autoencoder': ('13_app/cli.html#try_autoencoder', 'opensora_nb/app/cli.py'),
+                                     'opensora_nb.app.cli.try_frames': ('13_app/cli.html#try_frames', 'opensora_nb/app/cli.py'),
                                      'opensora_nb.app.cli.try_to_load': ('13_app/cli.html#try_to_load', 'opensora_nb/app/cli.py'),
                                      'opensora_nb.app.cli.try_transformer': ('13_app/cli.html#try_transformer', 'opensora_nb/app/cli.py'),
                                      'opensora_nb.app.cli.unpack_sprites': ('13_app/cli.html#unpack_sprites', 'opensora_nb/app/cli.py'),

@@ -13,9 +13,9 @@ __all__ = ['DECODE_HELP', 'TOY_LEVELS', 'DATA_COMMANDS', 'EXTRAS', 'COMMANDS', '
            'score_ceiling', 'following', 'honest', 'demo_options', 'demo_command', 'shapes_options', 'write_shapes',
            'sprites_options', 'unpack_sprites', 'probe_options', 'probe_files', 'bucket_options', 'plan_clip_buckets',
            'store_options', 'stored_features', 'Command', 'data_options', 'data_command', 'what_first',
-           'doctor_options', 'try_to_load', 'try_transformer', 'try_autoencoder', 'inspect_weights', 'inspect_parts',
-           'doctor_command', 'print_installed', 'check_layouts', 'command_parser', 'version', 'warn_once', 'exit_code',
-           'read_words', 'main']
+           'doctor_options', 'try_to_load', 'try_transformer', 'try_autoencoder', 'try_frames', 'inspect_weights',
+           'inspect_parts', 'doctor_command', 'print_installed', 'check_layouts', 'command_parser', 'version',
+           'warn_once', 'exit_code', 'read_words', 'main']
 
 # %% ../../nbs/13_app/06_cli.ipynb #d03bb682
 import sys
@@ -239,9 +239,8 @@ def plan_options(p):
     p.add_argument('recipe', help="a recipe of this package, package.module:function, "
                                   "or v10_stages or v11_stages, which can only be planned")
     p.add_argument('overrides', nargs='*', metavar='name=value', help="settings to change, as for osnb train")
-    p.add_argument('--num-processes', type=int, metavar='N',
-                   help="processes that train, on all machines together "
-                        "(default: 1; for v10_stages and v11_stages as many as there were)")
+    p.add_argument('--num-processes', type=int, default=1, metavar='N',
+                   help="processes that train, on all machines together (default: 1)")
     p.add_argument('--data', metavar='PATH',
                    help="a table or folder of clips, for recipes with buckets (default: an assumed mix of sizes)")
     p.add_argument('--decode', action='store_true', help=DECODE_HELP)
@@ -694,6 +693,7 @@ def try_to_load(path, kind):
     `ValueError` where they do not load."""
     if kind.startswith(('STDiT', 'PixArt', 'DiT')): lines = try_transformer(path)
     elif kind.startswith('VideoVAE'): lines = try_autoencoder(path)
+    elif kind.startswith(('AutoencoderKL', 'TemporalDecoderKL')): lines = try_frames(path, kind)
     elif kind.startswith('TinyText'):
         from opensora_nb.text.encoders import TinyText
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
@@ -720,6 +720,12 @@ def try_autoencoder(path): # the same
     from opensora_nb.vae.video import video_vae_narrow, video_vae_tiny, video_vae_v12
     presets = dict(video_vae_v12=video_vae_v12(), video_vae_tiny=video_vae_tiny(), video_vae_narrow=video_vae_narrow())
     return compare_presets(load_released_vae(path).cfg, presets, (*VAE_UNTOLD, 'shift', 'scale'))
+
+def try_frames(path, kind): # an autoencoder whose latents are those of single frames
+    from opensora_nb.vae.released import load_image_vae
+    from opensora_nb.vae.temporal_decoder import load_temporal_decoder
+    cfg = (load_image_vae if kind.startswith('Auto') else load_temporal_decoder)(path).cfg
+    return [f"latents of {cfg.latent_channels} channels, a frame each, sides over {cfg.downsample}"]
 
 def inspect_weights(path, indent='  '):
     "Print what weights are and whether they load; True if they do"
