@@ -24,5 +24,5 @@ def drawings_latte(
     model = LatteConfig(input_size=(8, 8, 8), hidden_size=96, depth=4, num_heads=4, condition='label_16')
     return [frames_stage('drawings_latte/1_frames', data, 5 if quick else 250, frames_per_clip=2),
             T2VTrain(name='drawings_latte/2_latte', vae_weights='previous', model=model, data=data,
-                     steps=5 if quick else 600, batch_size=16, ema=.995, save_every=200, preview_every=0,
+                     steps=5 if quick else 1500, batch_size=16, ema=.995, save_every=500, preview_every=0,
                      preview_prompts=(), optim=OptimConfig(name='muon', lr=3e-3, warmup=5 if quick else 50))]
