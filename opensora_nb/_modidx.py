@@ -2255,6 +2255,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.to_pixels': ( '09_sample/pipeline.html#to_pixels',
                                                                                         'opensora_nb/sample/pipeline.py'),
+                                             'opensora_nb.sample.pipeline.vae_config': ( '09_sample/pipeline.html#vae_config',
+                                                                                         'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.warnings_for': ( '09_sample/pipeline.html#warnings_for',
                                                                                            'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.why_not_finite': ( '09_sample/pipeline.html#why_not_finite',

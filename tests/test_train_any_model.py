@@ -3,13 +3,14 @@ from dataclasses import replace
 import numpy as np, pytest, torch
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.flow.speed import SpeeD
-from opensora_nb.sample.pipeline import load_pipeline, text_to_video
+from opensora_nb.sample.pipeline import load_pipeline, save_vae, text_to_video
 from opensora_nb.train.diffusion import T2VTask
 from opensora_nb.train.family import DiTTrain, LatteTrain, PixArtTrain, STDiT2Train, STDiTTrain
 from opensora_nb.train.loop import train
 from opensora_nb.train.optim import OptimConfig
 from opensora_nb.train.plan import plan_run
 from opensora_nb.train.trials import Trials
+from opensora_nb.vae.image import AutoencoderKLConfig, VideoAutoencoderKL
 
 KINDS = {'dit': DiTTrain, 'latte': LatteTrain, 'pixart': PixArtTrain, 'stdit': STDiTTrain, 'stdit2': STDiT2Train}
 SMALL = dict(hidden_size=48, depth=2, num_heads=2)
@@ -56,6 +57,14 @@ def test_pictures_and_another_size_in_the_next_stage(out):
     assert task.cfg.model.input_size == (5, 6, 8)
     for k, v in load_pipeline(first.folder).model.state_dict().items():
         assert torch.equal(task.module.model.state_dict()[k], v), k
+
+def test_an_autoencoder_of_frames_is_planned_and_trained_with(out, tmp_path):
+    cfg = AutoencoderKLConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
+    save_vae(VideoAutoencoderKL(cfg), tmp_path/'frames'/'vae')
+    data = DataConfig(n=4, num_frames=5)
+    small_cfg = small('stdit', out, name='frames', vae_weights=str(tmp_path/'frames'), data=data)
+    assert plan_run(small_cfg).rows[0]['tokens'] == 8*5*4*4 # a latent frame for each frame of 8 clips
+    assert T2VTask(small_cfg, torch.device('cpu')).cfg.model.input_size == (5, 8, 8)
 
 def test_a_later_stage_adds_norms(out, capsys):
     first = train(small('stdit2', out, name='plain', model=dict(qk_norm=False)), progress=False)

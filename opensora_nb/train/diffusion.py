@@ -46,7 +46,7 @@ from ..vae.released import IMAGE_VAE_REPO, load_image_vae, load_released_vae
 from ..vae.video import VideoVAEConfig, video_vae_v12
 from ..data.video_io import IMG_FPS
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig
-from ..sample.pipeline import weights_folder, generate, load_model, load_pipeline, load_vae
+from ..sample.pipeline import weights_folder, generate, load_model, load_pipeline, load_vae, vae_config
 from ..toy.objects import score_world
 from .features import TextFeatures, build_text, open_features
 from .loop import Task, TrainConfig
@@ -410,7 +410,8 @@ def known_parts(
     "The sizes of the networks a run would use; released ones are not looked up, but are Open-Sora 1.2's or cfg.model's"
     own, released = type(cfg.model), AutoencoderKLConfig() if cfg.vae_weights == IMAGE_VAE_REPO else video_vae_v12()
     def read(kind, where, part, must=True):
-        try: return load_config(kind, weights_folder(where)/part/'config.json')
+        load = vae_config if part == 'vae' else lambda file: load_config(kind, file)
+        try: return load(weights_folder(where)/part/'config.json')
         except FileNotFoundError:
             if must and where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
     def of_init(kind, part): return read(kind, cfg.init, part, begun) if cfg.init else None
