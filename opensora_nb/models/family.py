@@ -99,7 +99,8 @@ def _open(where, kinds=()):
         raise ValueError(f"these are no weights of a transformer of the family ({', '.join(FAMILY)}); "
                          f"they look like {kind_of(state) or 'nothing known here'}")
     if kinds and found not in kinds:
-        raise ValueError(f"this is {'an' if found.startswith('ST') else 'a'} {found} checkpoint, not one of {' or '.join(kinds)}; "
+        article = 'an' if found.startswith('ST') else 'a'
+        raise ValueError(f"this is {article} {found} checkpoint, not one of {' or '.join(kinds)}; "
                          f"use --preset {FAMILY[found].preset}")
     folder = path if path is None or path.is_dir() else path.parent
     released = read_config(folder) if folder and (folder/'config.json').is_file() else {}
