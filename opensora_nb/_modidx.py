@@ -1975,6 +1975,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'opensora_nb/recipes/drawings_latte.py')},
             'opensora_nb.recipes.family': { 'opensora_nb.recipes.family.compare': ( '12_recipes/family.html#compare',
                                                                                     'opensora_nb/recipes/family.py'),
+                                            'opensora_nb.recipes.family.family': ( '12_recipes/family.html#family',
+                                                                                   'opensora_nb/recipes/family.py'),
                                             'opensora_nb.recipes.family.judge': ( '12_recipes/family.html#judge',
                                                                                   'opensora_nb/recipes/family.py'),
                                             'opensora_nb.recipes.family.made': ( '12_recipes/family.html#made',

@@ -49,4 +49,4 @@ def test_weights_of_another_model_are_called_by_name(name, tmp_path):
     file = published(name, tmp_path)[1]
     other = next(n for n in FAMILY if n != name)
     with pytest.raises(ValueError) as e: load_transformer(file, kind=other)
-    assert f'this is a {name} checkpoint' in str(e.value) and f'--preset {FAMILY[name].preset}' in str(e.value)
+    assert f' {name} checkpoint' in str(e.value) and f'--preset {FAMILY[name].preset}' in str(e.value)

@@ -114,10 +114,13 @@ class Pipeline:
     def at_work(self,
         part, # model or vae
     ):
-        "Within the block, the part is on the device"
+        "Within the block, the part is on the device, and drops no captions as in training"
+        trains = part.training
+        part.eval()
         if self.offload: part.to(self.offload)
         try: yield part
         finally:
+            part.train(trains)
             if self.offload: part.to('cpu')
     def share(self):
         "From now on, all processes that were started together make each clip together, and each gets all of it"

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from ..config import check_range, load_config, save_config
-from ..data.dataset import imagenet_classes
 
 # %% ../../nbs/07_text/04_labels.ipynb #1090e4d2
 UCF101 = tuple('''
@@ -41,7 +40,9 @@ def class_names(
     "The names of the classes of a published data set"
     if table not in CLASS_TABLES:
         raise ValueError(f"no list of classes is called {table!r}; use {' or '.join(CLASS_TABLES)}")
-    return UCF101 if table == 'ucf101' else imagenet_classes()
+    if table == 'ucf101': return UCF101
+    from opensora_nb.data.dataset import imagenet_classes # the sampler needs no data sets, but for these names
+    return imagenet_classes()
 
 # %% ../../nbs/07_text/04_labels.ipynb #d4d2dc7c
 def class_number(

@@ -274,8 +274,9 @@ def plan_recipe(
     processes:int=1,     # the rest as for `plan_run`
     sizes=None, peak:float=989e12, used:float=0.15, measure:bool=False,
 ) -> list[StagePlan]:    # one per stage
-    "Plan each stage of a recipe"
-    return [plan_run(c, processes, sizes, peak, used, measure) for c in resolve(recipe, *overrides)]
+    "Plan each stage of a recipe; one process stands for as many as share a clip"
+    def of(c): return c.sequence if processes == 1 else processes
+    return [plan_run(c, of(c), sizes, peak, used, measure) for c in resolve(recipe, *overrides)]
 
 def plan_t2v(cfg, processes, sizes, peak, used):
     "The plan of a text-to-video run, its kinds of batches, operations of a step on a clip"
