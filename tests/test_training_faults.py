@@ -13,6 +13,8 @@ from opensora_nb.core import rng_for
 from opensora_nb.data.bucket import Buckets
 from opensora_nb.data.sampler import BucketSampler
 from opensora_nb.sample.pipeline import SampleConfig
+from opensora_nb.models.dit import dit_imagenet_256
+from opensora_nb.text.labels import ClassLabels
 from opensora_nb.train.diffusion import T2VTask, T2VTrain
 from opensora_nb.train.launch import find_recipe, resolve
 from opensora_nb.train.loop import Callback, Task, TrainConfig, train
@@ -480,6 +482,12 @@ def test_a_preview_of_no_prompts_is_none():
     task = SimpleNamespace(cfg=T2VTrain(preview_prompts=()))
     task.preview_prompts = lambda: T2VTask.preview_prompts(task)
     assert T2VTask.preview(task) is None
+
+def test_previews_of_imagenet_ask_for_names_that_are_known():
+    "A class has several names in the table, and no prompt is all of them"
+    task = SimpleNamespace(cfg=SimpleNamespace(model=dit_imagenet_256()), labels=ClassLabels('imagenet'))
+    prompts = T2VTask.preview_prompts(task)
+    assert task.labels.encode(prompts)[0].tolist() == [0, 1, 2, 3]
 
 # what a run needs is looked at before work is done
 

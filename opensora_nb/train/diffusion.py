@@ -778,7 +778,8 @@ class T2VTask(Task):
         return contact_sheet(generate(self.sampling_pipeline(), prompts, how), titles=prompts)
 
     def preview_prompts(self):
-        return list(self.labels.names[:4] if labels_of(self.cfg.model) else self.cfg.preview_prompts)
+        if not labels_of(self.cfg.model): return list(self.cfg.preview_prompts)
+        return [name.split(',')[0] for name in self.labels.names[:4]] # the first of several names
 
     def next_command(self, folder):
         prompt = (*self.preview_prompts(), 'a red circle moves left')[0]
