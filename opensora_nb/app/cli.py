@@ -236,8 +236,7 @@ def check_table_file(args, cfgs):
 # %% ../../nbs/13_app/06_cli.ipynb #10a90ec9
 def plan_options(p):
     from opensora_nb.app.options import yes_or_no
-    p.add_argument('recipe', help="a recipe of this package, package.module:function, "
-                                  "or v10_stages or v11_stages, which can only be planned")
+    p.add_argument('recipe', help="a recipe of this package, or package.module:function")
     p.add_argument('overrides', nargs='*', metavar='name=value', help="settings to change, as for osnb train")
     p.add_argument('--num-processes', type=int, default=1, metavar='N',
                    help="processes that train, on all machines together (default: 1)")

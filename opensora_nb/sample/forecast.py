@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEW', 'PUBLISHED_BY', 'PUBLISHED', 'stdit3_flops', 'sample_op', 'sample_linear', 'sample_conv', 'sample_attention',
-           'best_time', 'rate', 'call_time', 'work_time', 'Stage', 'extrapolate', 'denoise_stages', 'step_flops',
-           'decode_stage', 'published', 'clock', 'Forecast', 'RunRequest', 'configs_of', 'text_tokens', 'made_size',
-           'check_counts', 'forecast_request', 'forecast']
+           'best_time', 'rate', 'call_time', 'work_time', 'Stage', 'extrapolate', 'depths_of', 'blank_condition',
+           'denoise_stages', 'step_flops', 'decode_stage', 'published', 'clock', 'Forecast', 'RunRequest', 'configs_of',
+           'text_tokens', 'made_size', 'check_counts', 'forecast_request', 'forecast']
 
 # %% ../../nbs/09_sample/02_forecast.ipynb #01c75e7e
 import time
@@ -206,13 +206,21 @@ def extrapolate(
     "The stage of a deeper model: each further block, or pair of them, costs the same"
     return Stage(_combine(a.work, b.work, k), *(i + k*(j - i) for i, j in zip(a[1:], b[1:])))
 
-def _depths(cfg):
+def depths_of(
+    cfg, # of a transformer of the family
+) -> tuple: # a depth, a larger one, a factor
     "Two depths to count, and how often their difference is added for the whole model"
     if getattr(cfg, 'kv_compress_config', None): return cfg.depth, cfg.depth, 0    # its blocks differ
     if isinstance(cfg, LatteConfig) and cfg.depth > 2: return 2, 4, (cfg.depth - 2)/2 # by turns in space and in time
     return 1, 2, cfg.depth - 1
 
-def _condition(cfg, batch, caption_tokens, dtype): # classes, one vector of a text, or its tokens
+def blank_condition(
+    cfg,                # of a transformer of the family
+    batch:int,          # rows
+    caption_tokens:int, # of a text; 1 where it is one vector
+    dtype:torch.dtype,  # of its features
+) -> torch.Tensor:      # on `meta`: (b,) classes, or (b, 1, l, d) features
+    "What a model is conditioned on, without contents"
     if getattr(cfg, 'num_classes', 0): return torch.empty(batch, dtype=torch.int64, device='meta')
     return torch.empty(batch, 1, caption_tokens, cfg.caption_channels, device='meta').to(dtype)
 
@@ -231,11 +239,11 @@ def denoise_stages(
     told = dict(fps=24, height=pixels[0], width=pixels[1], ar=pixels[0]/pixels[1], num_frames=size[0])
     facts = {k: torch.full((batch,), float(n)) for k, n in told.items()}
     if isinstance(cfg, STDiTConfig): cfg = replace(cfg, input_size=size) # built for the size
-    both, (*depths, k) = [], _depths(cfg)
+    both, (*depths, k) = [], depths_of(cfg)
     for depth in depths:
         model = on_meta(class_of(cfg), replace(cfg, depth=depth), dtype)
         x = torch.empty(batch, cfg.in_channels, *size, device='meta')
-        y = _condition(cfg, batch, caption_tokens, dtype)
+        y = blank_condition(cfg, batch, caption_tokens, dtype)
         v = schedule_for(schedule).guided(model, 2. if guidance else 1., y, **facts)
         with remember_captions(model), Meter(model) as m:
             m.hold(x)

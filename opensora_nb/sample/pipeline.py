@@ -221,9 +221,8 @@ def chunking(
     num_frames:int, # of a clip
 ) -> tuple:         # frames of a chunk, frames that a latent frame stands for
     "How an autoencoder cuts time; one of single frames does not"
-    in_time = getattr(vae.cfg, 'vae_temporal', None)
-    if in_time is None: return num_frames, 1
-    return vae.cfg.micro_frame_size or num_frames, in_time.time_downsample_factor
+    if not tiling.in_time(vae.cfg): return num_frames, 1
+    return vae.cfg.micro_frame_size or num_frames, vae.cfg.vae_temporal.time_downsample_factor
 
 def front_padding(
     vae,            # a `VideoVAE`, or anything with its `cfg`

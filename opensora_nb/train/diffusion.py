@@ -777,10 +777,9 @@ class T2VTask(Task):
         how = SampleConfig(num_frames=1 if self.cfg.pictures else None)
         return contact_sheet(generate(self.sampling_pipeline(), prompts, how), titles=prompts)
 
-    def preview_prompts(self):
+    def preview_prompts(self): # of a class the first of its names
         if not labels_of(self.cfg.model): return list(self.cfg.preview_prompts)
-        return [name.split(',')[0] for name in self.labels.names[:4]] # the first of several names
-
+        return [name.split(',')[0] for name in self.labels.names[:4]]
     def next_command(self, folder):
         prompt = (*self.preview_prompts(), 'a red circle moves left')[0]
         return shlex.join(['osnb', 'sample', '--weights', str(folder), '--prompt', prompt])

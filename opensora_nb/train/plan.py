@@ -16,9 +16,8 @@ from ..blocks.meter import Blank, Meter, on_meta
 from ..data.bucket import Buckets, plan_buckets
 from ..data.sizes import CHUNK, SPACE
 from ..models.family import class_of
-from ..models.latte import LatteConfig
-from ..sample.forecast import clock
-from .diffusion import T2VTrain, fit_model, known_parts, labels_of, reads_one_vector
+from ..sample.forecast import blank_condition, clock, depths_of
+from .diffusion import T2VTrain, fit_model, known_parts, reads_one_vector
 from .launch import machine, resolve
 from .loop import TrainConfig
 from .trials import GB, NoiseClips, Trials, free_memory, hollow_vae, known_vae
@@ -52,13 +51,12 @@ def forward_flops(
     facts = dict(fps=24., num_frames=frames, height=height, width=width, ar=height/width)
     facts = {k: torch.full((1,), v) for k, v in facts.items()}
     cfg = fit_model(cfg, cfg.in_channels, latent)
-    y = zeros(1, 1 if reads_one_vector(cfg) else text, cfg.caption_channels)
-    if labels_of(cfg): y = torch.ones(1, dtype=torch.int64, device='meta')
+    y = blank_condition(cfg, 1, 1 if reads_one_vector(cfg) else text, torch.float32)
     def at(depth):
         model, x = empty(class_of(cfg), replace(cfg, depth=depth)), zeros(cfg.in_channels, *latent)
         return count_flops(lambda: model(x, torch.ones(1, device='meta'), y, **facts))
-    k = 2 if isinstance(cfg, LatteConfig) else 1 # blocks until the next one is like the first
-    return at(k) + (cfg.depth/k - 1)*(at(2*k) - at(k))
+    few, more, times = depths_of(cfg)
+    return at(few) + times*(at(more) - at(few))
 
 def encode_flops(
     cfg,                # of the autoencoder: VideoVAEConfig, or AutoencoderKLConfig for one of single frames

@@ -19,8 +19,8 @@ from ..data.video_io import IMG_FPS
 from ..models.family import class_of
 from ..sample.pipeline import weights_folder
 from ..text.encoders import TinyText, tiny_text
-from .diffusion import (FlowLoss, T2VTrain, TextToVideo, resized, draw_time, fit_model, known_parts,
-                                         labels_of, reads_one_vector, select_trainable)
+from .diffusion import (FlowLoss, T2VTrain, TextToVideo, draw_time, fit_model, known_parts, labels_of,
+                                         reads_one_vector, select_trainable)
 from .loop import Average, Run, Task, TrainConfig, make_accelerator, step_once
 from .vae import VAETask, VAETrain
 from ..vae.image import VideoAutoencoderKL
