@@ -78,7 +78,7 @@ def test_what_does_not_go_together_is_said(out, tmp_path):
     with pytest.raises(ValueError, match='STDiT is built for one'): small('stdit', out, buckets='toy_mix')
     with pytest.raises(ValueError, match='train with one of rflow, ddpm, speed'): small('stdit', out, schedule='ddim')
     run = train(small('stdit', out, name='other'), progress=False)
-    with pytest.raises(ValueError, match='is a STDiT, and this run trains a Latte'):
+    with pytest.raises(ValueError, match='is an STDiT, and this run trains a Latte'):
         T2VTask(small('latte', out, init=str(run.folder)), torch.device('cpu'))
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -33,7 +33,7 @@ from ..flow.rflow import loss as flow_loss
 from ..flow.speed import SpeeD
 from ..flow.timesteps import TIMES, draw_times, timestep_shift
 from ..models.adapters import add_lora, freeze, merge_lora, read_parts, save_lora
-from ..models.family import class_of, load_transformer
+from ..models.family import class_of, load_transformer, with_article
 from ..models.inflation import inflate, shared_sizes
 from ..models.pixart import PixArt
 from ..models.stdit3 import STDiT3Config, stdit3_tiny
@@ -510,8 +510,8 @@ def read_init(
     if not alone and isinstance(found.model, PixArt): found = replace(found, model=as_video(found.model, cfg))
     model = found if alone else found.model
     if type(model.cfg) is not type(cfg.model):
-        raise ValueError(f"init={cfg.init} is a {type(model).__name__}, and this run trains a "
-                         f"{class_of(cfg.model).__name__}; only an image model (PixArt) can become another")
+        raise ValueError(f"init={cfg.init} is {with_article(type(model).__name__)}, and this run trains "
+                         f"{with_article(class_of(cfg.model).__name__)}; only an image model (PixArt) can become another")
     check_same_parts(cfg, 'channels of the autoencoder', model.cfg.in_channels, channels)
     return found
 
