@@ -74,6 +74,16 @@ def test_open_sora_wrote_module_in_front(tmp_path):
     mine = again.state_dict()
     assert all(torch.equal(mine[k], v.bfloat16()) for k, v in model.state_dict().items())
 
+def test_older_names_of_attention():
+    "Files from before diffusers renamed the layers hold 1x1 convolutions called query, key, value, proj_attn"
+    state = randomise(TemporalDecoderKL(SMALL)).state_dict()
+    was = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
+    def older(k): return next((k.replace(f'.{new}.', f'.{old}.') for new, old in was.items() if f'.{new}.' in k), k)
+    old = {older(k): v[..., None, None] if older(k) != k and v.ndim == 2 else v for k, v in state.items()}
+    assert old.keys() != state.keys()
+    again = load_temporal_decoder(old, norm_num_groups=4).state_dict()
+    assert all(torch.equal(again[k], v) for k, v in state.items())
+
 def test_in_place_of_the_other_autoencoders():
     "It answers what a pipeline asks: sizes of latents, draws, and frames that do not fit"
     model = randomise(TemporalDecoderKL(SMALL))
