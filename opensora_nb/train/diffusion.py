@@ -511,7 +511,8 @@ def read_init(
     model = found if alone else found.model
     if type(model.cfg) is not type(cfg.model):
         raise ValueError(f"init={cfg.init} is {with_article(type(model).__name__)}, and this run trains "
-                         f"{with_article(class_of(cfg.model).__name__)}; only an image model (PixArt) can become another")
+                         f"{with_article(class_of(cfg.model).__name__)}; "
+                         "only an image model (PixArt) can become another")
     check_same_parts(cfg, 'channels of the autoencoder', model.cfg.in_channels, channels)
     return found
 
