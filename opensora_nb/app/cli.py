@@ -760,7 +760,7 @@ def inspect_parts(folder, name):
     return good
 
 # %% ../../nbs/13_app/14_cli.ipynb #c7759e68
-EXTRAS = ('jupyterlab', 'mediapy', 'gradio', 'sentencepiece', 'ftfy', 'peft', 'flash-attn') # optional packages
+EXTRAS = ('jupyterlab', 'mediapy', 'gradio', 'sentencepiece', 'peft', 'flash-attn') # optional packages
 
 def doctor_command(args):
     "Say what is installed here and what a set of weights is; check that every layout loads"

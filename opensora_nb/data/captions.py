@@ -12,7 +12,6 @@ import difflib, html, math, re, warnings
 from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import unquote_plus
-from ..core import require
 
 # %% ../../nbs/02_data/04_captions.ipynb #75ec731a
 class Step(NamedTuple):
@@ -30,7 +29,7 @@ def unquoted(text): # half characters cannot be written anywhere
     return re.sub('[\ud800-\udfff]', '', unquote_plus(text)).strip().lower()
 
 def html_text(text):
-    bs4 = require('bs4', extra='t5', package='beautifulsoup4')
+    import bs4 # only where a prompt is cleaned
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', bs4.MarkupResemblesLocatorWarning) # a caption that is one address is no mistake
         try: return bs4.BeautifulSoup(text, 'html.parser').text
@@ -60,7 +59,7 @@ def repair_text(
     text:str, # with mojibake such as "donâ€™t", or HTML escapes such as &amp;amp;
 ) -> str:
     "Undo a wrong encoding and two layers of HTML escapes (step 20)"
-    ftfy = require('ftfy', extra='t5')
+    import ftfy
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 SIGNS = (
