@@ -340,14 +340,15 @@ def _reading(): # a person runs this page in Jupyter
 def prove(self:Exercise,
     stub:Callable,      # the function with the hole, as the page shows it
     solution:Callable,  # the function in the fold
-):
+) -> CheckReport:       # of the solution
     "Assert that the exercise refuses the stub and each planted mistake with its own hint, and accepts the solution"
     hints = [*(w.hint for w in self.wrong), *self.hints]
     assert len(set(hints)) == len(hints) and all(hints), f"every hint must be there and differ from the others: {hints}"
     assert not check(stub, self) or _reading(), "the stub passes: the cases do not ask for anything"
-    report = check(solution, self)
-    assert report, f"the solution is refused: {report}"
+    accepted = check(solution, self)
+    assert accepted, f"the solution is refused: {accepted}"
     for i, w in enumerate(self.wrong):
         report = check(w.fn, self)
         assert not report, f"wrong answer {i} passes; add a case that shows its mistake: {w.hint}"
         assert report.hint == w.hint, f"wrong answer {i} gets another hint: {report.hint!r} instead of {w.hint!r}"
+    return accepted
