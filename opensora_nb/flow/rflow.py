@@ -97,10 +97,14 @@ def sample(
     generator:torch.Generator|Iterator=None, # late noise, one draw a step; None uses the frame's own `noise`
     return_trajectory:bool=False, # also return every stop, (steps+1, b, ...)
     progress:Callable=None,       # wraps the range of steps, e.g. `tqdm`
+    watch:Callable=None,          # called with every stop as it is reached
 ) -> Tensor:                      # (b, ...) data; with return_trajectory a pair
     "Follow `v` from noise to data with Euler steps; raises `ValueError` for times or masks that do not fit"
     how = dict(mask=mask, x_ref=x_ref, generator=generator, progress=progress)
-    path = list(times.walk(v, noise, **how) if hasattr(times, 'walk') else euler_walk(v, noise, times, **how))
+    path = []
+    for p in times.walk(v, noise, **how) if hasattr(times, 'walk') else euler_walk(v, noise, times, **how):
+        path.append(p)
+        if watch: watch(p)
     z = path[-1]
     return (z, torch.stack([p.to(z.dtype) for p in path])) if return_trajectory else z
 

@@ -91,6 +91,7 @@ def rounds(
     long:LongConfig=LongConfig(),    # how many, and how they are joined
     seeds:list[int]=None,    # one a request
     progress=None,           # wraps the steps of a round, e.g. tqdm
+    watch=None,              # called with all latents
 ):                           # yields, round by round, b uint8 clips (f, h, w, 3) without frames that were shown before
     "Rounds of a long video, one after the other; wrong lengths raise before anything is made"
     cfg, align = cfg.filled(pipe.defaults), pipe.defaults.align
@@ -111,7 +112,7 @@ def rounds(
             clips = [r + [v[-drop:]] for r, v in zip(clips, last)]
         with pipe.at_work(pipe.vae): keep = given(pipe.vae, clips, conds, made, cfg.image_size, i, align)
         texts, round_seeds = [s.text_at(i) for s in specs], [round_seed(s, i) for s in seeds]
-        last = generate(pipe, texts, cfg, round_seeds, progress, **keep)
+        last = generate(pipe, texts, cfg, round_seeds, progress, watch=watch, **keep)
         yield [v[drop:] if i else v for v in last]
 
 def shared_frames(

@@ -373,13 +373,14 @@ def generate(
     pipe:Pipeline,           # see `load_pipeline`
     prompts:list[str],       # b sentences
     cfg:SampleConfig=SampleConfig(), # how
-    seeds:list[int]=None,    # one a prompt; by default cfg.seed for each
+    seeds:list[int]=None,    # one a prompt; default: cfg.seed
     progress=None,           # wraps the steps, e.g. tqdm
-    return_trajectory:bool=False, # also return the latents after every step
+    return_trajectory:bool=False, # also return all latents
     mask:Tensor=None,        # (b, f') edit ratio: 1 = generate, 0 = keep x_ref, between = redraw from that time on
     x_ref:Tensor=None,       # (b, c, f', h', w') latents to keep or to start from, used where mask < 1
+    watch:Callable=None,     # called with the latents at every stop
 ):                           # list of uint8 (f, h, w, 3), and with return_trajectory (steps+1, b, c, f, h, w)
-    "Prompts to clips; raises `ValueError` for sizes that cannot be made, and for weights or settings that end in NaN"
+    "Prompts to clips; `ValueError` for sizes that cannot be made, and for what ends in NaN"
     cfg = cfg.filled(pipe.defaults)
     check_size(cfg.num_frames, *cfg.image_size)
     check_fits(cfg.num_frames, cfg.image_size, pipe.device)
@@ -392,10 +393,11 @@ def generate(
     y, y_mask, negative = encode_prompts(pipe, prompts, cfg.negative_prompt)
     noise = draw_noise(size, seeds).to(pipe.device)
     answer, schedule = finite_answer(pipe, cfg, y, y_mask, negative), schedule_of(pipe, cfg)
-    late = {} if cfg.schedule == 'rflow' else dict(generator=[torch_rng(s, 1) for s in seeds]) # noise of later steps
-    kept = {} if mask is None else dict(mask=mask.to(pipe.device), x_ref=None if x_ref is None else x_ref.to(noise))
+    how = dict(progress=progress, watch=watch)
+    if cfg.schedule != 'rflow': how['generator'] = [torch_rng(s, 1) for s in seeds] # noise of later steps
+    if mask is not None: how |= dict(mask=mask.to(pipe.device), x_ref=None if x_ref is None else x_ref.to(noise))
     with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed):
-        z, path = sample(answer, noise, schedule, progress=progress, return_trajectory=True, **late, **kept)
+        z, path = sample(answer, noise, schedule, return_trajectory=True, **how)
     clips = decode_latents(pipe, z, cfg.num_frames)
     return (clips, path) if return_trajectory else clips
 

@@ -8,7 +8,7 @@ __all__ = ['RANGES', 'PROMPT_CHECKERS', 'ASSETS', 'OPENSORA_12', 'OPENSORA_11', 
            'weights_folder', 'Released', 'published_at']
 
 # %% ../../nbs/09_sample/00_settings.ipynb #85b40810
-import math, numbers, os
+import math, numbers, os, typing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import opensora_nb
@@ -19,15 +19,25 @@ from ..flow.schedules import USUAL_STEPS, check_schedule
 @dataclass(frozen=True)
 class SampleConfig:
     "How to sample; None takes what the weights were trained for"
-    num_frames:int|None = opt(None, "frames of the clip; 1 makes a picture")
-    image_size:tuple[int, int]|None = opt(None, "height and width in pixels")
-    fps:int|None = opt(None, "frames a second (default: the weights' own)")
-    num_sampling_steps:int|None = opt(None, "sampling steps; fewer is faster (default: the weights' own)")
-    cfg_scale:float|None = opt(None, "guidance: 1 follows the prompt loosely, larger more strictly "
-                                     "(default: the weights' own)")
-    negative_prompt:str = opt('', "text to move away from, in place of the null text; an addition to Open-Sora")
-    schedule:str|None = opt(None, f"how the sampler walks: {', '.join(USUAL_STEPS)} (default: the weights' own)")
-    seed:int = opt(42, "same seed, same prompt, same video, but for rounding on another processor; 0 to 4294967295")
+    num_frames:int|None = opt(None, "frames of the clip; 1 makes a picture",
+        least=1, told="it must be 1 (an image) or more, e.g. 17", label='frames', takes='frames')
+    image_size:tuple[int, int]|None = opt(None, "height and width in pixels",
+        label='size', unit='pixels', takes='pixels')
+    fps:int|float|None = opt(None, "frames a second (default: the weights' own)",
+        least=1, most=1000, told="a clip has 1 to 1000 frames a second, such as 8 or 24",
+        label='frames a second', usual=(1, 60), takes='clips')
+    num_sampling_steps:int|None = opt(None, "sampling steps; fewer is faster (default: the weights' own)",
+        least=1, most=1000, told="use 1 to 1000 steps, 30 are usual", label='steps', usual=(1, 200))
+    cfg_scale:float|None = opt(None,
+        "guidance: 1 follows the prompt loosely, larger more strictly (default: the weights' own)", least=0, most=100,
+        told="guidance goes from 0 (no prompt) over 1 (the prompt as it is) to 100, and 2 to 7 are usual",
+        label='guidance', usual=(0, 10), step=.1)
+    negative_prompt:str = opt('', "text to move away from, in place of the null text; an addition to Open-Sora",
+        label='negative prompt', takes='texts')
+    schedule:str|None = opt(None, f"how the sampler walks: {', '.join(USUAL_STEPS)} (default: the weights' own)",
+        label='schedule', choices=(*USUAL_STEPS,), takes='schedules')
+    seed:int = opt(42, "same seed, same prompt, same video, but for rounding on another processor; 0 to 4294967295",
+        least=0, most=2**32 - 1, told=f"use a whole number from 0 to {2**32 - 1}", label='seed')
 
     def __post_init__(self):
         for f in fields(self):
@@ -43,13 +53,13 @@ class SampleConfig:
         return replace(self, **own)
 
 # %% ../../nbs/09_sample/00_settings.ipynb #5a925e40
-RANGES = dict( # field of `SampleConfig` -> smallest value, largest value, kind of number, what a person should know
-    num_frames=(1, math.inf, numbers.Integral, "it must be 1 (an image) or more, e.g. 17"),
-    fps=(1, 1000, numbers.Real, "a clip has 1 to 1000 frames a second, such as 8 or 24"),
-    num_sampling_steps=(1, 1000, numbers.Integral, "use 1 to 1000 steps, 30 are usual"),
-    cfg_scale=(0, 100, numbers.Real,
-               "guidance goes from 0 (no prompt) over 1 (the prompt as it is) to 100, and 2 to 7 are usual"),
-    seed=(0, 2**32 - 1, numbers.Integral, f"use a whole number from 0 to {2**32 - 1}"))
+def _range(f): # of a field with limits
+    real = float in (f.type, *typing.get_args(f.type))
+    least, most, told = (f.metadata[k] for k in ('least', 'most', 'told'))
+    return least, math.inf if most is None else most, numbers.Real if real else numbers.Integral, told
+
+# field of `SampleConfig` -> smallest value, largest value, kind of number, what a person should know
+RANGES = {f.name: _range(f) for f in fields(SampleConfig) if f.metadata['told']}
 
 def check_setting(
     name:str,     # field of `SampleConfig`
@@ -104,10 +114,13 @@ class ModelDefaults:
 @dataclass(frozen=True)
 class LongConfig:
     "How rounds are joined"
-    loop:int = opt(1, "rounds of a film, each going on from the one before")
-    condition_frame_length:int|None = opt(None, "latent frames that a round is given by the one before "
-                                                "(default: about a third)")
-    condition_frame_edit:float = opt(0., "0 keeps the given frames, 1 makes them anew")
+    loop:int = opt(1, "rounds of a film, each going on from the one before",
+        least=1, label='rounds', usual=(1, 20), takes='given')
+    condition_frame_length:int|None = opt(None,
+        "latent frames that a round is given by the one before (default: about a third)",
+        least=1, label='frames from the round before', unit='latent frames', takes='given')
+    condition_frame_edit:float = opt(0., "0 keeps the given frames, 1 makes them anew",
+        least=0, most=1, label='edit of frames from the round before', usual=(0, 1), step=.05, takes='given')
 
 # %% ../../nbs/09_sample/00_settings.ipynb #0af4a10d
 ASSETS = Path(opensora_nb.__path__[0]).resolve()/'assets' # weights that ship with the package
