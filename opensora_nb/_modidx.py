@@ -103,7 +103,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'opensora_nb/app/challenge.py'),
                                            'opensora_nb.app.challenge.weights_trouble': ( '13_app/challenge.html#weights_trouble',
                                                                                           'opensora_nb/app/challenge.py')},
-            'opensora_nb.app.classroom': { 'opensora_nb.app.classroom.Clip': ('13_app/classroom.html#clip', 'opensora_nb/app/classroom.py'),
+            'opensora_nb.app.classroom': { 'opensora_nb.app.classroom.Hung': ('13_app/classroom.html#hung', 'opensora_nb/app/classroom.py'),
                                            'opensora_nb.app.classroom.Limits': ( '13_app/classroom.html#limits',
                                                                                  'opensora_nb/app/classroom.py'),
                                            'opensora_nb.app.classroom.Room': ('13_app/classroom.html#room', 'opensora_nb/app/classroom.py'),
