@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STARTER', 'KILLED', 'SLACK', 'PAGE', 'Rules', 'new_entry', 'Velocity', 'read_entry', 'contest_prompts', 'walk_entry',
            'score_entry', 'sentence_of', 'judge_entry', 'tune_entry', 'retuned', 'mcnemar', 'Board', 'run_contest',
-           'told', 'weights_trouble']
+           'read_board', 'told', 'weights_trouble']
 
 # %% ../../nbs/13_app/11_challenge.ipynb #3e660cc2
 import hashlib, html, importlib.util, json, math, os, subprocess, sys, tempfile, time, traceback
@@ -325,6 +325,16 @@ def run_contest(
     board = Board(rows, rules)
     (folder/'board.html').write_text(PAGE.format(board._repr_html_()), encoding='utf-8')
     return board
+
+def read_board(
+    folder:str|Path, # as for `run_contest`
+) -> Board|None:     # None where no contest was judged
+    "The board as it stands"
+    file = Path(folder)/'board.json'
+    if not file.is_file(): return None
+    kept = json.loads(file.read_text())
+    rules = kept['key']['rules']
+    return Board(kept['rows'], Rules(**rules | dict(steps=tuple(rules['steps']))))
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>The contest</title>
 <style>body {{ font-family: sans-serif; margin: 2em }} td, th {{ padding: 2px 12px; text-align: left }}</style>

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST_NAME', 'WALL_HTML', 'CARD_HTML', 'WELCOME', 'EVERY', 'Limits', 'Hung', 'plain', 'found_words', 'Room',
-           'shortened', 'wall_html', 'export_wall', 'task_html', 'make_for', 'class_page']
+           'shortened', 'wall_html', 'export_wall', 'task_html', 'contest_html', 'make_for', 'class_page']
 
 # %% ../../nbs/13_app/11_classroom.ipynb #e480a9c0
 import html, json, re, secrets, shutil, threading, time, unicodedata, zipfile
 from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from .challenge import read_board
 from .demo import Flags, _gradio
 from .fields import Made, Stopped, make, note_html, sentence, settings_line
 from .widgets import clip_html
@@ -254,6 +255,16 @@ def _class_teacher(gr, room): # the teacher's tab -> its boxes
     return dict(code=code, enter=enter, note=note, inside=inside, task=task, most=most, words=words, keep=keep,
                 number=number, remove=remove, export=export, sure=sure, clear=clear)
 
+def contest_html(
+    folder:str|Path, # of the entries
+) -> str:
+    "How to enter, and the board once it is judged"
+    board = read_board(folder)
+    how = ("<p>One model, few steps, ten CPU minutes: <code>osnb challenge new NAME</code> writes an entry, "
+           "<code>osnb challenge try NAME</code> scores it, <code>osnb challenge tune NAME</code> fine-tunes. "
+           "The teacher judges all of them with a seed that nobody knows.</p>")
+    return how + (board._repr_html_() if board else '<p>Nothing is judged yet.</p>')
+
 def make_for(
     pipe:Pipeline, # see `load_pipeline`
     room:Room,     # whose wall gets the clip
@@ -342,6 +353,7 @@ def _wire_teacher(gr, room, t): # the teacher's tab
 def class_page(
     pipe:Pipeline, # see `load_pipeline`
     room:Room,     # who is here, and what hangs on the wall
+    contest:str|Path=None, # folder of a contest's entries: its board gets a tab
 ):                 # gradio.Blocks, not launched yet
     "The page of a classroom"
     gr, flags = _gradio(), Flags()
@@ -352,6 +364,10 @@ def class_page(
             gr.Markdown(WELCOME.format(name=pipe.name, prompt='a red circle moves left'))
             boxes = _class_form(gr, pipe, room)
         with gr.Tab('Wall'): wall = gr.HTML(wall_html(room))
+        if contest:
+            with gr.Tab('Contest') as tab: board = gr.HTML(contest_html(contest))
+            def judged(): return contest_html(contest)
+            tab.select(judged, None, board, api_visibility='private')
         with gr.Tab('Teacher'): teacher = _class_teacher(gr, room)
         _wire_class(gr, pipe, room, turns, flags, boxes)
         _wire_teacher(gr, room, teacher)
