@@ -14,8 +14,9 @@ __all__ = ['DECODE_HELP', 'TOY_LEVELS', 'CONTEST', 'DATA_COMMANDS', 'EXTRAS', 'C
            'challenge_command', 'shapes_options', 'write_shapes', 'sprites_options', 'unpack_sprites', 'probe_options',
            'probe_files', 'bucket_options', 'plan_clip_buckets', 'store_options', 'stored_features', 'Command',
            'data_options', 'data_command', 'what_first', 'doctor_options', 'try_to_load', 'try_transformer',
-           'try_autoencoder', 'try_frames', 'inspect_weights', 'inspect_parts', 'doctor_command', 'print_installed',
-           'check_layouts', 'command_parser', 'version', 'warn_once', 'exit_code', 'read_words', 'main']
+           'try_autoencoder', 'try_frames', 'inspect_weights', 'inspect_parts', 'doctor_command', 'doctor_of_tables',
+           'inspect_all', 'print_installed', 'check_layouts', 'command_parser', 'version', 'warn_once', 'exit_code',
+           'read_words', 'main']
 
 # %% ../../nbs/13_app/14_cli.ipynb #d03bb682
 import sys
@@ -714,8 +715,9 @@ def what_first(
 # %% ../../nbs/13_app/14_cli.ipynb #c7a10e02
 def doctor_options(p):
     p.add_argument('weights', nargs='?', default='tiny',
-                   help="an embedded name, a run folder, a file or folder of weights, "
-                        "or an address on Hugging Face that is in the cache (default: tiny)")
+                   help="a run folder, whose faults are named; an embedded name, a file or folder of weights, an "
+                        "adapter, a table of clips, or an address on Hugging Face that is in the cache "
+                        "(default: tiny)")
 
 def try_to_load(path, kind):
     """What can be said of weights of this kind once they are loaded, '' if no class of this kit loads them
@@ -794,17 +796,38 @@ def inspect_parts(folder, name):
 EXTRAS = ('jupyterlab', 'mediapy', 'gradio', 'sentencepiece', 'peft', 'flash-attn') # optional packages
 
 def doctor_command(args):
-    "Say what is installed here and what a set of weights is; check that every layout loads"
-    from opensora_nb.sample.pipeline import weights_folder
-    from opensora_nb.weights import fetch
+    "Say what is installed here, what a set of weights is and what is wrong with a run; check that every layout loads"
     print_installed()
-    try: folder = weights_folder(args.weights)                       # a pipeline: embedded, a run, or a folder of parts
+    if Path(args.weights).suffix.lower() in ('.csv', '.tsv', '.jsonl'): return doctor_of_tables(Path(args.weights))
+    return int(not (inspect_all(args.weights) & check_layouts()))
+
+def doctor_of_tables(file):
+    "A table of clips, or the log of a run"
+    from opensora_nb.train.doctor import describe_table, report
+    if not file.is_file(): raise FileNotFoundError(f"there is no file {file}")
+    said, good = report(file) if file.suffix == '.jsonl' else (f'{file}: {describe_table(file)}', True)
+    print(said)
+    return int(not good)
+
+def inspect_all(where):
+    "Weights, adapter and findings of a run; True if all is well"
+    from opensora_nb.sample.pipeline import weights_folder
+    from opensora_nb.train.doctor import describe_adapter, is_adapter, report, runs_in
+    from opensora_nb.weights import fetch
+    if is_adapter(where):
+        print(f'{where}: {describe_adapter(where)}')
+        return True
+    runs = runs_in(where)
+    said, good = report(where) if runs else ('', True)
+    try: folder = weights_folder(where)                       # a pipeline: embedded, a run, or a folder of parts
     except FileNotFoundError:
-        if not ('/' in args.weights or Path(args.weights).exists()): raise
-        print(f"{args.weights}:")
-        good = inspect_weights(fetch(args.weights, download=False))
-    else: good = inspect_parts(folder, args.weights)
-    return int(not (check_layouts() and good))
+        if not (runs or '/' in where or Path(where).exists()): raise
+        if not runs:
+            print(f"{where}:")
+            good &= inspect_weights(fetch(where, download=False))
+    else: good &= inspect_parts(folder, where)
+    if runs: print(said)
+    return good
 
 def print_installed():
     "Versions, device and threads; optional packages; embedded weights"
@@ -840,7 +863,7 @@ COMMANDS = {
     'demo': Command(demo_options, demo_command, "a web page for prompts"),
     'challenge': Command(challenge_options, challenge_command, "a contest: few steps, ten CPU minutes, one board"),
     'data': Command(data_options, data_command, "make toy clips, look at files, plan buckets, see stored latents"),
-    'doctor': Command(doctor_options, doctor_command, "what is installed, what weights hold")}
+    'doctor': Command(doctor_options, doctor_command, "what is wrong with a run, what weights hold")}
 EPILOG = """also understood:
   train search-batch RECIPE                 the same as search-batch
   python scripts/inference.py …             a command line of Open-Sora, read as osnb sample …

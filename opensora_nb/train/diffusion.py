@@ -8,20 +8,21 @@ __all__ = ['NOISE', 'TOLD', 'TextToVideo', 'mask_shares', 'bucket_shares', 'T2VT
            'CaptionFeatures', 'reads_one_vector', 'name_of_encoder', 'encode_captions', 'known_parts', 'labels_of',
            'read_transformer', 'as_video', 'fit_model', 'resized', 'of_frames', 'any_vae', 'check_text_weights',
            'read_init', 'check_same_parts', 'model_for_features', 'model_with_words', 'select_trainable', 'FlowLoss',
-           'PromptScore', 'T2VTask']
+           'PromptScore', 'T2VTask', 'told_batch', 'told_texts', 'told_captions', 'told_buckets', 'temporal_output']
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #ed8b62d0
-import hashlib, json, shlex, sys
+import hashlib, json, re, shlex, sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from torch import nn
 from ..config import load_config, opt
 from ..core import fast_bf16, pick_dtype, rng_for, torch_rng
 from ..viz import contact_sheet
-from ..data.bucket import Buckets
+from ..data.bucket import Buckets, plan_buckets
 from ..data.dataset import DataConfig, mixture, open_data
 from ..data.multi_size import open_mixed, read_size
 from ..data.sizes import check_size
@@ -48,7 +49,7 @@ from ..data.video_io import IMG_FPS
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig
 from ..sample.pipeline import weights_folder, generate, load_model, load_pipeline, load_vae, vae_config
 from ..toy.objects import score_world
-from .features import TextFeatures, build_text, open_features
+from .features import TextFeatures, build_text, captions_file, open_features
 from .loop import Task, TrainConfig
 from .checkpoint import latest
 from .store import old_layout, trim
@@ -791,3 +792,77 @@ class T2VTask(Task):
             plain = merge_lora(deepcopy(self.module))
             replace(self.pipeline(), model=plain.model, text=plain.text or self.texts()).save(folder)
         else: self.pipeline().save(folder)
+
+# %% ../../nbs/11_train/07_diffusion.ipynb #bb1f46b1
+def told_batch(
+    task,       # a `T2VTask`
+    size:tuple, # frames, height, width
+    most:int=32,# samples at most; fewer where latents are large
+) -> dict:      # numbers about a batch of this size
+    "What the model is asked about some clips: their latents, the noise, the times, what is dropped and what is given"
+    features, row = task.data.stores[size]
+    n = max(4, min(most, 2**22//features.latents[0].numel()))
+    ids = list(row)[:n]
+    sizes = [size] if task.sampler is not None else []
+    batch = task.batch(ids, [0]*len(ids), *sizes)
+    x, t = batch['x'].float(), batch['t'].double()
+    if task.cfg.schedule != 'rflow': t = t/NOISE['ddpm'].num_timesteps
+    rows = x.flatten(1)
+    mean, std = ([round(v, 4) for v in f((0, 2, 3, 4)).tolist()] for f in (x.mean, x.std))
+    out = dict(clips=len(row), looked_at=len(ids), latent=list(x.shape[1:]), mean=mean, std=std,
+               different=len(rows.unique(dim=0)), noise=round(batch['eps'].std().item(), 4),
+               t=[round(v, 4) for v in t.sort().values[[0, len(t)//2, -1]].tolist()],
+               dropped=round(batch['drop'].double().mean().item(), 4), folder=str(features.entry.folder))
+    if x.shape[2] > 1: out['moving'] = int(((x[:, :, 1:] - x[:, :, :1]).abs().flatten(1).amax(1) > .05).sum())
+    if texts := told_texts(task, ids, batch): out['texts'] = texts
+    if 'm' in batch: out['given'] = round(1 - batch['m'].double().mean().item(), 4)
+    return out
+
+def told_texts(
+    task,       # a `T2VTask`
+    ids:list,   # clips
+    batch:dict, # of these clips
+) -> dict:      # empty where captions come ready made, or are changed on purpose
+    "How many captions of a batch differ, and how many are those of their clips in the data set"
+    if 'ids' not in batch or task.cfg.caption_augment: return {}
+    rows, data = batch['ids'].cpu(), task.data
+    source = data.mixed.source if data.mixed else data.source
+    own = [task.module.text.tokenize(source.texts(i) or [''])[0] for i in ids]
+    return dict(different=len(rows.unique(dim=0)), own=sum(bool((o == r).all(1).any()) for o, r in zip(own, rows)))
+
+def told_captions(
+    task, # a `T2VTask`
+) -> dict:
+    "How many captions there are, how many clips have none, and how many are longer than what is read of them"
+    texts = list(task.data.texts.values())
+    every, read = set(chain.from_iterable(texts)), getattr(task.texts(), 'max_length', 0)
+    words = [len(t.split()) for t in every]
+    return dict(clips=len(texts), different=len(every), empty=sum(not any(t.strip() for t in each) for each in texts),
+                longest=max(words, default=0), read=read, cut=sum(read and w > read for w in words),
+                file=captions_file(task.data.source))
+
+def told_buckets(
+    task, # a `T2VTask` of many sizes
+) -> dict:
+    "Where the clips go in the first epoch: clips and full batches of each bucket, and those without a place"
+    sampler = task.sampler
+    plan = plan_buckets(sampler.sizes, sampler.buckets, sampler.interval, sampler.seed)
+    rows = {f"{r['resolution']}/{r['frames']}": [r['clips'], r['batches'], r['left_over']] for r in plan.rows}
+    empty = [f'{p.resolution}/{p.frames}' for p in sampler.buckets.pairs if f'{p.resolution}/{p.frames}' not in rows]
+    return dict(clips=len(plan.places), rows=rows, empty=empty, dropped=dict(plan.dropped))
+
+@torch.no_grad()
+def temporal_output(
+    net:nn.Module, # a transformer
+) -> float|None:   # None where it has no temporal layers
+    "The largest weight by which temporal attention is added to the tokens; 0: the video model begins as an image model"
+    adds = re.compile(r'temporal_blocks\.\d+\.attn\.proj\.weight|blocks\.\d+\.attn_temp\.proj\.weight')
+    return max((p.abs().max().item() for k, p in net.named_parameters() if adds.fullmatch(k)), default=None)
+
+@patch
+def given(self:T2VTask):
+    some = [size for size, (_, row) in self.data.stores.items() if len(row)]
+    sizes = {'x'.join(map(str, size)): told_batch(self, size) for size in some}
+    out = dict(task='text to video', clips=len(self), captions=told_captions(self), sizes=sizes,
+               temporal_output=temporal_output(self.module.model))
+    return out | (dict(buckets=told_buckets(self)) if self.sampler else {})

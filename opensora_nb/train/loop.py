@@ -6,12 +6,12 @@
 __all__ = ['PRECISIONS', 'SHARDS', 'PLUGINS', 'TRACKERS', 'TAKE_PICTURES', 'PROJECT', 'STOPS', 'FREE_TO_CHANGE', 'Task',
            'batch_ids', 'share', 'step_batches', 'check_name', 'TrainConfig', 'refuse_plugins', 'make_accelerator',
            'Callback', 'Log', 'Spikes', 'Average', 'Preview', 'Validate', 'SaveFirst', 'Save', 'check_installed',
-           'tracker_options', 'start_trackers', 'tracking', 'StopAsked', 'Run', 'start_run', 'newest', 'note_changes',
-           'train', 'go_on', 'say_how_it_ended', 'first_signal', 'best_of', 'step_once', 'begin_step', 'read_batch',
-           'forward_backward', 'update_weights', 'not_a_number']
+           'tracker_options', 'start_trackers', 'tracking', 'StopAsked', 'Run', 'start_run', 'note_given', 'newest',
+           'note_changes', 'train', 'go_on', 'say_how_it_ended', 'first_signal', 'best_of', 'step_once', 'begin_step',
+           'read_batch', 'forward_backward', 'update_weights', 'not_a_number']
 
 # %% ../../nbs/11_train/06_loop.ipynb #99ecd955
-import copy, json, math, os, shutil, signal, sys, time, uuid
+import copy, json, math, os, shutil, signal, sys, time, uuid, zlib
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -56,6 +56,8 @@ class Task:
     def confirm(self): return self.validate()
     # weights others can load, written into every checkpoint
     def export(self, folder): pass
+    # what a run is given, as numbers for data.json, where `train.doctor` looks for faults
+    def given(self): return {}
     # a command that uses what was trained
     def next_command(self, folder): return ''
 
@@ -292,6 +294,8 @@ class Spikes(Callback):
             run.write(dict(step=run.step, spike=round(norm/max(usual, 1e-12), 1),
                            usual_norm=round(usual, 6), samples=ids))
         norms[:] = [*norms, norm][-self.seen:]
+        marks = run.info.setdefault('marks', []) # of the samples of the last steps: is it one batch again and again?
+        marks[:] = [*marks, zlib.crc32(np.sort(run.ids).tobytes())][-self.least:]
 
 class Average(Callback):
     phase = 'ema'
@@ -583,7 +587,14 @@ def start_run(
     if not ckpt: run.info['spent'] = dict(prepare=[round(s, 3) for s in made])
     if acc.is_main_process:
         with named(cfg.folder/'config.json'): atomic_write(cfg.folder/'config.json', lambda tmp: save_config(cfg, tmp))
+        if not ckpt: note_given(run)
     return run
+
+def note_given(run):
+    "Write data.json, once"
+    if not (said := run.task.given()): return
+    path, text = run.folder/'data.json', json.dumps(said, indent=1, ensure_ascii=False) + '\n'
+    with named(path): atomic_write(path, lambda tmp: tmp.write_text(text, encoding='utf-8'))
 
 def newest(cfg, acc): # checkpoint to go on from, or None: the first process reads them, the others are told
     from accelerate.utils import broadcast_object_list
@@ -643,7 +654,9 @@ def go_on(run, progress, callbacks):
                 if run.recorder: run.recorder.step()
                 run.stopped = first_signal(acc, run.stopped or stop.signal)
                 if cfg.stop_at: run.info['reached'] = best_of(acc, run.info.get('reached', 0.))
-        except FloatingPointError: raise # weights that led to this are not worth saving
+        except FloatingPointError as e: # weights that led to this are not worth saving
+            run.write(dict(step=run.step, error=str(e)))
+            raise
         except Exception:
             run.rescue()
             raise

@@ -462,6 +462,14 @@ class VAETask(Task):
         save_vae(self.vae, folder/'vae')
     def next_command(self, folder): return shlex.join(['osnb', 'train', 'shapes_t2v', f'vae_weights={folder}'])
 
+    def given(self): # the range of pixels, and whether clips differ and move
+        if not hasattr(self.data, 'some'): return {} # batches of someone else
+        x = self.data.some(16)
+        moving = int(((x[:, :, 1:] - x[:, :, :1]).abs().flatten(1).amax(1) > .1).sum()) if x.shape[2] > 1 else len(x)
+        return dict(task='autoencoder', clips=len(self), looked_at=len(x), different=len(x.flatten(1).unique(dim=0)),
+                    moving=moving, least=round(x.min().item(), 4), most=round(x.max().item(), 4),
+                    spread=round(x.std().item(), 4))
+
 # %% ../../nbs/11_train/08_vae.ipynb #c99a67d8
 @torch.no_grad()
 def calibrate(

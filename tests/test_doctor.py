@@ -1,0 +1,331 @@
+"""`osnb doctor RUN` names what is wrong with a run. Each test plants one fault in a small run and expects its name; "
+  "healthy runs, and the logs of the recipes, have no findings."""
+import json, shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+import numpy as np, pytest, torch
+from safetensors.torch import load_file, save_file
+from opensora_nb.config import override
+from opensora_nb.data.dataset import DataConfig
+from opensora_nb.data.video_io import write_video
+from opensora_nb.models.stdit3 import stdit3_tiny
+from opensora_nb.train import checkpoint, loop
+from opensora_nb.train.checkpoint import EMA, latest
+from opensora_nb.train.diffusion import FlowLoss, T2VTask, T2VTrain
+from opensora_nb.train.doctor import examine
+from opensora_nb.train.loop import train
+from opensora_nb.train.optim import OptimConfig
+from opensora_nb.train.vae import VAETrain
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = dict(model=replace(stdit3_tiny(), hidden_size=48, depth=1, num_heads=2),
+             data=DataConfig(n=48, image_size=(32, 32)), steps=60, batch_size=12, preview_every=0, validate_on=0,
+             device='cpu', ema=.9, optim=OptimConfig(lr=3e-3, warmup=10))
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory): return tmp_path_factory.mktemp('features')
+
+@pytest.fixture
+def small(tmp_path, store):
+    "Settings of a small run whose latents are shared by all tests"
+    def make(*overrides, task=None, **more):
+        few = dict(name='r', out=str(tmp_path), features=str(store), **SMALL)
+        kind = of_task(task) if task else T2VTrain
+        return override(kind(**few | more), *overrides)
+    return make
+
+def of_task(task):
+    "Settings that train with another task"
+    @dataclass(frozen=True)
+    class Other(T2VTrain):
+        def make_task(self, device): return task(self, device)
+    return Other
+
+def names(cfg, **how): return [f.name for f in examine(train(cfg, progress=False, **how).folder)]
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, store):
+    "A healthy run that tests copy and damage"
+    cfg = T2VTrain(name='r', out=str(tmp_path_factory.mktemp('runs')), features=str(store), **SMALL | dict(steps=150))
+    return train(cfg, progress=False).folder
+
+@pytest.fixture
+def copied(trained, tmp_path): return Path(shutil.copytree(trained, tmp_path/'copy'))
+
+def change(run, file, edit, seal=True):
+    "Rewrite a file of the newest checkpoint, as a program would that writes its checksums"
+    ck = latest(run)
+    path = ck/file
+    if file.endswith('.json'): path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    else: save_file({k: v.contiguous() for k, v in edit(load_file(path)).items()}, path)
+    if not seal: return
+    state = json.loads((ck/'state.json').read_text())
+    (ck/'state.json').unlink()
+    checkpoint._write_sealed_state(ck, {k: v for k, v in state.items() if k not in checkpoint.OWN})
+
+def found(run): return [f.name for f in examine(run)]
+
+# ---- healthy runs
+
+def test_a_healthy_run_has_no_findings(trained): assert examine(trained) == []
+
+HEALTHY = {
+    'pictures':   ('pictures=yes',),
+    'adapter':    ('init=tiny', 'lora=2', 'steps=12'),
+    'muon':       ('optim.name=muon', 'steps=20'),
+    'ddpm':       ('schedule=ddpm',),
+    'discrete':   ('times=discrete', 'shift=no'),
+    'given':      ('masks=image_head:0.3,random:0.2',),
+    'one part':   ('init=tiny', 'train_only=temporal', 'steps=12'),
+    'short':      ('steps=3',),
+    'long clips': ('data.num_frames=34', 'data.n=12', 'batch_size=4', 'steps=12')}
+
+@pytest.mark.parametrize('how', HEALTHY)
+def test_other_healthy_runs(how, small):
+    model = dict(model=stdit3_tiny()) if 'init=tiny' in HEALTHY[how] else {}
+    assert names(small(*HEALTHY[how], **model)) == []
+
+def test_healthy_buckets(small, tmp_path):
+    (tmp_path/'b.json').write_text('{"32": {"1": [1.0, 6], "17": [1.0, 4]}}')
+    data = DataConfig(n=48, native=('17x32x32', '1x32x32'))
+    assert names(small(buckets=str(tmp_path/'b.json'), data=data, batches=1, steps=30)) == []
+
+def test_a_healthy_autoencoder(tmp_path):
+    data = DataConfig(n=16, image_size=(32, 32))
+    cfg = VAETrain(name='v', out=str(tmp_path), data=data, steps=12, batch_size=8, preview_every=0, validate_on=2,
+                   device='cpu')
+    assert names(cfg) == []
+    assert names(replace(cfg, name='t', stage='temporal', init='tiny', batch_size=2)) == []
+
+@pytest.mark.parametrize('log', sorted((ROOT/'nbs'/'12_recipes'/'logs').glob('*.jsonl')), ids=lambda p: p.stem)
+def test_logs_of_recipes_have_no_findings(log): assert examine(log) == []
+
+# ---- faults in code
+
+class Sign(FlowLoss):
+    "Predicts noise minus data"
+    def __call__(self, module, batch):
+        return super().__call__(lambda *a, **k: -module(*a, **k), batch)
+
+class Backwards(FlowLoss):
+    def __call__(self, module, batch):
+        return super().__call__(lambda x, t, **k: module(x, 1000 - t, **k), batch)
+
+class Unscaled(FlowLoss):
+    def __call__(self, module, batch):
+        return super().__call__(lambda x, t, **k: module(x, t/1000, **k), batch)
+
+class NoNoise(FlowLoss):
+    def draw(self, *args):
+        picks, drawn = super().draw(*args)
+        return picks, drawn | dict(eps=.05*drawn['eps'])
+
+class NoTime(FlowLoss):
+    "The shift is told the frames as Open-Sora counted them: 17 // 17 * 5 is right, and below 17 it is 0"
+    def draw(self, *args):
+        picks, drawn = super().draw(*args)
+        return picks, drawn | dict(t=0*drawn['t'])
+
+class AllGiven(FlowLoss):
+    def frame_masks(self, frames, ids, epoch, bucket=''): return dict(m=torch.zeros(len(ids), frames, dtype=torch.bool))
+
+def with_loss(kind):
+    class Task(T2VTask):
+        def make_loss(self, cfg): return kind(cfg)
+    return Task
+
+def with_batch(edit):
+    class Task(T2VTask):
+        def batch(self, ids, epoch, size=None): return edit(super().batch(ids, epoch, size))
+    return Task
+
+def same_ids(batch): return batch | {k: batch[k][:1].expand_as(batch[k]) for k in ('ids', 'mask')}
+def rolled(batch): return batch | {k: batch[k].roll(1, 0) for k in ('ids', 'mask')}
+def dropped(batch): return batch | dict(drop=torch.ones_like(batch['drop']))
+def larger(batch): return batch | dict(x=6*batch['x'] + 2)
+
+IN_CODE = {
+    'wrong sign of the velocity':               (with_loss(Sign), 'steps=250'),
+    'time runs backwards':                      (with_loss(Backwards), 'steps=400'),
+    'the noise is not of standard deviation 1': (with_loss(NoNoise),),
+    'timestep shift collapsed':                 (with_loss(NoTime),),
+    'all frames are given':                     (with_loss(AllGiven),),
+    'captions are empty':                       (with_batch(same_ids),),
+    'captions belong to other clips':           (with_batch(rolled),),
+    'text dropout is far too high':             (with_batch(dropped),),
+    'latents are not normalised':               (with_batch(larger),)}
+
+@pytest.mark.parametrize('fault', IN_CODE)
+def test_a_fault_in_code_is_named(fault, small):
+    task, *overrides = IN_CODE[fault]
+    assert fault in names(small(*overrides, task=task))
+
+def test_temporal_layers_that_do_not_start_at_zero(small):
+    class Task(T2VTask):
+        def make_model(self, cfg):
+            model = super().make_model(cfg)
+            torch.nn.init.xavier_uniform_(model.temporal_blocks[0].attn.proj.weight)
+            return model
+    assert names(small('steps=12', task=Task)) == ['temporal layers do not start at zero']
+
+def test_weights_that_were_not_loaded(small, monkeypatch):
+    "init=tiny is named, and a fresh model is trained: a prefix in the names, and strict=False"
+    class Task(T2VTask):
+        def adopt(self, model): return self.make_model(model.cfg)
+    assert 'weights were not loaded' in names(small('init=tiny', 'steps=12', model=stdit3_tiny(), task=Task))
+
+def test_an_average_that_is_never_taken(small, monkeypatch):
+    monkeypatch.setattr(EMA, 'update', lambda self, model, step=None: None)
+    assert set(names(small('steps=150'))) & {'EMA lags behind', 'saved weights are not those of the log'}
+
+def test_an_average_that_is_a_copy(small): assert names(small('ema=0')) == ['EMA never used']
+
+def test_an_optimiser_that_does_not_step(small, monkeypatch):
+    monkeypatch.setattr(torch.optim.AdamW, 'step', lambda self, closure=None: None)
+    assert 'EMA never used' in names(small()) # the average equals weights that never moved
+
+def test_a_part_without_gradient(small):
+    class Task(T2VTask):
+        def loss(self, module, batch):
+            for p in module.text.parameters(): p.grad, p.requires_grad = None, False
+            return super().loss(module, batch)
+    assert 'a part never learned' in names(small(task=Task))
+
+def test_one_batch_again_and_again(small, monkeypatch):
+    first = loop.batch_ids
+    monkeypatch.setattr(loop, 'batch_ids', lambda n, b, step, seed: first(n, b, 0, seed))
+    assert names(small('steps=30')) == ['one batch is repeated']
+
+# ---- settings
+
+IN_SETTINGS = {
+    ('optim.lr=1e-9',):                                'learning rate is too low',
+    ('optim.lr=3.0', 'optim.warmup=0', 'optim.decay=constant', 'optim.clip=0'): 'learning rate is too high',
+    ('optim.warmup=500',):                             'warm-up is longer than the run',
+    ('optim.weight_decay=100',):                       'weight decay is too high',
+    ('caption_drop=0.99',):                            'text dropout is far too high',
+    ('caption_drop=0',):                               'guidance without text dropout',
+    ('guided_channels=3',):                            'guidance on part of the channels',
+    ('cfg_scale=0',):                                  'guidance scale is out of range',
+    ('base_pix=100000000',):                           'timestep shift collapsed',
+    ('data.num_frames=20',):                           'frames are no multiple of a chunk',
+    ('data.num_frames=16',):                           'frames are no multiple of a chunk',
+    ('data.n=8', 'steps=40'):                          'one batch is repeated',
+    ('model.model_max_length=3',):                     'captions are cut'}
+
+@pytest.mark.parametrize('overrides', IN_SETTINGS, ids=' '.join)
+def test_a_fault_in_settings_is_named(overrides, small):
+    assert IN_SETTINGS[overrides] in names(small(*overrides))
+
+def test_empty_buckets(small, tmp_path):
+    (tmp_path/'b.json').write_text('{"32": {"17": [1.0, 4]}, "48": {"34": [1.0, 40]}}')
+    data = DataConfig(n=48, native=('17x32x32', '34x48x48', '34x48x48', '5x16x16'))
+    said = examine(train(small(buckets=str(tmp_path/'b.json'), data=data, batches=1, steps=4), progress=False).folder)
+    assert [f.name for f in said] == ['empty buckets'] and '48/34' in said[0].evidence
+
+# ---- clips
+
+@pytest.fixture
+def table(tmp_path):
+    def write(clips, texts):
+        for i, c in enumerate(clips): write_video(c, tmp_path/f'{i}.mp4', fps=8)
+        rows = [f'{i % len(clips)}.mp4,{t}' for i, t in enumerate(texts)]
+        (tmp_path/'clips.csv').write_text('\n'.join(['path,text', *rows]))
+        return str(tmp_path/'clips.csv')
+    return write
+
+def noise(n, f=17): return np.random.default_rng(0).integers(0, 255, (n, f, 32, 32, 3), np.uint8)
+
+def test_clips_that_are_all_the_same(small, table):
+    data = DataConfig(path=table(noise(1).repeat(16, 0), [f'clip {i}' for i in range(16)]), image_size=(32, 32))
+    assert 'clips are all the same' in names(small('steps=3', data=data))
+
+def test_clips_that_stand_still(small, table):
+    data = DataConfig(path=table(noise(16, 1).repeat(17, 1), [f'clip {i}' for i in range(16)]), image_size=(32, 32))
+    assert 'clips do not move' in names(small('steps=3', data=data))
+
+def test_one_caption_for_all(small, table):
+    data = DataConfig(path=table(noise(16), ['a video']*16), image_size=(32, 32))
+    assert 'one caption for all clips' in names(small('steps=3', data=data))
+
+def test_no_captions(small, tmp_path):
+    (tmp_path/'clips').mkdir()
+    for i, c in enumerate(noise(16)): write_video(c, tmp_path/'clips'/f'{i}.mp4', fps=8)
+    data = DataConfig(path=str(tmp_path/'clips'), image_size=(32, 32))
+    assert 'captions are empty' in names(small('steps=3', data=data))
+
+# ---- files of the run
+
+def test_nan_in_the_log(copied):
+    rows = (copied/'log.jsonl').read_text().splitlines()
+    rows[5] = json.dumps(dict(json.loads(rows[5]), loss=float('nan')))
+    (copied/'log.jsonl').write_text('\n'.join(rows))
+    assert found(copied) == ['NaN']
+
+def test_a_run_that_ended_in_nan(small):
+    class Task(T2VTask):
+        def loss(self, module, batch):
+            loss, logs = super().loss(module, batch)
+            return loss*float('nan'), logs
+    cfg = small(task=Task)
+    with pytest.raises(FloatingPointError): train(cfg, progress=False)
+    said = examine(cfg.folder)
+    assert [f.name for f in said] == ['NaN'] and 'step 0' in said[0].evidence
+
+def test_nan_in_half_precision(copied):
+    cfg = json.loads((copied/'config.json').read_text())
+    (copied/'config.json').write_text(json.dumps(cfg | dict(precision='fp16')))
+    row = json.dumps(dict(step=150, loss=float('inf'), grad_norm=float('nan')))
+    with open(copied/'log.jsonl', 'a') as f: f.write(row + '\n')
+    assert found(copied) == ['NaN in half precision']
+
+def test_nan_in_weights(copied):
+    def nan(state):
+        state['model.x_embedder.proj.weight'].fill_(float('nan'))
+        return state
+    for file in ('model.safetensors', 'ema.safetensors'): change(copied, file, nan)
+    assert found(copied)[0] == 'NaN in weights'
+
+def test_weights_that_are_not_the_average(copied):
+    raw = load_file(latest(copied)/'model.safetensors')
+    change(copied, 'weights/stdit3/model.safetensors', lambda s: {k: raw[f'model.{k}'] for k in s})
+    assert found(copied) == ['EMA never used']
+
+def test_weights_of_another_run(copied, small):
+    "Somebody copied the weights of an untrained model into the folder"
+    other = train(small('steps=1'), progress=False)
+    shutil.copytree(latest(other.folder)/'weights', latest(copied)/'weights', dirs_exist_ok=True)
+    assert found(copied) == ['damaged checkpoint', 'weights of another run']
+
+def test_a_damaged_checkpoint(copied):
+    file = latest(copied)/'ema.safetensors'
+    file.write_bytes(file.read_bytes()[:-100])
+    assert found(copied) == ['damaged checkpoint']
+
+def test_another_schedule_in_sampling(copied):
+    change(copied, 'weights/pipeline.json', lambda c: c | dict(base_pix=0))
+    assert found(copied) == ['sampled otherwise than trained']
+
+def test_another_scale_of_the_autoencoder(copied):
+    change(copied, 'weights/vae/config.json', lambda c: c | dict(scale=[5*s for s in c['scale']]))
+    assert 'another autoencoder' in found(copied)
+
+def test_an_autoencoder_that_was_never_normalised(tmp_path, monkeypatch):
+    monkeypatch.setattr('opensora_nb.train.vae.normalise', lambda vae, x: None)
+    vae = replace(VAETrain().vae, shift=(0.,)*4, scale=(1.,)*4)
+    init = VAETrain(name='i', out=str(tmp_path), vae=vae, data=DataConfig(n=8, image_size=(32, 32)), steps=2,
+                    batch_size=4, preview_every=0, validate_on=1, device='cpu')
+    train(init, progress=False)
+    cfg = replace(init, name='t', stage='temporal', init=str(init.folder), batch_size=2)
+    assert 'latents are not normalised' in names(cfg)
+
+def test_an_adapter_that_changes_nothing(small):
+    cfg = small('init=tiny', 'lora=2', 'steps=12', model=stdit3_tiny())
+    run = train(cfg, progress=False).folder
+    change(run, 'model.safetensors', lambda s: {k: 0*v if 'lora_B' in k else v for k, v in s.items()})
+    assert 'the adapter is zero' in found(run)
+
+def test_a_log_with_broken_lines_is_read(copied):
+    rows = (copied/'log.jsonl').read_text().splitlines()
+    (copied/'log.jsonl').write_text('\n'.join([*rows[:3], '{"loss": 1', 'null', '7', *rows[3:]]))
+    assert found(copied) == []
