@@ -1,5 +1,5 @@
 "The two faces in a real browser: the web page as `osnb demo` starts it, and the widgets page in JupyterLab."
-import os, re, shutil, socket, subprocess, sys, time, urllib.request
+import json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 import pytest
@@ -62,9 +62,8 @@ def page():
 def shot(what, name):
     if SHOTS: what.screenshot(path=f'{SHOTS}/{name}.png')
 
-def open_and_run(server, page, folder):
-    "The widgets page in JupyterLab, with all its cells run -> the box of the sampler on it"
-    shutil.copy(ROOT/'nbs'/'13_app'/'02_widgets.ipynb', folder/'widgets.ipynb')
+def run_in_lab(server, page, folder):
+    "folder/page.ipynb in JupyterLab, with all its cells run and no error"
     quiet = folder/'config'/'lab'/'user-settings'/'@jupyterlab'/'apputils-extension'
     quiet.mkdir(parents=True) # no pop-up that asks about news
     (quiet/'notification.jupyterlab-settings').write_text('{"fetchNews": "false"}')
@@ -72,17 +71,26 @@ def open_and_run(server, page, folder):
     server(['-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--allow-root',
             '--IdentityProvider.token=', '--ServerApp.password=', f'--ServerApp.root_dir={folder}',
             '--LabApp.news_url='], url + '/api')
-    page.goto(url + '/lab/tree/widgets.ipynb?reset')
+    page.goto(url + '/lab/tree/page.ipynb?reset')
     page.wait_for_selector('.jp-NotebookPanel .jp-Cell')
     page.wait_for_selector('.jp-Toolbar-kernelName:has-text("Python")')
     page.locator('.jp-CodeCell .jp-InputArea-editor').first.click()
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
-    box = page.locator('.jp-OutputArea-output:has(button:has-text("Generate"))').first
-    box.wait_for()
+
+def is_done(page):
+    "All cells have run, and none wrote to the error stream"
     page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
     errors = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]')
     assert errors.all_inner_texts() == []
+
+def open_and_run(server, page, folder):
+    "The widgets page in JupyterLab, with all its cells run -> the box of the sampler on it"
+    shutil.copy(ROOT/'nbs'/'13_app'/'02_widgets.ipynb', folder/'page.ipynb')
+    run_in_lab(server, page, folder)
+    box = page.locator('.jp-OutputArea-output:has(button:has-text("Generate"))').first
+    box.wait_for()
+    is_done(page)
     return box
 
 def enter(field, text):
@@ -136,6 +144,64 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     shot(page, 'widgets_running')
     box.get_by_role('button', name='Stop').click()
     says(box, 'Stopped after')
+    assert not page.away, page.away
+
+EXPLORERS = { # module -> what a cell says; few steps, so that the test is short
+    'trajectory': 'TrajectoryExplorer(steps=4)', 'attention': 'AttentionExplorer(steps=4)',
+    'latents': 'LatentsExplorer()'}
+
+def write_notebook(path, cells):
+    "A notebook of code cells"
+    cells = [dict(cell_type='code', id=f'cell{i}', metadata={}, execution_count=None, outputs=[], source=text)
+             for i, text in enumerate(cells)]
+    kernel = dict(display_name='Python 3', language='python', name='python3')
+    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))
+
+def changes(page, picture, do):
+    "Whether a picture becomes another one, and its description too"
+    before, told = picture.get_attribute('src'), picture.get_attribute('alt')
+    do()
+    page.wait_for_function("([i, src]) => i.src !== src && i.complete", arg=[picture.element_handle(), before])
+    return picture.get_attribute('alt') != told
+
+def click_at(picture, x, y):
+    "A click at a share of the width and height"
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    picture.click(position=dict(x=x*box['width'], y=y*box['height']))
+
+def test_explorers_in_jupyterlab(server, page, tmp_path):
+    "Each explorer opens, answers to a control and to a click on its picture"
+    write_notebook(tmp_path/'page.ipynb', [f'from opensora_nb.app.{module} import *\n{call}'
+                                           for module, call in EXPLORERS.items()])
+    run_in_lab(server, page, tmp_path)
+    found = {}
+    for name, advice in (('trajectory', 'Move step'), ('attention', 'Click a patch'), ('latents', 'Click a number')):
+        found[name] = page.locator(f'.jp-OutputArea-output:has-text("{advice}")').first
+        found[name].locator('img').wait_for()
+    is_done(page)
+    for name, box in found.items():
+        picture = box.locator('img').first
+        handle = box.locator('.noUi-handle').nth({'trajectory': 2, 'attention': 1, 'latents': 5}[name]) # step, frame
+        def step():
+            handle.focus()
+            page.keyboard.press('ArrowRight')
+        assert changes(page, picture, step), name
+        shot(box, f'explorer_{name}')
+
+    picture = found['attention'].locator('img').first
+    assert changes(page, picture, lambda: click_at(picture, .22, .12)), 'a click on another patch'
+    found['attention'].locator('img[alt*="row 0, column 3"]').wait_for()
+    shot(found['attention'], 'explorer_attention_clicked')
+    picture = found['latents'].locator('img').first
+    assert changes(page, picture, lambda: click_at(picture, .3, .5)), 'a click on a number of channel 1'
+    found['latents'].locator('img[alt*="at channel 1"]').wait_for()
+    walk = found['trajectory']
+    walk.get_by_label('walk of').select_option(label='points in the plane')
+    walk.locator('img[alt^="points: rectified flow"]').wait_for()
+    walk.get_by_label('schedule').select_option(label='DDPM, random steps')
+    walk.locator('img[alt^="points: DDPM"]').wait_for()
+    shot(walk, 'explorer_points')
     assert not page.away, page.away
 
 @pytest.fixture

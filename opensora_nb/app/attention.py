@@ -6,7 +6,7 @@
 __all__ = ['attention_weights', 'attention_of', 'AttentionMaps', 'word_names', 'gather_maps', 'framed', 'word_bars',
            'AttentionExplorer', 'shape_patches', 'roc_area', 'word_areas']
 
-# %% ../../nbs/13_app/05_attention.ipynb #589ab068
+# %% ../../nbs/13_app/05_attention.ipynb #478cfbe7
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ..sample.settings import SampleConfig
 from ..text.encoders import split_text
 from ..toy.world import COLOURS
 
-# %% ../../nbs/13_app/05_attention.ipynb #e90cb9dc
+# %% ../../nbs/13_app/05_attention.ipynb #4a61bff3
 def attention_weights(
     q:Tensor,         # (b, k, n, e) queries
     k:Tensor,         # (b, k, m, e) keys
@@ -53,7 +53,7 @@ def attention_of(
         blocks.attend = original
         for h in hooks: h.remove()
 
-# %% ../../nbs/13_app/05_attention.ipynb #25a75158
+# %% ../../nbs/13_app/05_attention.ipynb #8c4c75e6
 @dataclass
 class AttentionMaps:
     "Attention of a sampling run: layer -> (steps, clips, groups, heads, queries, keys)"
@@ -111,7 +111,7 @@ def gather_maps(
     l = next(w.shape[-1] for n, w in layers.items() if n.endswith('cross_attn'))
     return AttentionMaps(layers, word_names(pipe.text, prompt, l), size)
 
-# %% ../../nbs/13_app/05_attention.ipynb #3ca5af38
+# %% ../../nbs/13_app/05_attention.ipynb #931135bd
 def framed(
     pixels:np.ndarray, # (h, w, 3) uint8
     grid:tuple,        # rows, columns of patches
@@ -160,7 +160,7 @@ class AttentionExplorer(Explorer):
         slow = dict(prompt=text, steps=slider(30, steps, 2, label='steps', continuous_update=False),
                     seed=W.IntText(value=42, description='seed', style=named))
         quick = dict(step=slider(steps - 1, steps//2, label='step'), block=slider(2, label='block'),
-                     head=choice([('mean of all heads', None)], 'head'), frame=slider(4, 2, label='latent frame'),
+                     head=choice(['mean of all heads'], 'head'), frame=slider(4, 2, label='latent frame'),
                      row=slider(3, 1, label='row'), column=slider(3, 1, label='column'),
                      word=choice([('', 0)], 'word'))
         super().__init__(quick, slow, advice='Click a patch of the frame, or a word. Then move step, block and head.')
@@ -180,14 +180,14 @@ class AttentionExplorer(Explorer):
                               (m.steps - 1, m.depth - 1, *(n - 1 for n in m.size))):
             q[name].max = max(1, most)
             q[name].disabled = not most
-        heads = (('mean of all heads', None), *((f"head {i}", i) for i in range(m.heads)))
+        heads = ('mean of all heads', *(f"head {i}" for i in range(m.heads)))
         words = tuple((w, i) for i, w in enumerate(m.words))
         if q['head'].options != heads: q['head'].options = heads
         if q['word'].options != words:
             q['word'].options = words
             q['word'].value = min(1, len(words) - 1)
 
-# %% ../../nbs/13_app/05_attention.ipynb #bb85e9b4
+# %% ../../nbs/13_app/05_attention.ipynb #f428da86
 @patch
 def place(self:AttentionExplorer) -> tuple: # frame, row, column
     "The chosen patch"
@@ -200,7 +200,8 @@ def draw(self:AttentionExplorer):
     "The frame and what the patch looks at; the words it reads and who reads the word"
     m, q = self.data['maps'], self.quick
     (f, i, j), (nf, h, w) = self.place(), m.size
-    block, step, head = min(q['block'].value, m.depth - 1), min(q['step'].value, m.steps - 1), q['head'].value
+    block, step = min(q['block'].value, m.depth - 1), min(q['step'].value, m.steps - 1)
+    head = q['head'].index - 1 if q['head'].index else None                # the first choice is the mean
     s, word, clip = i*w + j, q['word'].value, self.data['clip']
     here = clip[round(f*(len(clip) - 1)/max(1, nf - 1))]
     space = m.space(block, step, head)[0, f, s].reshape(h, w).numpy()
@@ -236,7 +237,7 @@ def about(self:AttentionExplorer):
     return (f"{self.data['asked']['prompt']}: attention of the patch in row {i}, column {j} of latent frame {f}, "
             f"step {self.quick['step'].value}, block {self.quick['block'].value}")
 
-# %% ../../nbs/13_app/05_attention.ipynb #b1102681
+# %% ../../nbs/13_app/05_attention.ipynb #d3afdbf6
 def shape_patches(
     clip:np.ndarray, # (f, h, w, 3) uint8 on a plain background
     size:tuple,      # f, h, w in tokens
@@ -258,7 +259,7 @@ def roc_area(
     if not len(a) or not len(b): return float('nan')
     return float(((a[:, None] > b).mean() + (a[:, None] >= b).mean())/2)
 
-# %% ../../nbs/13_app/05_attention.ipynb #b668ed75
+# %% ../../nbs/13_app/05_attention.ipynb #7b38ab84
 def word_areas(
     pipe:Pipeline,       # makes the clips
     prompts:list,        # of the same number of words

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLIPS', 'PIECES', 'Coded', 'frame_owners', 'code', 'frame_psnr', 'LatentsExplorer', 'difference_picture']
 
-# %% ../../nbs/13_app/06_latents.ipynb #1051132c
+# %% ../../nbs/13_app/06_latents.ipynb #64261c47
 from collections.abc import Callable
 from dataclasses import dataclass
 import ipywidgets as W, numpy as np, torch
@@ -17,7 +17,7 @@ from ..sample.pipeline import Pipeline, load_vae, to_pixels
 from ..toy.world import Scene, render
 from ..vae.tiling import Tiling, tiled_decode
 
-# %% ../../nbs/13_app/06_latents.ipynb #249ebd35
+# %% ../../nbs/13_app/06_latents.ipynb #3f6d0a71
 @dataclass
 class Coded:
     "A clip through an autoencoder, and the same with one latent number changed"
@@ -71,11 +71,11 @@ def frame_psnr(
     error = np.square(a.astype(float) - b).mean((1, 2, 3))
     return 10*np.log10(255**2/np.maximum(error, 255**2/1e6))
 
-# %% ../../nbs/13_app/06_latents.ipynb #39c0e735
+# %% ../../nbs/13_app/06_latents.ipynb #49ff8051
 CLIPS = ['a red circle moves left', 'a green star moves up', 'a blue square stays still',
          'a yellow triangle moves right']
-PIECES = [('whole pictures', None), ('tiles of 32, no common statistics', Tiling(tile=32, passes=0)),
-          ('tiles of 32, gathered', Tiling(tile=32)), ('border of chunks spread over 2', Tiling(spread=2))]
+PIECES = {'whole pictures': None, 'tiles of 32, each alone': Tiling(tile=32, passes=0),
+          'tiles of 32, gathered': Tiling(tile=32), 'border of chunks spread over 2': Tiling(spread=2)}
 
 class LatentsExplorer(Explorer):
     "Latents of a clip as channels; add something to one number and see what it does"
@@ -84,12 +84,12 @@ class LatentsExplorer(Explorer):
     ):
         self.vae = weights.vae if isinstance(weights, Pipeline) else load_vae(weights)
         self.encoded = {} # (clip, frames) -> its latents
-        quick = dict(frame=slider(16, 8, label='frame'), gain=slider(16, 4, 1, label='gain of differences'))
+        quick = dict(frame=slider(16, 8, label='frame'), gain=slider(16, 4, 1, label='gain'))
         nudge = W.FloatSlider(value=2, min=-4, max=4, step=.5, description='nudge', continuous_update=False,
                               style=dict(description_width='118px'))
         late = dict(continuous_update=False)
         slow = dict(clip=choice(CLIPS, 'clip'), frames=choice([17, 34, 51], 'frames'),
-                    pieces=choice(PIECES, 'decoded in'), nudge=nudge, channel=slider(3, label='channel', **late),
+                    pieces=choice(list(PIECES), 'decoded in'), nudge=nudge, channel=slider(3, label='channel', **late),
                     latent=slider(4, 2, label='latent frame', **late), row=slider(7, 4, label='row', **late),
                     column=slider(7, 4, label='column', **late))
         super().__init__(quick, slow, 24, 'Click a number of a channel. Then move frame: how far does it reach?')
@@ -104,7 +104,7 @@ class LatentsExplorer(Explorer):
                 self.encoded[key] = clip, code(self.vae, clip, (0, 0, 0, 0), 0.).z
         clip, z = self.encoded[key]
         where = tuple(min(asked[k], n - 1) for k, n in zip(('channel', 'latent', 'row', 'column'), z.shape))
-        return code(self.vae, clip, where, asked['nudge'], asked['pieces'], z)
+        return code(self.vae, clip, where, asked['nudge'], PIECES[asked['pieces']], z)
 
     def fit(self):
         "Ends of the sliders"
@@ -114,13 +114,13 @@ class LatentsExplorer(Explorer):
 
     def clicked(self, picture, x, y):
         "A click on a channel chooses a number of it, in the latent frame that is shown"
-        if not 3 <= picture < 3 + len(self.data.z): return
+        if not 4 <= picture < 4 + len(self.data.z): return
         h, w = self.data.z.shape[2:]
         latent = self.data.latent_of[self.quick['frame'].value]
-        choose = dict(channel=picture - 3, latent=latent, row=int(y*h), column=int(x*w))
+        choose = dict(channel=picture - 4, latent=latent, row=int(y*h), column=int(x*w))
         for name, value in choose.items(): self.slow[name].value = value
 
-# %% ../../nbs/13_app/06_latents.ipynb #3b49cdbc
+# %% ../../nbs/13_app/06_latents.ipynb #d109b4fd
 def difference_picture(
     a:np.ndarray, # uint8 (h, w, 3)
     b:np.ndarray, # uint8 (h, w, 3)
