@@ -11,12 +11,13 @@ __all__ = ['DECODE_HELP', 'TOY_LEVELS', 'CONTEST', 'DATA_COMMANDS', 'EXTRAS', 'C
            'eval_sizes', 'refuse_other_scores', 'sampling_config', 'sample_batches', 'toy_only', 'score_own_clips',
            'own_clips', 'nearest_captions', 'score_prompts', 'check_readable', 'wrong_rounds', 'at_size',
            'score_ceiling', 'following', 'honest', 'demo_options', 'demo_command', 'challenge_options',
-           'challenge_command', 'shapes_options', 'write_shapes', 'sprites_options', 'unpack_sprites', 'probe_options',
-           'probe_files', 'bucket_options', 'plan_clip_buckets', 'store_options', 'stored_features', 'Command',
-           'data_options', 'data_command', 'what_first', 'doctor_options', 'try_to_load', 'try_transformer',
-           'try_autoencoder', 'try_frames', 'inspect_weights', 'inspect_parts', 'doctor_command', 'doctor_of_tables',
-           'inspect_all', 'print_installed', 'check_layouts', 'command_parser', 'version', 'warn_once', 'exit_code',
-           'read_words', 'main']
+           'challenge_command', 'lab_options', 'lab_run', 'handout_options', 'handout_command', 'grade_options',
+           'grade_command', 'badges_options', 'badges_command', 'shapes_options', 'write_shapes', 'sprites_options',
+           'unpack_sprites', 'probe_options', 'probe_files', 'bucket_options', 'plan_clip_buckets', 'store_options',
+           'stored_features', 'Command', 'data_options', 'data_command', 'what_first', 'doctor_options', 'try_to_load',
+           'try_transformer', 'try_autoencoder', 'try_frames', 'inspect_weights', 'inspect_parts', 'doctor_command',
+           'doctor_of_tables', 'inspect_all', 'print_installed', 'check_layouts', 'command_parser', 'version',
+           'warn_once', 'exit_code', 'read_words', 'main']
 
 # %% ../../nbs/13_app/14_cli.ipynb #d03bb682
 import sys
@@ -588,6 +589,53 @@ def challenge_command(args):
         print(run_contest(args.folder, args.seed, rules, args.retune))
         print(f"\nthe board is in {Path(args.folder)/'board.html'}")
 
+# %% ../../nbs/13_app/14_cli.ipynb #1dd7f4f2
+def lab_options(p):
+    p.add_argument('folder', nargs='?', help="what osnb handout wrote (default: the checkout)")
+    p.add_argument('--port', type=int, default=8888, metavar='N', help="or the next free one (default: 8888)")
+    p.add_argument('--no-browser', action='store_true', help="print the address only")
+
+def lab_run(args):
+    "JupyterLab on the course until Ctrl-C"
+    from opensora_nb.app.course import open_lab
+    return open_lab(args.folder, args.port, not args.no_browser)
+
+def handout_options(p):
+    p.add_argument('folder', help="a new one")
+    p.add_argument('--repository', default='', metavar='ADDRESS',
+                   help="on GitHub: pages get badges that open them in Colab and Kaggle (default: none)")
+
+def handout_command(args):
+    "Pages for students"
+    from opensora_nb.app.course import hand_out, repository_address
+    address = repository_address(args.repository) if args.repository else ''
+    pages = hand_out(args.folder, address)
+    print(f"wrote {len(pages)} pages without answers to {args.folder}; open them with: osnb lab {args.folder}")
+
+def grade_options(p):
+    p.add_argument('folder', help="holds a folder of notebooks of each student, or files such as 03_position_ada.ipynb")
+    p.add_argument('--seconds', type=int, default=60, metavar='N',
+                   help="of the processor, for each notebook (default: 60)")
+    p.add_argument('--out', metavar='FILE', help="a line for each exercise (default: results.csv in the folder)")
+
+def grade_command(args):
+    "Run the answers of a class; nothing keeps their code from doing what you may do"
+    from opensora_nb.app.course import grade
+    check_at_least_one(args, 'seconds')
+    out = Path(args.out or Path(args.folder)/'results.csv')
+    book = grade(args.folder, args.seconds, progress=lambda who: print(who, file=sys.stderr))
+    book.to_csv(out)
+    print(book, f"written: {out}", sep='\n')
+
+def badges_options(p):
+    p.add_argument('repository', nargs='?', default='', metavar='ADDRESS',
+                   help="on GitHub (default: Repository of [project.urls] in pyproject.toml)")
+
+def badges_command(args):
+    "Badges and set-up cells on the pages of this checkout"
+    from opensora_nb.app.course import put_badges
+    print(f"{put_badges(args.repository)} pages have badges and a set-up cell")
+
 # %% ../../nbs/13_app/14_cli.ipynb #d9dc9c0f
 def shapes_options(p):
     p.add_argument('paths', nargs='*', metavar='FOLDER', help="the folder to write")
@@ -862,6 +910,10 @@ COMMANDS = {
     'eval': Command(eval_options, eval_command, "score weights"),
     'demo': Command(demo_options, demo_command, "a web page for prompts"),
     'challenge': Command(challenge_options, challenge_command, "a contest: few steps, ten CPU minutes, one board"),
+    'lab': Command(lab_options, lab_run, "JupyterLab on the course"),
+    'handout': Command(handout_options, handout_command, "the course for students, without answers"),
+    'grade': Command(grade_options, grade_command, "what students have solved"),
+    'badges': Command(badges_options, badges_command, "badges for Colab and Kaggle on the pages"),
     'data': Command(data_options, data_command, "make toy clips, look at files, plan buckets, see stored latents"),
     'doctor': Command(doctor_options, doctor_command, "what is wrong with a run, what weights hold")}
 EPILOG = """also understood:
