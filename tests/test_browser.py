@@ -209,24 +209,32 @@ def demo(server):
     "`osnb demo` as a user starts it, on the embedded weights; its address"
     url = f'http://127.0.0.1:{(port := free_port())}'
     code = 'import sys; from opensora_nb.app.cli import main; sys.exit(main())'
-    server(['-c', code, 'demo', '--port', str(port)], url)
+    server(['-c', code, 'demo', '--weights', 'worlds', '--port', str(port)], url)
     return url
 
-def check_that_it_plays(page, go):
-    "The clip is there, large, plays again and again, and the sentence of before is gone"
-    page.wait_for_function("document.querySelector('video')?.readyState >= 2")
+def button(page, name): return page.get_by_role('button', name=name, exact=True)
+
+def plays(page, seed):
+    "The clip of this seed is there, large, and plays again and again"
+    page.wait_for_function(
+        f"(v => v?.currentSrc.includes('_seed{seed}_') && v.readyState >= 2)(document.querySelector('video'))")
     page.wait_for_function("(v => !v.paused && v.loop && v.currentTime > 0)(document.querySelector('video'))")
     assert min(page.evaluate("(v => [v.clientWidth, v.clientHeight])(document.querySelector('video'))")) >= 320
-    go.and_(page.locator(':enabled')).wait_for()
-    page.wait_for_function("![...document.querySelectorAll('[role=status]')].some(e => e.innerText)")
-    shot(page, 'demo')
+    button(page, 'Generate video').and_(page.locator(':enabled')).wait_for()
+    return page.evaluate("document.querySelector('video').currentSrc")
 
-def check_that_stop_stops(page, go, status):
-    halt = page.get_by_role('button', name='Stop')
-    page.get_by_label('steps').fill('1000')
-    go.click()
+def filled(page, value):
+    "The settings of the address stand in the form"
+    page.wait_for_function(f"[...document.querySelectorAll('input')].some(i => i.value == '{value}')")
+
+def check_that_stop_stops(page, status):
+    halt = button(page, 'Stop')
+    page.get_by_label('steps', exact=True).fill('1000')
+    button(page, 'Generate video').click()
     halt.and_(page.locator(':enabled')).wait_for()
-    page.get_by_text(re.compile(r'step.*\d+/1000|\d+/1000')).first.wait_for()
+    assert not button(page, 'Generate video').is_enabled()               # it rests while a clip is made
+    page.get_by_text(re.compile(r'step \d+ of 1000, about \d+ s left')).wait_for()
+    page.locator('img[alt=preview]').wait_for()                          # what the model expects so far
     shot(page, 'demo_running')
     halt.click()
     status.filter(has_text='Stopped after').wait_for()
@@ -234,37 +242,88 @@ def check_that_stop_stops(page, go, status):
     assert 0 < done < 1000
 
 def test_demo(demo, page):
-    "A prompt becomes a video that plays; nonsense becomes a sentence; Stop stops"
+    "A prompt becomes a video that plays; nonsense becomes a sentence; Stop stops; the address keeps the settings"
     page.goto(demo)
-    go, prompt = page.get_by_role('button', name='Generate'), page.get_by_label('prompt', exact=True)
+    go, prompt = button(page, 'Generate video'), page.get_by_label('prompt', exact=True)
     status = page.get_by_role('status')
     go.click()
     status.filter(has_text='The prompt is empty').wait_for()
-    shot(page, 'demo_empty')
-    prompt.fill('a blue star moves up')
-    go.click()
-    check_that_it_plays(page, go)
-    first = page.evaluate("document.querySelector('video').currentSrc")
-    assert 'a_blue_star_moves_up_seed42' in first
+    prompt.fill('a large red circle moves right')
+    page.get_by_label('steps', exact=True).fill('8')
+    prompt.press('Enter')
+    plays(page, 42)
+    shot(page, 'demo')
+    page.wait_for_function("location.search.includes('num_sampling_steps=8')")
 
-    page.get_by_label('size').fill('13')
+    page.get_by_label('height x width in pixels').fill('13')
     go.click()
     status.filter(has_text='Height 13 is not a multiple of 8; try 8 or 16.').wait_for()
-    page.get_by_label('size').fill('64 x 64')
+    page.get_by_label('height x width in pixels').fill('64 x 64')
     prompt.fill('a red zebra moves left')
-    page.get_by_label('seed').fill('7')
+    page.get_by_label('seed', exact=True).fill('7')
     go.click()
     status.filter(has_text='zebra').wait_for()
-    page.wait_for_function("document.querySelector('video')?.currentSrc.includes('zebra_moves_left_seed7')")
-    shot(page, 'demo_zebra')
-
-    check_that_stop_stops(page, go, status)
-    page.get_by_label('steps').fill('4')
-    page.get_by_text('a green star moves right').first.click()
-    go.click()                    # an example, after a stop
-    page.wait_for_function(
-        "(s => s?.includes('seed7') && !s.includes('zebra'))(document.querySelector('video')?.currentSrc)")
+    plays(page, 7)
+    check_that_stop_stops(page, status)
+    page.locator('.grid-wrap button').last.click()        # the first clip, from the history
+    plays(page, 42)
+    assert prompt.input_value() == 'a large red circle moves right'
+    assert page.get_by_label('steps', exact=True).input_value() == '8'
     assert not page.away, page.away
+
+def test_demo_from_a_picture(demo, page, tmp_path):
+    "Text to image to video in two clicks; a photo of one's own; a file that is none"
+    page.goto(demo)
+    status = page.get_by_role('status')
+    page.get_by_label('prompt', exact=True).fill('a large red circle moves right')
+    page.get_by_label('steps', exact=True).fill('6')
+    button(page, 'Generate image').click()
+    status.filter(has_text='It is now the picture to begin with').wait_for()
+    button(page, 'Generate video').and_(page.locator(':enabled')).click()
+    plays(page, 42)
+    page.get_by_role('button', name='Given frames and films').click()
+    assert page.get_by_label('where given frames go').input_value() == '0'
+    shot(page, 'demo_given')
+    (tmp_path/'notes.png').write_text('not a picture')
+    page.get_by_role('button', name='Clear').or_(page.get_by_label('Clear')).first.click()
+    page.locator('input[type=file]').first.set_input_files(tmp_path/'notes.png')
+    status.filter(has_text='notes.png').wait_for()
+    shot(page, 'demo_bad_file')
+    assert not page.away, page.away
+
+def test_two_tabs_get_their_own_clips(demo, page):
+    "Both press the button; the one that waits says so, and its Stop works"
+    other = page.context.browser.new_page()
+    other.set_default_timeout(WAIT)
+    for p, seed, steps in ((page, 3, 400), (other, 4, 1000)):
+        p.goto(f'{demo}/?prompt=a+blue+square+moves+up&seed={seed}&num_sampling_steps={steps}')
+        filled(p, steps)
+    button(page, 'Generate video').click()
+    page.get_by_text(re.compile(r'step \d+ of 400')).wait_for()
+    button(other, 'Generate video').click()
+    other.get_by_text('your turn comes after 1 clips').wait_for()
+    shot(other, 'demo_waiting')
+    button(other, 'Stop').click()
+    other.get_by_role('status').filter(has_text='Stopped while it was waiting').wait_for()
+    other.get_by_label('steps', exact=True).fill('2')
+    button(other, 'Generate video').click()
+    assert plays(page, 3) != plays(other, 4)
+
+def test_demo_on_a_phone_in_chinese(demo, page):
+    "390 px, dark, Chinese: everything fits, and what happens is seen without scrolling"
+    phone = page.context.browser.new_context(viewport=dict(width=390, height=844), locale='zh-CN', color_scheme='dark')
+    p = phone.new_page()
+    p.set_default_timeout(WAIT)
+    p.goto(f'{demo}/?prompt=一个红色的圆向右移动&num_sampling_steps=60')
+    filled(p, 60)
+    button(p, '生成视频').click()
+    p.get_by_text(re.compile(r'第 \d+/60 步，约剩 \d+ 秒')).wait_for()
+    seen = "(e => e && e.getBoundingClientRect().top < innerHeight)(document.querySelector('.osnb-status'))"
+    p.wait_for_function(seen)
+    shot(p, 'demo_phone')
+    p.wait_for_function("document.querySelector('video')?.readyState >= 2")
+    assert p.evaluate('document.documentElement.scrollWidth') <= 390
+    phone.close()
 
 def test_demo_is_left_alone_by_other_pages(demo, page):
     "Another page cannot press the button; a tab that is closed in mid-run does not hold up the next"
@@ -272,23 +331,16 @@ def test_demo_is_left_alone_by_other_pages(demo, page):
     ask = "url => fetch(url, {method: 'POST', body: '{}'}).then(r => r.status, e => 'unreadable')"
     assert page.evaluate(ask, demo + '/gradio_api/queue/join') in (403, 'unreadable')
     page.goto(demo.replace('127.0.0.1', 'localhost'))                    # its other name
-    page.get_by_role('button', name='Generate').wait_for()
+    button(page, 'Generate video').wait_for()
     other = page.context.browser.new_page()
     other.set_default_timeout(WAIT)
-    other.goto(demo)
-    other.get_by_label('prompt', exact=True).fill('a red circle moves left')
-    other.get_by_label('steps').fill('1000')
-    other.get_by_role('button', name='Generate').click()
-    other.get_by_text(re.compile(r'\d+/1000')).first.wait_for()
+    other.goto(f'{demo}/?prompt=a+red+circle+moves+left&num_sampling_steps=1000')
+    filled(other, 1000)
+    button(other, 'Generate video').click()
+    other.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
     other.close()
     page.get_by_label('prompt', exact=True).fill('a blue star moves up')
-    page.get_by_label('seed').fill('-1')
-    page.get_by_role('button', name='Generate').click()
-    page.get_by_role('status').filter(has_text='Seed is -1; use a whole number from 0 to 4294967295.').wait_for()
-    shot(page, 'demo_refused')
-    page.get_by_label('seed').fill('5')
-    page.get_by_label('steps').fill('4')
-    page.get_by_role('button', name='Generate').click()
-    page.wait_for_function(
-        "(v => v?.currentSrc.includes('seed5') && v.readyState >= 2)(document.querySelector('video'))", timeout=40_000)
-    shot(page, 'demo_after')
+    page.get_by_label('seed', exact=True).fill('5')
+    page.get_by_label('steps', exact=True).fill('4')
+    button(page, 'Generate video').click()
+    plays(page, 5)

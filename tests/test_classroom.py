@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np, pytest
 from opensora_nb.app import classroom
 from opensora_nb.app.classroom import Limits, Room, export_wall, make_for, wall_html
-from opensora_nb.app.demo import Flags
+from opensora_nb.app.visitors import Flags
 from opensora_nb.app.fields import Stopped
 from opensora_nb.sample.pipeline import SampleConfig, Video
 from opensora_nb.sample.turns import Full, Turns

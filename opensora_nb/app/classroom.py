@@ -12,9 +12,10 @@ from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from .challenge import read_board
-from .demo import Flags, _gradio
+from .demo import _gradio
 from .fields import Made, Stopped, make, note_html, sentence, settings_line
 from .widgets import clip_html
+from .visitors import Flags
 from ..data.video_io import read_video, write_video
 from ..sample.pipeline import Pipeline
 from ..sample.turns import Full, Turns

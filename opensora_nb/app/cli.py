@@ -539,22 +539,39 @@ def honest(args) -> dict:
 # %% ../../nbs/13_app/14_cli.ipynb #3290dce5
 def demo_options(p):
     p.add_argument('--weights', default='tiny',
-                   help="an embedded name, a run folder or a folder of weights (default: tiny)")
+                   help="an embedded name, a preset of published weights, a run folder or a folder of weights "
+                        "(default: tiny)")
+    for part in ('ckpt-path', 'vae', 'text-encoder'):
+        p.add_argument(f'--{part}', metavar='W', help="of published weights, as for osnb sample")
     p.add_argument('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
     p.add_argument('--port', type=int, metavar='N',
                    help="port on this machine (default: the first free one from 7860 on)")
     p.add_argument('--share', action='store_true',
                    help="also ask Gradio for a public address; needs a network (default: off)")
     p.add_argument('--host', action='append', default=[], metavar='NAME',
-                   help="a further name under which browsers reach the page, as behind a proxy; "
+                   help="a further name under which browsers reach the page, as behind a proxy; or an address of this "
+                        "machine, such as 0.0.0.0, that opens the page to a room with a join code; "
                         "may be given several times (default: none)")
+    p.add_argument('--code', help="the join code of the room (default: drawn and printed)")
+    p.add_argument('--class', dest='classroom', nargs='?', const='class', metavar='FOLDER',
+                   help="a classroom: names, a wall of everyone's clips in FOLDER, a teacher's tab (FOLDER: class)")
+    p.add_argument('--space', metavar='FOLDER', help="write the files of a hosted Space there, and stop")
 
 def demo_command(args):
     "Serve the web page until Ctrl-C"
     import threading
-    from opensora_nb.app.demo import serve
-    page = serve(args.weights, args.device, args.port, args.share, args.host)
+    from opensora_nb.app.demo import serve, write_space
+    if args.space: return print(*write_space(args.space, args.weights), sep='\n')
+    parts, page = dict(model=args.ckpt_path, vae=args.vae, text=args.text_encoder), None
+    if args.classroom:
+        from opensora_nb.app.classroom import Room, class_page
+        from opensora_nb.sample.pipeline import load_pipeline
+        page = class_page(load_pipeline(args.weights, args.device), room := Room(args.classroom))
+        print(f"The teacher's code is {room.code}; clips are kept in {room.folder}.", flush=True)
+    page = serve(args.weights, args.device, args.port, args.share, args.host, args.code, page,
+                 **{k: v for k, v in parts.items() if v})
     print(f"Open {page.share_url or page.local_url} in a browser. Ctrl-C stops.", flush=True)
+    for a in page.addresses: print(f"In this room: {a}/?code={page.code}  join code {page.code}", flush=True)
     try: threading.Event().wait()
     finally: page.close(verbose=False)
 

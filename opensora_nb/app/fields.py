@@ -28,7 +28,7 @@ from ..text.encoders import split_text
 from ..text.labels import ClassLabels
 from ..text.prompts import PromptSpec, parse_prompt_spec
 
-# %% ../../nbs/13_app/01_fields.ipynb #3e6414cb
+# %% ../../nbs/13_app/01_fields.ipynb #85c808f2
 def known_of(
     pipe:Pipeline, # see `load_pipeline`
 ) -> frozenset:    # of `ABILITIES`
@@ -72,13 +72,13 @@ def read_form(
         check_setting(name, out[name], label)
     cfg = SampleConfig(**out).filled(defaults)
     check_size(cfg.num_frames, *cfg.image_size)
-    check_fits(cfg.num_frames, cfg.image_size)
     many = cfg.num_frames*math.prod(cfg.image_size)
     usual = defaults.num_frames*math.prod(defaults.image_size)
     if most and many > most*usual:
         size = ' x '.join(map(str, cfg.image_size))
         raise ValueError(f"{cfg.num_frames} frames of {size} are {many/usual:.0f} times what these weights "
                          f"were trained for; a form takes at most {most} times")
+    check_fits(cfg.num_frames, cfg.image_size)
     return cfg
 
 # %% ../../nbs/13_app/01_fields.ipynb #ce2de603
@@ -153,7 +153,7 @@ def settings_line(
     return (f"{c.num_sampling_steps} steps, guidance {c.cfg_scale:g}, seed {c.seed}, "
             f"{n} frame{'s'*(n > 1)} of {' x '.join(map(str, c.image_size))}")
 
-# %% ../../nbs/13_app/01_fields.ipynb #74836092
+# %% ../../nbs/13_app/01_fields.ipynb #9cee1633
 MOST_LETTERS = 2000 # of a prompt in a form
 MOST_ROUNDS = 20    # of a film, as in Open-Sora's app
 

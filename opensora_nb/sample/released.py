@@ -267,9 +267,10 @@ def class_reader(
     return ClassLabels(NAMED.get(n, ()), n) if n else None
 
 def _stored(r, text, texts, dtype, device, progress):
-    "Load the text encoder, read all texts, let it go"
+    "Load the text encoder, read all texts, let it go; it stays where the texts are not known yet"
     if r.classes: encoder = ClipText(text, dtype=dtype, device=device)
     else: encoder = T5Text(text or r.text, r.tokens, dtype=dtype, device=device)
+    if texts is None: return encoder
     stored = StoredText(encoder, texts, progress)
     del encoder
     gc.collect()
@@ -281,7 +282,7 @@ def _autoencoder(r, vae, dtype):
     return load_released_vae(vae or r.vae, dtype)
 
 def load_released(
-    texts,                     # every text that will be asked for, as it is read; the negative prompt too
+    texts,                     # every text that will be asked for, as it is read; None = not known yet
     model:str=None,            # the transformer: an address, a folder or a file; None = as published
     vae:str=None,              # the autoencoder, the same
     text:str=None,             # the text encoder, the same
