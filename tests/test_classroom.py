@@ -1,5 +1,5 @@
 "Twenty people in a room with one model: nobody is lost or mixed up, who leaves frees the place"
-import json, threading, time
+import json
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 import numpy as np, pytest
