@@ -1,8 +1,9 @@
 "The two faces in a real browser: the web page as `osnb demo` starts it, and the widgets page in JupyterLab."
-import json, os, re, shutil, socket, subprocess, sys, time, urllib.request
+import io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
@@ -110,6 +111,31 @@ def walk_through_the_steps(page, box, guess):
     box.get_by_text('Predicted clean clip at step 10 of 30').wait_for()
     assert guess.get_attribute('src') != was
 
+def begin_with_a_picture(page, box):
+    "A picture that is uploaded becomes the first latent frame; Enter makes the clip; it is saved and written down"
+    enter(box.get_by_label('steps'), '4')
+    box.get_by_text('given frames and rounds').click()
+    data = io.BytesIO()
+    Image.new('RGB', (64, 64), (220, 40, 40)).save(data, 'PNG')
+    with page.expect_file_chooser() as chooser: box.get_by_role('button', name='picture or clip').click()
+    chooser.value.set_files(dict(name='red.png', mimeType='image/png', buffer=data.getvalue()))
+    box.locator('img[alt="given: red.png"]').wait_for()
+    box.get_by_role('button', name='■').wait_for()
+    box.get_by_role('button', name='□').nth(3).click()                       # the last latent frame too
+    page.wait_for_function("[...document.querySelectorAll('button')].filter(b => b.innerText === '■').length === 2")
+    shot(box, 'widgets_given')
+    prompt = box.get_by_label('prompt', exact=True)
+    prompt.fill('a red circle stays still')
+    prompt.press('Enter')
+    box.locator('img[alt="a red circle stays still"]').first.wait_for()
+    box.get_by_role('button', name='Save').click()
+    says(box, 'Saved as samples')
+    box.get_by_role('button', name='As command').click()
+    box.get_by_text("--mask-strategy '0,0,0,0,1,0.0;0,0,0,4,1,0.0'").wait_for()
+    box.get_by_role('button', name='Same again with').click()
+    box.get_by_text('4 steps, guidance 2, seed 43').first.wait_for()
+    shot(box, 'widgets_again')
+
 def test_widgets_in_jupyterlab(server, page, tmp_path):
     "Run the page, press the button of the sampler on it, see the clip, walk through its steps"
     box = open_and_run(server, page, tmp_path)
@@ -142,8 +168,12 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
     button.click()
     box.get_by_text(re.compile(r'\d+/1000')).wait_for()
     shot(page, 'widgets_running')
+    box.locator('img[alt*="unfinished"]').wait_for()            # what is expected, while it is being made …
     box.get_by_role('button', name='Stop').click()
     says(box, 'Stopped after')
+    box.locator('img[alt*="unfinished"]').wait_for()            # … and after a stop
+    shot(box, 'widgets_stopped')
+    begin_with_a_picture(page, box)
     assert not page.away, page.away
 
 EXPLORERS = { # module -> what a cell says; few steps, so that the test is short
