@@ -358,6 +358,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'opensora_nb/app/explore.py'),
                                          'opensora_nb.app.explore.Explorer.fit': ( '13_app/explore.html#explorer.fit',
                                                                                    'opensora_nb/app/explore.py'),
+                                         'opensora_nb.app.explore.Explorer.heard': ( '13_app/explore.html#explorer.heard',
+                                                                                     'opensora_nb/app/explore.py'),
                                          'opensora_nb.app.explore.Explorer.move': ( '13_app/explore.html#explorer.move',
                                                                                     'opensora_nb/app/explore.py'),
                                          'opensora_nb.app.explore.Explorer.pressed': ( '13_app/explore.html#explorer.pressed',

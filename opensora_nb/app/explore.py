@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['INK', 'FAINT', 'LINES', 'Recent', 'coloured', 'enlarged', 'chart', 'Sheet', 'live', 'slider', 'choice', 'Explorer']
 
-# %% ../../nbs/13_app/03_explore.ipynb #42ef2aa3
-import base64, html, io, threading, time
+# %% ../../nbs/13_app/03_explore.ipynb #df3346da
+import base64, html, io, threading, time, warnings
 from collections.abc import Callable
 from functools import cache
 import ipywidgets as W, numpy as np
 from fastcore.basics import patch
 from IPython import get_ipython
 from PIL import Image, ImageDraw, ImageFont
-from .fields import Stopped, note_html
+from .fields import Stopped, note_html, sentence
 from ..core import has_package
 from ..viz import palette_png
 
-# %% ../../nbs/13_app/03_explore.ipynb #9291a05d
+# %% ../../nbs/13_app/03_explore.ipynb #db01355a
 class Recent:
     "The last few answers, by what was asked"
     def __init__(self,
@@ -34,7 +34,7 @@ class Recent:
         while len(self.items) > self.most: del self.items[next(iter(self.items))]
         return answer
 
-# %% ../../nbs/13_app/03_explore.ipynb #0331e027
+# %% ../../nbs/13_app/03_explore.ipynb #99eba67e
 _ANCHORS = {'heat': ['#000004', '#51127c', '#b73779', '#fc8961', '#fcfdbf'], # dark to bright, magma's colours
             'signed': ['#2166ac', '#92c5de', '#f7f7f7', '#f4a582', '#b2182b']} # blue, white at zero, red
 INK, FAINT = '#333333', '#dddddd'
@@ -67,7 +67,7 @@ def enlarged(
     k = side/max(h, w)
     return Image.fromarray(pixels).resize((round(w*k), round(h*k)), Image.NEAREST if k >= 1 else Image.BOX)
 
-# %% ../../nbs/13_app/03_explore.ipynb #27ec1a43
+# %% ../../nbs/13_app/03_explore.ipynb #c0690c1f
 @cache
 def _font(size): return ImageFont.load_default(size)
 
@@ -116,7 +116,7 @@ def _curves(draw, lines, to, legend, k): # the lines of a chart, and their names
         draw.text((at, y), name, fill=colour, font=font)
         at += draw.textlength(name, font=font) + 14*k
 
-# %% ../../nbs/13_app/03_explore.ipynb #903b69a3
+# %% ../../nbs/13_app/03_explore.ipynb #5818253d
 class Sheet:
     "Rows of pictures under titles, and where each of them lies"
     def __init__(self,
@@ -150,7 +150,7 @@ class Sheet:
             if left <= x < right and top <= y < bottom:
                 return n, (x - left)/(right - left), (y - top)/(bottom - top)
 
-# %% ../../nbs/13_app/03_explore.ipynb #a6d1494f
+# %% ../../nbs/13_app/03_explore.ipynb #b0cc4226
 _WIDE = dict(width='100%', max_width='980px')
 _ROW = dict(flex_flow='row wrap')
 _NAMED = dict(description_width='118px')
@@ -190,7 +190,7 @@ class Explorer:
     ):
         self.quick, self.slow, self.kept = quick, slow, Recent(keep)
         self.turn, self.lock, self.thread = 0, threading.Lock(), None
-        self.data, self.told, self.sheet = None, None, None
+        self.data, self.told, self.said, self.sheet = None, '', '', None
         self.seconds = []                                     # of processor time, for each change of the picture
         self.screen, self.message = _screen(), W.HTML(layout=W.Layout(**_WIDE))
         self.halt = W.Button(description='Stop', icon='stop', layout=W.Layout(width='90px'))
@@ -219,7 +219,7 @@ class Explorer:
     def fit(self): "Called when self.data is new: sets the ends of sliders"
     def clicked(self, picture, x, y): "Called with the number of a picture and shares of its width and height"
 
-# %% ../../nbs/13_app/03_explore.ipynb #1054dc65
+# %% ../../nbs/13_app/03_explore.ipynb #bb6be748
 _SHOW = '''
 function render({model, el}) {
   const img = document.createElement('img');
@@ -253,7 +253,7 @@ def _clickable(): # an image that says where it was clicked, in shares of its wi
 
 def _screen(): return _clickable()() if has_package('anywidget') else W.HTML()
 
-# %% ../../nbs/13_app/03_explore.ipynb #72343c98
+# %% ../../nbs/13_app/03_explore.ipynb #0697e87d
 @patch
 def refresh(self:Explorer):
     "Draw what the controls say and send it; the processor time it took is noted"
@@ -307,15 +307,24 @@ def work(self:Explorer, asked, turn):
     with self.lock:
         if turn != self.turn: return
         self.running.layout.display, self.message.value, self.told = 'flex', '', ''
-        try: self.data = self.kept.get(asked, lambda: self.compute(dict(asked), watch))
+        try: self.data, self.said = self.kept.get(asked, lambda: self.heard(dict(asked), watch))
         except (ValueError, OSError, RuntimeError, Stopped) as e: self.told = str(e)
         else:
             self.fit()
             self.refresh()
         finally: self.running.layout.display = 'none'
-        self.message.value = note_html(self.told)
+        self.message.value = note_html(self.told or self.said, trouble=bool(self.told))
 
-# %% ../../nbs/13_app/03_explore.ipynb #fd7bd3a1
+@patch
+def heard(self:Explorer, asked, watch) -> tuple:
+    "An answer, and what was warned of on the way as sentences"
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        answer = self.compute(asked, watch)
+    said = dict.fromkeys(sentence(w.message) for w in heard if issubclass(w.category, UserWarning))
+    return answer, ' '.join(said)
+
+# %% ../../nbs/13_app/03_explore.ipynb #418799c3
 @patch
 def move(self:Explorer,
     **values, # control -> value
@@ -344,7 +353,7 @@ def _repr_mimebundle_(self:Explorer, **kw): # the picture for all who have no ke
     still = {'text/plain': repr(self), 'image/png': base64.b64encode(palette_png(self.sheet.image)).decode()}
     return still | (self.box._repr_mimebundle_(**kw) if live() else {}), {'image/png': dict(alt=self.about())}
 
-# %% ../../nbs/13_app/03_explore.ipynb #34d8f6de
+# %% ../../nbs/13_app/03_explore.ipynb #9cfe449d
 def _values(control, most=5): # some values of a control, from one end to the other
     if hasattr(control, 'min'): return [round(v) for v in np.linspace(control.min, control.max, most)]
     if hasattr(control, 'options'): return [o[1] if isinstance(o, tuple) else o for o in control.options][:most]

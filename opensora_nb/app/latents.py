@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLIPS', 'PIECES', 'Coded', 'frame_owners', 'code', 'frame_psnr', 'LatentsExplorer', 'difference_picture']
 
-# %% ../../nbs/13_app/06_latents.ipynb #64261c47
+# %% ../../nbs/13_app/06_latents.ipynb #d7f7689e
 from collections.abc import Callable
 from dataclasses import dataclass
 import ipywidgets as W, numpy as np, torch
@@ -17,7 +17,7 @@ from ..sample.pipeline import Pipeline, load_vae, to_pixels
 from ..toy.world import Scene, render
 from ..vae.tiling import Tiling, tiled_decode
 
-# %% ../../nbs/13_app/06_latents.ipynb #3f6d0a71
+# %% ../../nbs/13_app/06_latents.ipynb #3300dddc
 @dataclass
 class Coded:
     "A clip through an autoencoder, and the same with one latent number changed"
@@ -71,7 +71,7 @@ def frame_psnr(
     error = np.square(a.astype(float) - b).mean((1, 2, 3))
     return 10*np.log10(255**2/np.maximum(error, 255**2/1e6))
 
-# %% ../../nbs/13_app/06_latents.ipynb #49ff8051
+# %% ../../nbs/13_app/06_latents.ipynb #6faea5e2
 CLIPS = ['a red circle moves left', 'a green star moves up', 'a blue square stays still',
          'a yellow triangle moves right']
 PIECES = {'whole pictures': None, 'tiles of 32, each alone': Tiling(tile=32, passes=0),
@@ -120,7 +120,7 @@ class LatentsExplorer(Explorer):
         choose = dict(channel=picture - 4, latent=latent, row=int(y*h), column=int(x*w))
         for name, value in choose.items(): self.slow[name].value = value
 
-# %% ../../nbs/13_app/06_latents.ipynb #d109b4fd
+# %% ../../nbs/13_app/06_latents.ipynb #9845de55
 def difference_picture(
     a:np.ndarray, # uint8 (h, w, 3)
     b:np.ndarray, # uint8 (h, w, 3)

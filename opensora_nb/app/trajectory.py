@@ -7,7 +7,7 @@ __all__ = ['SUBJECTS', 'WALKERS', 'SHIFTS', 'answers_of', 'noise_levels', 'Traje
            'clusters', 'best_answer', 'walk_points', 'noise_twin', 'walk_clip', 'shifted', 'latent_colours', 'scatter',
            'TrajectoryExplorer']
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #fd74413a
+# %% ../../nbs/13_app/04_trajectory.ipynb #2da5c724
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from ..sample.pipeline import Pipeline, decode_latents, generate, latent_shape
 from ..sample.pipeline import load_model, load_pipeline, load_text, schedule_of
 from ..sample.settings import ModelDefaults, SampleConfig
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #9da5fcf5
+# %% ../../nbs/13_app/04_trajectory.ipynb #3b8783ad
 @contextmanager
 def answers_of(
     model:torch.nn.Module, # that a sampler asks
@@ -39,7 +39,7 @@ def answers_of(
     try: yield seen
     finally: hook.remove()
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #63ddfc3d
+# %% ../../nbs/13_app/04_trajectory.ipynb #efc36c55
 def noise_levels(
     schedule, # of `schedule_for`
 ) -> tuple:   # times in [0, 1], alpha, sigma, each (steps,)
@@ -77,7 +77,7 @@ def rms(
     "Root of the mean square of the numbers of each step"
     return x.float().flatten(1).square().mean(1).sqrt()
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #c5b5ed3e
+# %% ../../nbs/13_app/04_trajectory.ipynb #c97a4449
 def straightness(
     path:Tensor, # (steps+1, b, ...)
 ) -> float:      # 1 = straight lines
@@ -93,7 +93,7 @@ def step_cosines(
     path = path.float().flatten(2)
     return torch.cosine_similarity(path.diff(dim=0), path[-1:] - path[:1], dim=2).mean(1)
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #0fc7bdc0
+# %% ../../nbs/13_app/04_trajectory.ipynb #1e490b4d
 def clusters(
     n:int=6,           # clusters
     radius:float=1.4,  # of the circle
@@ -134,7 +134,7 @@ def walk_points(
     _, path = sample(answer, noise, schedule, return_trajectory=True, progress=progress, **late)
     return Trajectory(schedule, scale, path, *(torch.stack(a) for a in zip(*seen)))
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #6c532928
+# %% ../../nbs/13_app/04_trajectory.ipynb #493078ab
 def noise_twin(
     beside:Pipeline=None, # whose autoencoder is taken; None loads `tiny`
 ) -> Pipeline:
@@ -168,7 +168,7 @@ def shifted(
     f, (h, w) = latent_shape(pipe, cfg)[1], cfg.image_size
     return replace(pipe, defaults=replace(pipe.defaults, base_pix=max(1, round(h*w*f/ratio**2))))
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #78df8928
+# %% ../../nbs/13_app/04_trajectory.ipynb #f677a60c
 def latent_colours(
     z:Tensor, # (c, h, w)
 ) -> np.ndarray: # uint8 (h, w, 3)
@@ -194,7 +194,7 @@ def scatter(
     for p in px(path[-1]): draw.circle(p, 2.5*k, fill=LINES[0])
     return im.reduce(k)
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #c92c6231
+# %% ../../nbs/13_app/04_trajectory.ipynb #c51b7613
 SUBJECTS = [('a clip: tiny, rectified flow', 'clip'), ('a picture: a twin that predicts noise', 'picture'),
             ('points in the plane', 'points')]
 WALKERS = {'rflow': 'rectified flow, Euler', 'ddpm': 'DDPM, random steps', 'ddim': 'DDIM', 'dpm-solver': 'DPM-Solver++'}
@@ -253,7 +253,7 @@ class TrajectoryExplorer(Explorer):
                            progress=watch)
         return dict(asked=asked, walk=walk, clips=None, clean=walk.clean())
 
-# %% ../../nbs/13_app/04_trajectory.ipynb #b738233f
+# %% ../../nbs/13_app/04_trajectory.ipynb #88462af2
 @patch
 def fit(self:TrajectoryExplorer):
     "Ends of the sliders, and which of them mean something"
@@ -312,7 +312,7 @@ def curves(self:TrajectoryExplorer, k):
 @patch
 def about(self:TrajectoryExplorer):
     a, k = self.data['asked'], self.quick['step'].value
-    what = 'points' if a['subject'] == 'points' else a['prompt']
+    what = 'points' if a['subject'] == 'points' else a['prompt'][:90]
     return (f"{what}: {WALKERS[a['schedule']]}, guidance {a['guidance']:g}, seed {a['seed']}, "
             f"after {k} of {self.data['walk'].steps} steps")
 

@@ -51,6 +51,7 @@ def _box(f): # a FormField -> the box a person fills in
         options = [(c, c) for c in f.choices] + [('as trained', None)]*(f.value not in f.choices)
         return W.Dropdown(options=options, value=f.value if f.value in f.choices else None, **look)
     if f.value is None: return W.Text(placeholder='as trained', **look)
+    if f.name == 'mask_strategy': look |= dict(layout=W.Layout(width='480px'), style=dict(description_width='160px'))
     return _BOX[f.kind](value=f.value, **look)
 
 def _title(text): return f'<div style="font-weight:600; line-height:1.6">{html.escape(text)}</div>'
@@ -64,7 +65,7 @@ def short_text(
     cut = text[:most].rsplit(' ', 1)[0] if ' ' in text[:most] else text[:most]
     return cut + ' …'
 
-# %% ../../nbs/13_app/02_widgets.ipynb #9783d356
+# %% ../../nbs/13_app/02_widgets.ipynb #dad27fea
 STATES = {None: ('□', '', 'made'), 0.: ('■', 'success', 'kept'), .5: ('◧', 'warning', 'redrawn from half-way')}
 
 def mask_boxes(
@@ -188,7 +189,8 @@ class Sampler:
     def sheet(self):
         "The clip that is shown and what the model expected early on, as a sheet of frames"
         video, k = self.shown.video, self.slider.value - 1
-        titles = [f"{short_text(video.prompt)}: {settings_line(video)}", f"expected at step {k+1} of {self.shown.steps}"]
+        about = f"{short_text(video.prompt)}: {settings_line(video)}"
+        titles = [about, f"expected at step {k+1} of {self.shown.steps}"]
         return contact_sheet([video.frames, self.shown.guess(k)], titles)
 
 # %% ../../nbs/13_app/02_widgets.ipynb #087733f2
@@ -301,7 +303,7 @@ def _card(self:Sampler, made):
     picture = W.HTML(clip_html(video.frames, made.fps, prompt, 128) + text)
     return W.VBox([picture, button, use], layout=W.Layout(margin='0 12px 12px 0', justify_content='space-between'))
 
-# %% ../../nbs/13_app/02_widgets.ipynb #0ad05ee6
+# %% ../../nbs/13_app/02_widgets.ipynb #e114ca81
 @patch
 def take(self:Sampler):
     "Keep what was uploaded; by default the clip begins with it"
@@ -357,7 +359,7 @@ def turn(self:Sampler,
     states[i] = order[(order.index(now) + 1) % len(order)]
     text.value = mask_text(states, self.have)
 
-# %% ../../nbs/13_app/02_widgets.ipynb #e39d6a29
+# %% ../../nbs/13_app/02_widgets.ipynb #c607fc18
 CHANGES = {'another seed': ('seed', lambda v: (v + 1) % 2**32),
            'more guidance': ('cfg_scale', lambda v: v + 2), 'less guidance': ('cfg_scale', lambda v: max(1., v - 1)),
            'twice the steps': ('num_sampling_steps', lambda v: min(1000, 2*v)),
