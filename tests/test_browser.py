@@ -178,7 +178,7 @@ def test_widgets_in_jupyterlab(server, page, tmp_path):
 
 EXPLORERS = { # module -> what a cell says; few steps, so that the test is short
     'trajectory': 'TrajectoryExplorer(steps=4)', 'attention': 'AttentionExplorer(steps=4)',
-    'latents': 'LatentsExplorer()'}
+    'latents': 'LatentsExplorer()', 'buckets': 'BucketExplorer()'}
 
 def write_notebook(path, cells):
     "A notebook of code cells"
@@ -206,13 +206,16 @@ def test_explorers_in_jupyterlab(server, page, tmp_path):
                                            for module, call in EXPLORERS.items()])
     run_in_lab(server, page, tmp_path)
     found = {}
-    for name, advice in (('trajectory', 'Move step'), ('attention', 'Click a patch'), ('latents', 'Click a number')):
+    advices = dict(trajectory='Move step', attention='Click a patch', latents='Click a number',
+                   buckets='Edit the table')
+    sliders = dict(trajectory=2, attention=1, latents=5, buckets=3) # step, frame, frame, clip
+    for name, advice in advices.items():
         found[name] = page.locator(f'.jp-OutputArea-output:has-text("{advice}")').first
         found[name].locator('img').wait_for()
     is_done(page)
     for name, box in found.items():
         picture = box.locator('img').first
-        handle = box.locator('.noUi-handle').nth({'trajectory': 2, 'attention': 1, 'latents': 5}[name]) # step, frame
+        handle = box.locator('.noUi-handle').nth(sliders[name])
         def step():
             handle.focus()
             page.keyboard.press('ArrowRight')
@@ -226,6 +229,12 @@ def test_explorers_in_jupyterlab(server, page, tmp_path):
     picture = found['latents'].locator('img').first
     assert changes(page, picture, lambda: click_at(picture, .3, .5)), 'a click on a number of channel 1'
     found['latents'].locator('img[alt*="at channel 1"]').wait_for()
+    picture = found['buckets'].locator('img').first
+    assert changes(page, picture, lambda: click_at(picture, .3, .3)), 'a click on another clip'
+    assert changes(page, picture, lambda: enter(found['buckets'].get_by_label('table'), "'64': {17: (1., 8)}"))
+    shot(found['buckets'], 'explorer_buckets')
+    enter(found['buckets'].get_by_label('table'), "'64': {17: (1., 8}")
+    says(found['buckets'], 'cannot be read')
     walk = found['trajectory']
     walk.get_by_label('walk of').select_option(label='points in the plane')
     walk.locator('img[alt^="points: rectified flow"]').wait_for()

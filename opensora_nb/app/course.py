@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COURSE', 'ANSWERS', 'ANSWER', 'BADGES', 'SETUP', 'CHECKED', 'SAFE', 'checkout', 'read_cells', 'lessons',
            'lab_workspace', 'lab_command', 'open_lab', 'without_answers', 'hand_out', 'repository_address',
-           'set_up_code', 'with_badges', 'put_badges', 'Assignment', 'tasks_of', 'plain', 'definition', 'names_in',
+           'set_up_code', 'with_badges', 'put_badges', 'Assignment', 'tasks_of', 'runnable', 'definition', 'names_in',
            'needed_cells', 'Mark', 'judge_answers', 'judge_file', 'judge_apart', 'start_judge', 'end_group',
            'Gradebook', 'find_work', 'grade']
 
@@ -207,7 +207,7 @@ def tasks_of(
     return [Assignment(a, ex, modules[ex], next((d for s in code if (d := definition(s, a))), ''))
             for a, ex in found if ex in modules]
 
-def plain(source:str) -> str: # code of a cell without what only a notebook understands
+def runnable(source:str) -> str: # code of a cell without what only a notebook understands
     if source.lstrip().startswith('%%') or '#| eval: false' in source: return ''
     return re.sub(r'^(\s*)[%!?].*$', r'\1pass', source, flags=re.M)
 
@@ -216,7 +216,7 @@ def definition(
     name:str,
 ) -> str:       # '' where there is none
     "The statement in which a cell defines a name, written in one way"
-    try: body = ast.parse(plain(source)).body
+    try: body = ast.parse(runnable(source)).body
     except SyntaxError: return ''
     for node in body:
         targets = [n for t in getattr(node, 'targets', []) for n in ast.walk(t)]
@@ -305,7 +305,7 @@ def judge_apart(
     "Judge a notebook in a process of its own; what cannot be judged is told in the remark"
     def none(why): return [dict(passed=0, total=0, remark=why) for _ in tasks]
     late = none(f"not finished after {seconds} s of the processor: is there a loop without an end?")
-    try: sources = [plain(c['source']) for c in read_cells(notebook) if c['cell_type'] == 'code']
+    try: sources = [runnable(c['source']) for c in read_cells(notebook) if c['cell_type'] == 'code']
     except ValueError as e: return none(str(e))
     with tempfile.TemporaryDirectory() as d:
         job, answer = Path(d)/'job.json', Path(d)/'answer.json'
