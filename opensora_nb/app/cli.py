@@ -555,6 +555,8 @@ def demo_options(p):
     p.add_argument('--code', help="the join code of the room (default: drawn and printed)")
     p.add_argument('--class', dest='classroom', nargs='?', const='class', metavar='FOLDER',
                    help="a classroom: names, a wall of everyone's clips in FOLDER, a teacher's tab (FOLDER: class)")
+    p.add_argument('--contest', metavar='FOLDER',
+                   help="with --class: a tab for the contest whose entries lie in FOLDER")
     p.add_argument('--space', metavar='FOLDER', help="write the files of a hosted Space there, and stop")
 
 def demo_command(args):
@@ -566,7 +568,8 @@ def demo_command(args):
     if args.classroom:
         from opensora_nb.app.classroom import Room, class_page
         from opensora_nb.sample.pipeline import load_pipeline
-        page = class_page(load_pipeline(args.weights, args.device), room := Room(args.classroom))
+        room = Room(args.classroom)
+        page = class_page(load_pipeline(args.weights, args.device), room, args.contest)
         print(f"The teacher's code is {room.code}; clips are kept in {room.folder}.", flush=True)
     page = serve(args.weights, args.device, args.port, args.share, args.host, args.code, page,
                  **{k: v for k, v in parts.items() if v})
