@@ -3844,6 +3844,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.check_text_weights': ( '11_train/diffusion.html#check_text_weights',
                                                                                                  'opensora_nb/train/diffusion.py'),
+                                             'opensora_nb.train.diffusion.count_moving': ( '11_train/diffusion.html#count_moving',
+                                                                                           'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.draw': ( '11_train/diffusion.html#draw',
                                                                                    'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.draw_frames': ( '11_train/diffusion.html#draw_frames',

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from safetensors.torch import load_file, save_file
+from opensora_nb.app.cli import main
 from opensora_nb.config import override
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.data.video_io import write_video
@@ -158,7 +159,8 @@ TIMES = {'time runs backwards': lambda t: 1000 - t, 'times have another scale': 
 @pytest.mark.parametrize('fault', TIMES)
 def test_other_times_are_named(fault, small):
     "With weights that know something: a model that is told its own times answers well, and by the usual ones badly"
-    run = RunFolder(train(small('init=tiny', 'lora=2', 'steps=12', model=stdit3_tiny()), progress=False).folder)
+    cfg = small('init=tiny', 'lora=2', 'steps=4', 'log_every=1', model=stdit3_tiny(), data=DataConfig(n=16))
+    run = RunFolder(train(cfg, progress=False).folder)
     assert log_and_weights(run) is None
     run.probe.pipe.model = Told(run.probe.pipe.model, TIMES[fault])
     assert log_and_weights(run).name == fault
@@ -208,7 +210,6 @@ def test_one_batch_again_and_again(small, monkeypatch):
 
 IN_SETTINGS = {
     ('optim.lr=1e-9',):                                'learning rate is too low',
-    ('optim.lr=0.2', 'optim.warmup=0', 'optim.decay=constant'): 'learning rate is too high',
     ('optim.warmup=500',):                             'warm-up is longer than the run',
     ('optim.weight_decay=100',):                       'weight decay is too high',
     ('caption_drop=0.99',):                            'text dropout is far too high',
@@ -225,9 +226,27 @@ IN_SETTINGS = {
 def test_a_fault_in_settings_is_named(overrides, small):
     assert IN_SETTINGS[overrides] in names(small(*overrides))
 
+def test_a_learning_rate_that_is_too_high(small):
+    "It ends in numbers that are not finite, and the log says so"
+    cfg = small('optim.lr=0.5', 'optim.warmup=0', 'optim.decay=constant', 'log_every=1')
+    with pytest.raises(FloatingPointError): train(cfg, progress=False)
+    assert {'NaN', 'learning rate is too high'} <= set(found(cfg.folder))
+
+def test_a_loss_that_rises_again(copied):
+    rows = [json.loads(r) for r in (copied/'log.jsonl').read_text().splitlines()]
+    rows = [r | dict(loss=r['loss']*(1 + .6*k)) if 'loss' in r else r for k, r in enumerate(rows)]
+    (copied/'log.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    assert found(copied) == ['learning rate is too high']
+
+def test_a_loss_that_is_flat(copied):
+    rows = [json.loads(r) for r in (copied/'log.jsonl').read_text().splitlines()]
+    rows = [r | dict(loss=2 + .01*(k % 2)) if 'loss' in r else r for k, r in enumerate(rows)]
+    (copied/'log.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    assert found(copied) == ['the loss is flat']
+
 def test_empty_buckets(small, tmp_path):
-    (tmp_path/'b.json').write_text('{"48": {"17": [1.0, 4]}, "64": {"34": [1.0, 40]}}')
-    data = DataConfig(n=48, native=('17x48x48', '34x64x64', '34x64x64', '5x16x16'))
+    (tmp_path/'b.json').write_text('{"64": {"34": [1.0, 40]}, "48": {"17": [1.0, 4]}}')
+    data = DataConfig(n=48, native=('18x48x48', '35x64x64', '35x64x64', '5x16x16'))
     said = examine(train(small(buckets=str(tmp_path/'b.json'), data=data, batches=1, steps=4), progress=False).folder)
     assert [f.name for f in said] == ['empty buckets'] and '64/34' in said[0].evidence
 
@@ -242,23 +261,27 @@ def table(tmp_path):
         return str(tmp_path/'clips.csv')
     return write
 
-def noise(n, f=17): return np.random.default_rng(0).integers(0, 255, (n, f, 32, 32, 3), np.uint8)
+def drifting(n, f=17): # clips of colours that drift
+    ends = np.random.default_rng(0).integers(40, 215, (n, 2, 1, 1, 3))
+    way = np.linspace(0, 1, f)[:, None, None, None]
+    return ((1-way)*ends[:, :1] + way*ends[:, 1:] + np.zeros((1, 1, 32, 32, 1))).astype(np.uint8)
 
 def test_clips_that_are_all_the_same(small, table):
-    data = DataConfig(path=table(noise(1).repeat(16, 0), [f'clip {i}' for i in range(16)]), image_size=(32, 32))
+    data = DataConfig(path=table(drifting(1).repeat(16, 0), [f'clip {i}' for i in range(16)]), image_size=(32, 32))
     assert 'clips are all the same' in names(small('steps=3', data=data))
 
 def test_clips_that_stand_still(small, table):
-    data = DataConfig(path=table(noise(16, 1).repeat(17, 1), [f'clip {i}' for i in range(16)]), image_size=(32, 32))
+    path = table(drifting(16, 2)[:, :1].repeat(17, 1), [f'clip {i}' for i in range(16)])
+    data = DataConfig(path=path, image_size=(32, 32))
     assert 'clips do not move' in names(small('steps=3', data=data))
 
 def test_one_caption_for_all(small, table):
-    data = DataConfig(path=table(noise(16), ['a video']*16), image_size=(32, 32))
+    data = DataConfig(path=table(drifting(16), ['a video']*16), image_size=(32, 32))
     assert 'one caption for all clips' in names(small('steps=3', data=data))
 
 def test_no_captions(small, tmp_path):
     (tmp_path/'clips').mkdir()
-    for i, c in enumerate(noise(16)): write_video(tmp_path/'clips'/f'{i}.mp4', c, fps=8)
+    for i, c in enumerate(drifting(16)): write_video(tmp_path/'clips'/f'{i}.mp4', c, fps=8)
     data = DataConfig(path=str(tmp_path/'clips'), image_size=(32, 32))
     assert 'captions are empty' in names(small('steps=3', data=data))
 
@@ -337,3 +360,44 @@ def test_a_log_with_broken_lines_is_read(copied):
     rows = (copied/'log.jsonl').read_text().splitlines()
     (copied/'log.jsonl').write_text('\n'.join([*rows[:3], '{"loss": 1', 'null', '7', *rows[3:]]))
     assert found(copied) == []
+
+# ---- the command
+
+@pytest.fixture
+def quick(monkeypatch): # the self-check of `osnb doctor` has tests of its own
+    monkeypatch.setattr('opensora_nb.app.cli.check_layouts', lambda: True)
+
+def test_the_command_names_a_fault_and_what_to_do(copied, quick, capsys):
+    change(copied, 'weights/pipeline.json', lambda c: c | dict(base_pix=0))
+    assert main(['doctor', str(copied)]) == 1
+    said = capsys.readouterr().out
+    assert all(t in said for t in ('1 finding', 'sampled otherwise than trained', 'base_pix is 0', 'next:'))
+
+def test_the_command_on_a_healthy_run(trained, quick, capsys):
+    assert main(['doctor', str(trained)]) == 0
+    said = capsys.readouterr().out
+    assert 'run of 150 steps, step 150 is saved, no findings' in said and 'STDiT3' in said
+
+def test_the_command_on_a_run_without_a_checkpoint(copied, quick, capsys):
+    shutil.rmtree(copied/'checkpoints')
+    assert main(['doctor', str(copied)]) == 0 and 'no checkpoint yet' in capsys.readouterr().out
+
+def test_the_command_on_a_log(quick, capsys):
+    assert main(['doctor', str(ROOT/'nbs'/'12_recipes'/'logs'/'shapes_t2v.jsonl')]) == 0
+    assert 'no findings' in capsys.readouterr().out
+
+def test_the_command_on_an_adapter(small, quick, capsys):
+    run = train(small('init=tiny', 'lora=2', 'steps=2', model=stdit3_tiny()), progress=False).folder
+    lora = latest(run)/'weights'/'lora'
+    for where in (lora, lora/'lora.safetensors', run):
+        assert main(['doctor', str(where)]) == 0
+        assert 'a LoRA adapter of rank 2 beside' in capsys.readouterr().out, where
+
+def test_the_command_on_a_table(tmp_path, quick, capsys):
+    (tmp_path/'clips.csv').write_text('path,text\na.mp4,a cat\nb.mp4,a dog\n')
+    assert main(['doctor', str(tmp_path/'clips.csv')]) == 0
+    said = capsys.readouterr().out
+    assert 'a table of 2 clips with 2 different captions; columns: path, text' in said and '2 of its files' in said
+    (tmp_path/'clips.csv').write_text('file,text\na.mp4,a cat\n')
+    assert main(['doctor', str(tmp_path/'clips.csv')]) == 1 and 'no column path' in capsys.readouterr().err
+    assert main(['doctor', str(tmp_path/'gone.csv')]) == 1 and 'there is no file' in capsys.readouterr().err

@@ -8,7 +8,8 @@ __all__ = ['NOISE', 'TOLD', 'TextToVideo', 'mask_shares', 'bucket_shares', 'T2VT
            'CaptionFeatures', 'reads_one_vector', 'name_of_encoder', 'encode_captions', 'known_parts', 'labels_of',
            'read_transformer', 'as_video', 'fit_model', 'resized', 'of_frames', 'any_vae', 'check_text_weights',
            'read_init', 'check_same_parts', 'model_for_features', 'model_with_words', 'select_trainable', 'FlowLoss',
-           'PromptScore', 'T2VTask', 'told_batch', 'told_texts', 'told_captions', 'told_buckets', 'temporal_output']
+           'PromptScore', 'T2VTask', 'told_batch', 'count_moving', 'told_texts', 'told_captions', 'told_buckets',
+           'temporal_output']
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #ed8b62d0
 import hashlib, json, re, shlex, sys
@@ -16,7 +17,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-import torch
+import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn
 from ..config import load_config, opt
@@ -813,10 +814,14 @@ def told_batch(
                different=len(rows.unique(dim=0)), noise=round(batch['eps'].std().item(), 4),
                t=[round(v, 4) for v in t.sort().values[[0, len(t)//2, -1]].tolist()],
                dropped=round(batch['drop'].double().mean().item(), 4), folder=str(features.entry.folder))
-    if x.shape[2] > 1: out['moving'] = int(((x[:, :, 1:] - x[:, :, :1]).abs().flatten(1).amax(1) > .05).sum())
+    if x.shape[2] > 1: out['moving'] = count_moving(task.data.clips(size), ids[:8])
     if texts := told_texts(task, ids, batch): out['texts'] = texts
     if 'm' in batch: out['given'] = round(1 - batch['m'].double().mean().item(), 4)
     return out
+
+def count_moving(source, ids): # how many of these clips, and of how many: their pixels change over time
+    clips = [source.clip(int(i)).astype(int) for i in ids]
+    return [sum(bool(abs(np.diff(c, axis=0)).mean((1, 2, 3)).max() > .05) for c in clips), len(clips)]
 
 def told_texts(
     task,       # a `T2VTask`

@@ -15,7 +15,7 @@ __all__ = ['DATA_RULES', 'SETTING_RULES', 'LOG_RULES', 'WEIGHT_RULES', 'MOST_PAR
            'latents_of', 'captions_in', 'make_probe', 'last_loss', 'log_and_weights', 'captions_matter', 'true_clips',
            'decoded_clips', 'seams', 'examine', 'describe_adapter', 'describe_table', 'is_adapter', 'report']
 
-# %% ../../nbs/11_train/16_doctor.ipynb #e7159033
+# %% ../../nbs/11_train/16_doctor.ipynb #ca04f75c
 import json, math, re
 from collections import defaultdict
 from contextlib import suppress
@@ -43,7 +43,7 @@ from .checkpoint import PREFIX, damage
 from .features import Features
 from .store import PART
 
-# %% ../../nbs/11_train/16_doctor.ipynb #0498c2cb
+# %% ../../nbs/11_train/16_doctor.ipynb #d7030dc3
 @dataclass(frozen=True)
 class Finding:
     "A fault of a run"
@@ -76,7 +76,7 @@ class Arrays:
     def __len__(self): return len(self.names)
     def __getitem__(self, k) -> Tensor: return self.file.get_tensor(self.names[k])
 
-# %% ../../nbs/11_train/16_doctor.ipynb #ba8ccced
+# %% ../../nbs/11_train/16_doctor.ipynb #ee2ae584
 class RunFolder:
     "What a run left; or what a log alone tells"
     def __init__(self, where:str|Path): # a run folder, or a log.jsonl
@@ -137,7 +137,7 @@ def runs_in(
     if is_run(path): return [path]
     return sorted(p for p in path.iterdir() if is_run(p)) if path.is_dir() else []
 
-# %% ../../nbs/11_train/16_doctor.ipynb #b1b921ed
+# %% ../../nbs/11_train/16_doctor.ipynb #8a467c7c
 def unnormalised_latents(run):
     for size, s in run.sizes.items():
         worst = max(s['std'], key=lambda v: abs(math.log(max(v, 1e-6))))
@@ -177,7 +177,7 @@ def bucket_rows_left_over(run): # a bucket that fills, but loses most of its cli
 
 DATA_RULES = [unnormalised_latents, noise_of_one, empty_buckets, bucket_rows_left_over]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #abdc0976
+# %% ../../nbs/11_train/16_doctor.ipynb #95efc826
 def collapsed_times(run):
     for size, s in run.sizes.items():
         low, median, high = s['t']
@@ -229,7 +229,7 @@ def of_images(where): # are these weights those of an image model?
 
 DATA_RULES += [collapsed_times, frames_in_chunks, temporal_start]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #a5140893
+# %% ../../nbs/11_train/16_doctor.ipynb #4442bfc0
 def empty_captions(run):
     c = run.given.get('captions')
     if not c or not c['clips']: return
@@ -279,7 +279,7 @@ def given_frames(run):
 
 DATA_RULES += [empty_captions, cut_captions, unread_captions, caption_dropout, given_frames]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #2af42a54
+# %% ../../nbs/11_train/16_doctor.ipynb #74e791b6
 def repeated_batch(run):
     marks, n, b = run.state.get('marks', []), run.given.get('clips', 0), run.get('batch_size', 0)
     if run.get('stage') == 'image': b //= run.get('frames_per_clip', 1)
@@ -301,12 +301,13 @@ def same_clips(run):
                            "and black")
 
 def clips_without_motion(run):
-    for size, s in (run.sizes or {'': run.given}).items():
-        if s.get('looked_at', 0) >= 4 and s.get('moving', 99) <= .05*s['looked_at'] and not run.get('pictures'):
-            return Finding('clips do not move', f"in {s['looked_at'] - s['moving']} of the first {s['looked_at']} "
-                           "clips nothing changes from frame to frame", "check that frames are read in order and not "
-                                                                        "the first one "
-                           "repeated; for pictures use pictures=yes, which is cheaper")
+    if run.get('pictures'): return
+    for s in run.sizes.values() if run.sizes else [run.given]:
+        moving, of = s.get('moving', (1, 1))
+        if of >= 4 and not moving:
+            return Finding('clips do not move', f"in each of the first {of} clips nothing changes from frame to frame",
+                           "check that frames are read in order and not the first one repeated; for pictures use "
+                           "pictures=yes, which is cheaper")
 
 def pixel_range(run):
     if 'least' not in run.given: return
@@ -317,7 +318,7 @@ def pixel_range(run):
 
 DATA_RULES += [repeated_batch, same_clips, clips_without_motion, pixel_range]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #13fe69b9
+# %% ../../nbs/11_train/16_doctor.ipynb #e7d22c52
 def learning_rate(run):
     "By what all steps together can move a weight: AdamW and Muon move each by about the learning rate a step"
     lr, steps = run.get('optim.lr'), run.get('steps', 0)
@@ -365,7 +366,7 @@ def sampled_as_trained(run):
 
 SETTING_RULES = [learning_rate, guidance, sampled_as_trained]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #25966917
+# %% ../../nbs/11_train/16_doctor.ipynb #caf70032
 def not_finite(run):
     "The last word of a log is an error, or some of its numbers are none"
     half = run.get('precision') == 'fp16'
@@ -443,7 +444,7 @@ def posterior(run):
 
 LOG_RULES = [not_finite, loss_curve, no_gradient, many_spikes, overfitting, posterior]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #cb96306d
+# %% ../../nbs/11_train/16_doctor.ipynb #7a7bdf6f
 def damaged(run):
     for p in sorted(run.folder.glob(f'checkpoints/{PREFIX}*'), reverse=True):
         if wrong := damage(p):
@@ -597,7 +598,7 @@ def vae_without_scale(run):
 WEIGHT_RULES = [damaged, nan_in_weights, average, exported, parts_that_rest, adapter, init_not_loaded,
                 other_autoencoder, vae_without_scale]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #be985e52
+# %% ../../nbs/11_train/16_doctor.ipynb #c6dc8326
 MOST_PARAMS = 60e6 # of a model that is asked without being told to: a second on a CPU
 
 @dataclass
@@ -661,7 +662,7 @@ def make_probe(run) -> Probe|None: # None where something is missing, or the mod
     if run.get('shift'): t = timestep_shift(t, h*w, x.shape[2], run.get('base_pix', 64*64))
     return Probe(pipe, x, texts, told, t, rows, (f, h, w))
 
-# %% ../../nbs/11_train/16_doctor.ipynb #fdd980bf
+# %% ../../nbs/11_train/16_doctor.ipynb #79c64798
 def last_loss(run): # what the log says, of the last tenth
     y = run.column('loss')
     return float(np.mean(y[-max(2, len(y)//10):])) if len(y) else math.nan
@@ -746,7 +747,7 @@ def seams(vae, clips, back): # a finding where frames at the borders of chunks a
 
 PROBE_RULES = [log_and_weights, captions_matter, decoded_clips]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #34e86eb8
+# %% ../../nbs/11_train/16_doctor.ipynb #aa43b429
 RUN_RULES = DATA_RULES + SETTING_RULES + LOG_RULES + WEIGHT_RULES + PROBE_RULES
 BLIND = ('captions are empty', 'one caption for all clips', 'text dropout is far too high')
 EMPTY = ('timestep shift collapsed', 'timesteps collapsed', 'all frames are given', 'latents are not normalised',
@@ -772,7 +773,7 @@ def examine(
         if f := rule(run): found.setdefault(f.name, f)
     return [f for name, f in found.items() if not set(FOLLOWS.get(name, ())) & set(found)]
 
-# %% ../../nbs/11_train/16_doctor.ipynb #ae5e261b
+# %% ../../nbs/11_train/16_doctor.ipynb #6da64147
 def describe_adapter(
     where:str|Path, # a folder with lora.json, its lora.safetensors, or a run that trained one
 ) -> str:

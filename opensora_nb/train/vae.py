@@ -465,7 +465,8 @@ class VAETask(Task):
     def given(self): # the range of pixels, and whether clips differ and move
         if not hasattr(self.data, 'some'): return {} # batches of someone else
         x = self.data.some(16)
-        moving = int(((x[:, :, 1:] - x[:, :, :1]).abs().flatten(1).amax(1) > .1).sum()) if x.shape[2] > 1 else len(x)
+        jumps = x.diff(dim=2).abs().mean((1, 3, 4)).amax(1) if x.shape[2] > 1 else torch.ones(len(x))
+        moving = [int((jumps > .05/128).sum()), len(x)]
         return dict(task='autoencoder', clips=len(self), looked_at=len(x), different=len(x.flatten(1).unique(dim=0)),
                     moving=moving, least=round(x.min().item(), 4), most=round(x.max().item(), 4),
                     spread=round(x.std().item(), 4))
