@@ -1,6 +1,5 @@
 "The web page with weights in the layout of Open-Sora 1.2: the controls of the original's app, and what they do"
 import threading, asyncio
-import numpy as np
 import pytest
 from opensora_nb.app.options import form_fields, knows
 from opensora_nb.app.studio import Order, Studio, Weights, run_job

@@ -206,6 +206,20 @@ def test_a_public_address_and_a_proxy_are_let_in_by_name(monkeypatch):
         assert status('abc123.tunnel.example', 'https://other.tunnel.example') == 403
     finally: page.close(verbose=False)
 
+def test_a_room_needs_its_code():
+    "Open to other machines, the page lets in who knows the code on the teacher's screen"
+    page = demo.serve(load_pipeline('tiny'), hosts=['0.0.0.0'])
+    site = Site.__new__(Site)
+    site.host = f'127.0.0.1:{page.server_port}'
+    try:
+        def status(query='', **headers): return site.ask('GET', f'/{query}', None, headers)[0]
+        assert len(page.code) == 6 and status() == 401 and status('?code=AAAAAA') == 401
+        assert status(f'?code={page.code}') == status(Cookie=f'osnb_code={page.code}') == 200
+        assert status(**{'x-join-code': page.code.lower()}) == 200
+        assert site.ask('GET', '/config')[0] == 401
+        assert site.ask('GET', f'/?code={page.code}', host='evil.example')[0] == 400
+    finally: page.close(verbose=False)
+
 # ---- settings
 
 WRONG = [

@@ -7,7 +7,7 @@ __all__ = ['CSS', 'INTRO', 'INTRO_EN', 'INTRO_ZH', 'USES', 'GIVEN', 'SIMPLE', 'S
            'examples_of', 'build', 'named', 'Buttons', 'link_of', 'from_link', 'mask_of', 'connect', 'is_address',
            'own_addresses', 'new_code', 'serve', 'write_space']
 
-# %% ../../nbs/13_app/10_demo.ipynb #8b9e951a
+# %% ../../nbs/13_app/10_demo.ipynb #74571016
 import html, importlib.util, os, random, shutil
 from collections.abc import Callable, Iterable
 from inspect import Parameter, Signature
@@ -20,7 +20,7 @@ from .studio import moving_picture, order_of, run_job, status_html, story_html, 
 from .visitors import Gate, hostname
 from ..sample.settings import ASSETS, RELEASED, embedded
 
-# %% ../../nbs/13_app/10_demo.ipynb #6f30b6db
+# %% ../../nbs/13_app/10_demo.ipynb #aa3dc4ab
 CSS = """
 .osnb-grid { display: grid !important; gap: 16px;
              grid-template: 'ask show' auto 'form show' 1fr / minmax(0,1fr) minmax(0,1fr) }
@@ -83,7 +83,7 @@ def _ask(gr, t, ui, studio): # prompt, buttons, what happens, examples
     ui.status, ui.note = gr.HTML(padding=False), gr.HTML(padding=False)
     if found := examples_of(studio.weights.name):
         said = [said for _, said in found]
-        gr.Examples([[p] for p, _ in found], ui.prompt, label='examples · 示例', example_labels=said)
+        gr.Examples([[p] for p, _ in found], ui.prompt, label=t('examples'), example_labels=said)
 
 def examples_of(name:str, n:int=6) -> list: # of (prompt, what is said of it)
     "Measured prompts of embedded weights, and prompts of Open-Sora for its own; read without torch"
@@ -151,7 +151,7 @@ def build(
     page.words = t
     return page.queue(max_size=4*IN_LINE, api_open=False, default_concurrency_limit=None)
 
-# %% ../../nbs/13_app/10_demo.ipynb #cdd025d8
+# %% ../../nbs/13_app/10_demo.ipynb #03c0f9e2
 def named(
     fn:Callable,     # takes values by position, the request last
     names:Iterable,  # what its parameters are called in the API
@@ -251,7 +251,7 @@ class Buttons:
             yield self.busy(False) | {ui.difference: told}
         except Exception as e: yield self.busy(False) | {ui.note: trouble_html(e), ui.status: ''}
 
-# %% ../../nbs/13_app/10_demo.ipynb #cc8bc2bb
+# %% ../../nbs/13_app/10_demo.ipynb #d8e470ed
 def link_of(
     prompt:str,
     values:dict,     # field name -> what was typed
@@ -285,7 +285,7 @@ def mask_of(
     return {USES[0]: '0', USES[1]: f'0,0,-{third},0,{third}', USES[2]: '0;0,1,0,-1,1',
             USES[3]: f'0,0,0,0,{min(latents, have)},0.5'}[use]
 
-# %% ../../nbs/13_app/10_demo.ipynb #2c4d5c45
+# %% ../../nbs/13_app/10_demo.ipynb #21529772
 def connect(gr, page, ui, studio):
     "Tie the boxes and the buttons together"
     do, boxes = Buttons(gr, ui, studio), list(ui.boxes.values())
@@ -360,7 +360,7 @@ def _given(ui, studio): # what is given is shown, and the mask string is written
     for event in (ui.boxes['reference_path'].change, ui.use.change):
         event(look, [ui.boxes['reference_path'], ui.use], told, api_visibility='private', show_progress='hidden')
 
-# %% ../../nbs/13_app/10_demo.ipynb #05c8f237
+# %% ../../nbs/13_app/10_demo.ipynb #0483d128
 def is_address(text:str) -> bool:
     "Is it an address, such as 192.168.0.5 or 0.0.0.0, and not a name?"
     import ipaddress
@@ -419,7 +419,7 @@ def _launch(page, address, port, share, names, studio, code): # behind the gate
         raise OSError(f"port {port} is taken; choose another one with --port, or leave it out") from None
     if page.share_url: names.add(hostname(urlsplit(page.share_url).netloc))
 
-# %% ../../nbs/13_app/10_demo.ipynb #4f98b99d
+# %% ../../nbs/13_app/10_demo.ipynb #6c51139c
 SPACE_APP = '''"The page of opensora_nb as a hosted Space"
 import os, threading
 from opensora_nb.app.demo import serve

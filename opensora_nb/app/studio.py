@@ -7,7 +7,7 @@ __all__ = ['PLAYER_SIDE', 'CHINESE', 'HELP', 'FILE_LIFE', 'EACH', 'IN_LINE', 'ST
            'moving_picture', 'tongue', 'Weights', 'Studio', 'Order', 'order_of', 'work', 'run_job', 'status_html',
            'Telling', 'trouble_html', 'story_html']
 
-# %% ../../nbs/13_app/09_studio.ipynb #6a4f72fe
+# %% ../../nbs/13_app/09_studio.ipynb #c1dd22f6
 import asyncio, base64, html, io, queue, tempfile, threading, time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from ..data.video_io import write_image, write_video
 from ..sample.settings import RELEASED
 from ..sample.turns import Turns
 
-# %% ../../nbs/13_app/09_studio.ipynb #44834302
+# %% ../../nbs/13_app/09_studio.ipynb #219b3014
 PLAYER_SIDE = 384 # px on the screen: shorter clips are enlarged to about this
 
 def enlarge(
@@ -60,7 +60,7 @@ def moving_picture(
     return (f'<img alt="{html.escape(alt)}" width="{w}" height="{h}" '
             f'src="data:image/webp;base64,{base64.b64encode(buf.getvalue()).decode()}">')
 
-# %% ../../nbs/13_app/09_studio.ipynb #e67053be
+# %% ../../nbs/13_app/09_studio.ipynb #697a4d22
 CHINESE = {
     'prompt': '提示词', 'describe a clip': '描述一段视频', 'Generate video': '生成视频', 'Generate image': '生成图片', 'Stop': '停止',
     'examples': '示例', 'clip': '视频', 'More settings': '更多设置', 'Given frames and films': '给定帧与长视频', 'steps': '采样步数',
@@ -76,9 +76,9 @@ CHINESE = {
     'link to these settings': '这些设置的链接', 'Random prompt': '随机提示词',
     'settings': '设置', 'pick one to see it again and to fill in its settings': '点选即可重看并填入其设置',
     'step {i} of {n}, about {s} s left': '第 {i}/{n} 步，约剩 {s} 秒', 'what the model expects so far': '模型目前预测的画面',
-    'your turn comes after {n} clips, in about {s} s': '前面还有 {n} 段视频，约等 {s} 秒',
+    'clips before yours: {n}; about {s} s': '前面还有 {n} 段视频，约等 {s} 秒',
     'the weights are being read': '正在读取模型权重',
-    'the clip is being decoded': '正在解码视频', 'your turn comes after {n} clips': '前面还有 {n} 段视频',
+    'the clip is being decoded': '正在解码视频', 'clips before yours: {n}': '前面还有 {n} 段视频',
     'how strictly the clip follows the prompt; 1 loosely, 2 to 7 usual': '视频遵循提示词的程度；1 较松，常用 2 到 7',
     'more take longer and come out finer': '越多越慢，也越精细', 'the same seed makes the same clip': '相同种子生成相同视频',
     'height x width in pixels': '高 x 宽（像素）', '1 makes a picture': '1 为图片',
@@ -98,7 +98,7 @@ def tongue(
     chinese = asked.strip().lower().startswith('zh')
     return lambda text, **values: (CHINESE.get(text, text) if chinese else text).format(**values)
 
-# %% ../../nbs/13_app/09_studio.ipynb #34e171cf
+# %% ../../nbs/13_app/09_studio.ipynb #77a28e10
 class Weights:
     "Weights that are read while the page is already there"
     def __init__(self,
@@ -136,7 +136,7 @@ class Weights:
     @property
     def ready(self) -> bool: return bool(self.loaded or self.trouble)
 
-# %% ../../nbs/13_app/09_studio.ipynb #617cf286
+# %% ../../nbs/13_app/09_studio.ipynb #a9900499
 FILE_LIFE = 3600 # seconds that a finished file stays
 EACH = 3         # clips that a person may have under way
 IN_LINE = 24     # clips that may be waited for, by all people
@@ -218,7 +218,7 @@ async def run_job(
     finally:
         studio.flags.up(order.session) if begun else ticket.leave()
 
-# %% ../../nbs/13_app/09_studio.ipynb #d8f89bba
+# %% ../../nbs/13_app/09_studio.ipynb #6f73b485
 def status_html(say:Callable, text:str='', part:float=None, picture:str='') -> str:
     "One line that screen readers read out, a bar, and a preview"
     if not text: return ''
@@ -239,8 +239,8 @@ class Telling:
         return status_html(self.say, self.text, self.part, self.picture)
     def _place(self, n, seconds):
         if not self.studio.weights.ready: return self.say('the weights are being read')
-        if seconds is None: return self.say('your turn comes after {n} clips', n=n)
-        return self.say('your turn comes after {n} clips, in about {s} s', n=n, s=round(seconds))
+        if seconds is None: return self.say('clips before yours: {n}', n=n)
+        return self.say('clips before yours: {n}; about {s} s', n=n, s=round(seconds))
     def _step(self, i, n):
         self.first = self.first or time.monotonic()
         left = (time.monotonic() - self.first)/max(i, 1)*(n - i)

@@ -7,7 +7,7 @@ __all__ = ['KEPT', 'GRACE', 'HUNG_UP', 'COOKIE', 'MOST_OWNED', 'UPLOAD', 'PICTUR
            'ASK_CODE', 'Flags', 'Listeners', 'Owners', 'own_name', 'check_upload', 'hostname', 'refusal', 'cookies_of',
            'Gate']
 
-# %% ../../nbs/13_app/08_visitors.ipynb #52ca1def
+# %% ../../nbs/13_app/08_visitors.ipynb #53e205ef
 import html, json, os, re, secrets, threading, time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -62,7 +62,7 @@ class Listeners:
         if self.left.get(who, -1) > since: return time.monotonic() > self.left[who] + HUNG_UP
         return time.monotonic() > since + GRACE
 
-# %% ../../nbs/13_app/08_visitors.ipynb #e686cda0
+# %% ../../nbs/13_app/08_visitors.ipynb #e476c9aa
 COOKIE = 'osnb_visitor'
 MOST_OWNED = 20_000 # files that are remembered
 
@@ -90,7 +90,7 @@ def own_name(
     "A file name that says what it is and that nobody guesses"
     return (re.sub(r'\W+', '_', words.lower())[:60].strip('_') or 'clip') + '_' + secrets.token_hex(6)
 
-# %% ../../nbs/13_app/08_visitors.ipynb #e8fb144c
+# %% ../../nbs/13_app/08_visitors.ipynb #8042ad5e
 UPLOAD = 20*2**20    # bytes of a file
 PICTURE_PIXELS = 4096*4096 # of a picture, or of a frame
 FILM_PIXELS = 2**30  # of all frames of a clip together: 500 frames of 1080p
@@ -183,7 +183,8 @@ class Gate:
         jar, path = cookies_of(headers), scope['path']
         visitor = jar.get(COOKIE, '')
         if why := refusal(scope['method'], path, headers, self.hosts): return await _answer(why, scope, receive, send)
-        if self.code and not self._knows_code(scope, headers, jar):
+        begins = path.endswith('/startup-events') # with which Gradio asks itself whether it is up
+        if self.code and not begins and not self._knows_code(scope, headers, jar):
             return await _answer((401, ASK_CODE), scope, receive, send, page=True)
         if self.owners and '/file=' in path and not self._allows(path, visitor):
             return await _answer((404, "this file belongs to someone else, or is gone"), scope, receive, send)
