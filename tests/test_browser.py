@@ -3,6 +3,7 @@ import io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 import pytest
+from opensora_nb.app.course import hand_out, lab_command
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,6 +201,31 @@ def click_at(picture, x, y):
     box = picture.bounding_box()
     picture.click(position=dict(x=x*box['width'], y=y*box['height']))
 
+def check_clicks(page, found):
+    "A click on a picture chooses what lies there"
+    picture = found['attention'].locator('img').first
+    assert changes(page, picture, lambda: click_at(picture, .22, .12)), 'a click on another patch'
+    found['attention'].locator('img[alt*="row 0, column 3"]').wait_for()
+    shot(found['attention'], 'explorer_attention_clicked')
+    picture = found['latents'].locator('img').first
+    assert changes(page, picture, lambda: click_at(picture, .3, .5)), 'a click on a number of channel 1'
+    found['latents'].locator('img[alt*="at channel 1"]').wait_for()
+    picture = found['buckets'].locator('img').first
+    assert changes(page, picture, lambda: click_at(picture, .3, .3)), 'a click on another clip'
+
+def check_edits(buckets, walk, page):
+    "A table that is typed is planned, one that cannot be read is told; another walk has another picture"
+    picture = buckets.locator('img').first
+    assert changes(page, picture, lambda: enter(buckets.get_by_label('table'), "'64': {17: (1., 8)}"))
+    shot(buckets, 'explorer_buckets')
+    enter(buckets.get_by_label('table'), "'64': {17: (1., 8}")
+    says(buckets, 'cannot be read')
+    walk.get_by_label('walk of').select_option(label='points in the plane')
+    walk.locator('img[alt^="points: rectified flow"]').wait_for()
+    walk.get_by_label('schedule').select_option(label='DDPM, random steps')
+    walk.locator('img[alt^="points: DDPM"]').wait_for()
+    shot(walk, 'explorer_points')
+
 def test_explorers_in_jupyterlab(server, page, tmp_path):
     "Each explorer opens, answers to a control and to a click on its picture"
     write_notebook(tmp_path/'page.ipynb', [f'from opensora_nb.app.{module} import *\n{call}'
@@ -222,26 +248,36 @@ def test_explorers_in_jupyterlab(server, page, tmp_path):
         assert changes(page, picture, step), name
         shot(box, f'explorer_{name}')
 
-    picture = found['attention'].locator('img').first
-    assert changes(page, picture, lambda: click_at(picture, .22, .12)), 'a click on another patch'
-    found['attention'].locator('img[alt*="row 0, column 3"]').wait_for()
-    shot(found['attention'], 'explorer_attention_clicked')
-    picture = found['latents'].locator('img').first
-    assert changes(page, picture, lambda: click_at(picture, .3, .5)), 'a click on a number of channel 1'
-    found['latents'].locator('img[alt*="at channel 1"]').wait_for()
-    picture = found['buckets'].locator('img').first
-    assert changes(page, picture, lambda: click_at(picture, .3, .3)), 'a click on another clip'
-    assert changes(page, picture, lambda: enter(found['buckets'].get_by_label('table'), "'64': {17: (1., 8)}"))
-    shot(found['buckets'], 'explorer_buckets')
-    enter(found['buckets'].get_by_label('table'), "'64': {17: (1., 8}")
-    says(found['buckets'], 'cannot be read')
-    walk = found['trajectory']
-    walk.get_by_label('walk of').select_option(label='points in the plane')
-    walk.locator('img[alt^="points: rectified flow"]').wait_for()
-    walk.get_by_label('schedule').select_option(label='DDPM, random steps')
-    walk.locator('img[alt^="points: DDPM"]').wait_for()
-    shot(walk, 'explorer_points')
+    check_clicks(page, found)
+    check_edits(found['buckets'], found['trajectory'], page)
     assert not page.away, page.away
+
+def test_course_in_jupyterlab(server, page, tmp_path):
+    "`osnb lab` opens the list of lessons beside the first one; a solution is folded, the check is not"
+    exercise = read_exercise(ROOT/'nbs'/'04_blocks'/'03_position.ipynb')
+    pages = hand_out(tmp_path/'class')
+    (tmp_path/'class'/pages[0].parent/'exercise.ipynb').write_text(json.dumps(exercise))
+    url = f'http://127.0.0.1:{(port := free_port())}'
+    words = lab_command(tmp_path/'class', port, False, tmp_path/'spaces')
+    server([*words[1:], '--ip=127.0.0.1', '--allow-root', '--IdentityProvider.token=', '--ServerApp.password='],
+           url + '/api')
+    page.goto(url)
+    page.locator('.jp-NotebookPanel h1:has-text("The course")').wait_for()
+    page.locator('.jp-NotebookPanel h1:has-text("Your first video")').wait_for()
+    shot(page, 'course')
+    page.goto(f'{url}/lab/tree/{pages[0].parent.as_posix()}/exercise.ipynb?reset')
+    folded = page.locator('.jp-InputPlaceholder')
+    folded.first.wait_for()
+    assert all('One solution' in text for text in folded.all_inner_texts())
+    page.locator('.jp-InputArea-editor:has-text("check(my_rope, rope_ex)")').wait_for()
+    assert not page.get_by_text('def solve_rope').count()
+    assert not page.away, page.away
+
+def read_exercise(path):
+    "The first exercise of a page as a notebook of its own"
+    nb = json.loads(path.read_text())
+    start = next(i for i, c in enumerate(nb['cells']) if '## Exercises' in ''.join(c['source']))
+    return nb | dict(cells=nb['cells'][start:start + 6])
 
 @pytest.fixture
 def demo(server):
