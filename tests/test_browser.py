@@ -82,7 +82,8 @@ def run_in_lab(server, page, folder):
 
 def is_done(page):
     "All cells have run, and none wrote to the error stream"
-    page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+    idle = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+    page.wait_for_function(idle, timeout=3*WAIT) # a page of many cells
     errors = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]')
     assert errors.all_inner_texts() == []
 
