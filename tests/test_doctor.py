@@ -361,6 +361,12 @@ def test_a_log_with_broken_lines_is_read(copied):
     (copied/'log.jsonl').write_text('\n'.join([*rows[:3], '{"loss": 1', 'null', '7', *rows[3:]]))
     assert found(copied) == []
 
+def test_records_that_are_not_as_runs_write_them(copied):
+    said = json.loads((copied/'data.json').read_text())
+    said['sizes']['17x32x32'] |= dict(std='large', t=7)
+    (copied/'data.json').write_text(json.dumps(said))
+    assert 'evidence that cannot be read' in found(copied)
+
 # ---- the command
 
 @pytest.fixture

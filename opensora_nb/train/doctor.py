@@ -770,7 +770,11 @@ def examine(
     run = where if isinstance(where, RunFolder) else RunFolder(where)
     found = {}
     for rule in RUN_RULES:
-        if f := rule(run): found.setdefault(f.name, f)
+        try: f = rule(run)
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as e: # a record that is not as runs write it
+            f = Finding('evidence that cannot be read', f"{rule.__name__} fails with {type(e).__name__}: {e}",
+                        "look at config.json, data.json and log.jsonl: one of them is damaged, or of another version")
+        if f: found.setdefault(f.name, f)
     return [f for name, f in found.items() if not set(FOLLOWS.get(name, ())) & set(found)]
 
 # %% ../../nbs/11_train/16_doctor.ipynb #6da64147
