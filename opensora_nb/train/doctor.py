@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DATA_RULES', 'SETTING_RULES', 'LOG_RULES', 'WEIGHT_RULES', 'MOST_PARAMS', 'PROBE_RULES', 'RUN_RULES', 'BLIND',
-           'EMPTY', 'STUCK', 'FOLLOWS', 'Finding', 'json_or_none', 'rows_of_log', 'Arrays', 'RunFolder', 'is_run',
-           'runs_in', 'unnormalised_latents', 'noise_of_one', 'empty_buckets', 'bucket_rows_left_over',
+           'EMPTY', 'STUCK', 'FOLLOWS', 'UNREADABLE', 'Finding', 'json_or_none', 'rows_of_log', 'Arrays', 'RunFolder',
+           'is_run', 'runs_in', 'unnormalised_latents', 'noise_of_one', 'empty_buckets', 'bucket_rows_left_over',
            'collapsed_times', 'frames_in_chunks', 'run_vae', 'temporal_start', 'of_images', 'empty_captions',
            'cut_captions', 'unread_captions', 'caption_dropout', 'given_frames', 'repeated_batch', 'same_clips',
            'clips_without_motion', 'pixel_range', 'learning_rate', 'guidance', 'sampled_as_trained', 'not_finite',
@@ -763,6 +763,9 @@ FOLLOWS = { # finding -> what it may follow from; beside that it is not told
     'the autoencoder does not reconstruct': ('another autoencoder', 'latents are not normalised'),
     'the prompt has no effect': (*BLIND, 'captions belong to other clips')}
 
+# what a record leads to that is not as runs write it
+UNREADABLE = TypeError, KeyError, ValueError, AttributeError, IndexError
+
 def examine(
     where:str|Path|RunFolder, # a run folder, or a log
 ) -> list[Finding]:           # empty for a healthy run
@@ -771,9 +774,9 @@ def examine(
     found = {}
     for rule in RUN_RULES:
         try: f = rule(run)
-        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as e: # a record that is not as runs write it
+        except UNREADABLE as e:
             f = Finding('evidence that cannot be read', f"{rule.__name__} fails with {type(e).__name__}: {e}",
-                        "look at config.json, data.json and log.jsonl: one of them is damaged, or of another version")
+                        "look at config.json, data.json and log.jsonl: one is damaged, or of another version")
         if f: found.setdefault(f.name, f)
     return [f for name, f in found.items() if not set(FOLLOWS.get(name, ())) & set(found)]
 
