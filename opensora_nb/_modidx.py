@@ -377,6 +377,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'opensora_nb.app.demo.mask_of': ('13_app/demo.html#mask_of', 'opensora_nb/app/demo.py'),
                                       'opensora_nb.app.demo.named': ('13_app/demo.html#named', 'opensora_nb/app/demo.py'),
                                       'opensora_nb.app.demo.new_code': ('13_app/demo.html#new_code', 'opensora_nb/app/demo.py'),
+                                      'opensora_nb.app.demo.not_read': ('13_app/demo.html#not_read', 'opensora_nb/app/demo.py'),
                                       'opensora_nb.app.demo.own_addresses': ('13_app/demo.html#own_addresses', 'opensora_nb/app/demo.py'),
                                       'opensora_nb.app.demo.serve': ('13_app/demo.html#serve', 'opensora_nb/app/demo.py'),
                                       'opensora_nb.app.demo.translations': ('13_app/demo.html#translations', 'opensora_nb/app/demo.py'),

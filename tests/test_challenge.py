@@ -37,7 +37,7 @@ def test_the_seed_decides(tmp_path):
     kept = json.loads((tmp_path/'board.json').read_text())
     run_contest(tmp_path, 2, FEW, say=[].append)
     assert json.loads((tmp_path/'board.json').read_text())['key'] != kept['key']
-    assert '1 step: exact match over 2 prompts' in repr(first) and (tmp_path/'board.html').is_file()
+    assert '1 step: everything right, of 2 prompts' in repr(first) and (tmp_path/'board.html').is_file()
 
 def test_shared_ranks():
     "Third behind two that cannot be told apart; and a name is only text in the page"

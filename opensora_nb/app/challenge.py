@@ -281,7 +281,7 @@ class Board:
     def __repr__(self):
         out = []
         for steps in self.rules.steps:
-            head = f"{steps} step{'s'*(steps > 1)}: exact match over {self.rules.prompts} prompts"
+            head = f"{steps} step{'s'*(steps > 1)}: everything right, of {self.rules.prompts} prompts (95 % interval)"
             out += [head, *self.table(steps), '']
         return '\n'.join(out + [f"{k}: {v['error']}" for k, v in self.rows.items() if 'error' in v]).rstrip()
 
@@ -292,7 +292,7 @@ class Board:
         for steps in self.rules.steps:
             rows = [row((rank, name, f'{share:.3f}', f'{low:.3f} to {high:.3f}', f'{cpu:.1f}'))
                     for rank, name, share, (low, high), cpu in self.ranking(steps)]
-            head = row(('', 'entry', 'exact match', '95 % interval', 'CPU seconds'), 'th')
+            head = row(('', 'entry', 'share right in everything', '95 % interval', 'CPU seconds'), 'th')
             out.append(f"<h3>{steps} step{'s'*(steps > 1)}</h3><table>{head}{''.join(rows)}</table>")
         out += [f'<p>{html.escape(k)}: {html.escape(v["error"])}</p>' for k, v in self.rows.items() if 'error' in v]
         return ''.join(out)

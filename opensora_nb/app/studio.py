@@ -79,16 +79,19 @@ CHINESE = {
     'clips before yours: {n}; about {s} s': '前面还有 {n} 段视频，约等 {s} 秒',
     'the weights are being read': '正在读取模型权重',
     'the clip is being decoded': '正在解码视频', 'clips before yours: {n}': '前面还有 {n} 段视频',
-    'how strictly the clip follows the prompt; 1 loosely, 2 to 7 usual': '视频遵循提示词的程度；1 较松，常用 2 到 7',
+    'how strictly the clip follows the prompt; 1 as it is, too much distorts': '视频遵循提示词的程度；1 为原样，过大会失真',
+    'as trained': '按模型默认', 'written by the choice above': '由上面的选择写出',
+    '0 keeps them, 1 makes them anew': '0 保留，1 重新生成',
     'more take longer and come out finer': '越多越慢，也越精细', 'the same seed makes the same clip': '相同种子生成相同视频',
     'height x width in pixels': '高 x 宽（像素）', '1 makes a picture': '1 为图片',
     'what the clip should move away from': '希望视频远离的内容'}
 
 HELP = { # shorter than the help of the command
-    'cfg_scale': 'how strictly the clip follows the prompt; 1 loosely, 2 to 7 usual',
+    'cfg_scale': 'how strictly the clip follows the prompt; 1 as it is, too much distorts',
     'seed': 'the same seed makes the same clip',
     'num_sampling_steps': 'more take longer and come out finer', 'image_size': 'height x width in pixels',
-    'num_frames': '1 makes a picture', 'negative_prompt': 'what the clip should move away from'}
+    'num_frames': '1 makes a picture', 'negative_prompt': 'what the clip should move away from',
+    'mask_strategy': 'written by the choice above', 'condition_frame_edit': '0 keeps them, 1 makes them anew'}
 
 def tongue(
     request, # gr.Request, or None
@@ -257,7 +260,8 @@ def trouble_html(problem) -> str:
 STORY = ("The model starts from noise and is asked {n} times which way leads to a clip like the prompt. At each step "
          "it expects some clip; the sampler goes a little towards it and asks again.")
 STORY_END = ("Guidance {scale:g}: in every step the model answers twice, with the prompt and without it, and the "
-             "difference counts so many times. At 1 the prompt counts as it is; larger values follow it closer.")
+             "difference counts so many times. At 1 the prompt counts as it is; larger values follow it closer, "
+             "and too large ones push colours and shapes too far.")
 
 def story_html(
     made,   # what `make` returned
@@ -267,5 +271,6 @@ def story_html(
     rows = [f'<p>{STORY.format(n=n)}</p><div class="osnb-story">']
     for k in sorted({0, n//4, n//2, n-1}):
         picture = moving_picture(made.guess(k), fps, f'expected at step {k+1}', 160)
-        rows.append(f'<figure>{picture}<figcaption>step {k+1} of {n}: {made.times[k]:.0%} noise</figcaption></figure>')
+        rows.append(f'<figure>{picture}<figcaption>expected at step {k+1} of {n}, from a mixture with '
+                    f'{made.times[k]:.0%} noise</figcaption></figure>')
     return ''.join([*rows, f'</div><p>{STORY_END.format(scale=cfg.cfg_scale)}</p>'])
