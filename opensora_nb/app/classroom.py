@@ -14,7 +14,7 @@ from pathlib import Path
 from .challenge import read_board
 from .demo import _gradio
 from .fields import Made, Stopped, make, note_html, sentence, settings_line
-from .widgets import clip_html, shortened
+from .widgets import clip_html, short_text
 from .visitors import Flags
 from ..data.video_io import read_video, write_video
 from ..sample.pipeline import Pipeline
@@ -190,7 +190,7 @@ def wall_html(
     out = []
     for c in room.wall() if clips is None else clips:
         frames = read_video(room.folder/'clips'/c.file)
-        told = {k: html.escape(shortened(getattr(c, k))) for k in ('name', 'prompt', 'settings')}
+        told = {k: html.escape(short_text(getattr(c, k))) for k in ('name', 'prompt', 'settings')}
         picture = clip_html(frames, c.fps, c.prompt, side)
         out.append(CARD_HTML.format(side=side, number=c.number, picture=picture, **told))
     return WALL_HTML.format('\n'.join(out)) if out else '<p>No clips yet.</p>'
