@@ -8,12 +8,14 @@ __all__ = ['DATA_RULES', 'SETTING_RULES', 'LOG_RULES', 'WEIGHT_RULES', 'MOST_PAR
            'is_run', 'runs_in', 'unnormalised_latents', 'noise_of_one', 'empty_buckets', 'bucket_rows_left_over',
            'collapsed_times', 'frames_in_chunks', 'run_vae', 'temporal_start', 'of_images', 'empty_captions',
            'cut_captions', 'unread_captions', 'caption_dropout', 'given_frames', 'repeated_batch', 'same_clips',
-           'clips_without_motion', 'pixel_range', 'learning_rate', 'guidance', 'sampled_as_trained', 'not_finite',
-           'smoothed', 'loss_of_nothing', 'loss_curve', 'no_gradient', 'many_spikes', 'overfitting', 'posterior',
-           'damaged', 'nan_in_weights', 'Compared', 'compare_average', 'average', 'exported', 'exported_arrays',
-           'parts_that_rest', 'adapter', 'init_not_loaded', 'other_autoencoder', 'vae_without_scale', 'Probe',
-           'latents_of', 'captions_in', 'make_probe', 'last_loss', 'log_and_weights', 'captions_matter', 'true_clips',
-           'decoded_clips', 'seams', 'examine', 'describe_adapter', 'describe_table', 'is_adapter', 'report']
+           'clips_without_motion', 'same_noise', 'pixel_range', 'validation_is_training', 'table_files',
+           'learning_rate', 'rate_as_planned', 'guidance', 'sampled_as_trained', 'not_finite', 'smoothed',
+           'loss_of_nothing', 'loss_curve', 'no_gradient', 'many_spikes', 'overfitting', 'posterior', 'damaged',
+           'nan_in_weights', 'Compared', 'compare_average', 'average_moves', 'arrays_of_init', 'optimiser_state',
+           'average', 'exported', 'exported_arrays', 'parts_that_rest', 'adapter', 'init_not_loaded',
+           'other_autoencoder', 'vae_without_scale', 'Probe', 'latents_of', 'captions_in', 'make_probe', 'last_loss',
+           'log_and_weights', 'captions_matter', 'true_clips', 'decoded_clips', 'other_range', 'seams', 'examine',
+           'describe_adapter', 'describe_table', 'is_adapter', 'report']
 
 # %% ../../nbs/11_train/16_doctor.ipynb #ca04f75c
 import json, math, re
@@ -31,6 +33,7 @@ from ..viz import read_jsonl
 from ..weights import kind_of, read_state
 from ..data.dataset import DataConfig, open_data, read_table, table_rows
 from ..data.transforms import to_float
+from ..data.video_io import is_image, is_video
 from ..flow.ddpm import DDPM, as_noise
 from ..flow.guidance import as_velocity
 from ..flow.rflow import loss as flow_loss
@@ -41,6 +44,7 @@ from ..sample.pipeline import chunking, encode_prompts, front_padding, load_pipe
 from ..sample.settings import weights_folder
 from .checkpoint import PREFIX, damage
 from .features import Features
+from .optim import OptimConfig, lr_factor
 from .store import PART
 
 # %% ../../nbs/11_train/16_doctor.ipynb #d7030dc3
@@ -299,15 +303,29 @@ def same_clips(run):
                                                      f"{s['different']} differ",
                            "look at the table: the same file may be named again and again, or files may be unreadable "
                            "and black")
+        if n >= 8 and s['different'] <= .75*n:
+            return Finding('many clips are identical', f"of the first {n} clips {f'of {size} '*bool(size)}only "
+                                                       f"{s['different']} differ",
+                           "look at some of them: files that cannot be decoded become black clips; a file that the "
+                           "table names in several rows can have several captions in one")
 
 def clips_without_motion(run):
     if run.get('pictures'): return
     for s in run.sizes.values() if run.sizes else [run.given]:
         moving, of = s.get('moving', (1, 1))
         if of >= 4 and not moving:
-            return Finding('clips do not move', f"in each of the first {of} clips nothing changes from frame to frame",
+            return Finding('clips do not move', f"in each of the first {of} clips frames are "
+                           "the same but for compression",
                            "check that frames are read in order and not the first one repeated; for pictures use "
                            "pictures=yes, which is cheaper")
+
+def same_noise(run):
+    for size, s in run.sizes.items():
+        if s.get('same_noise', 0) > .5*s['looked_at']:
+            return Finding('the same noise again and again', f"{s['same_noise']} of {s['looked_at']} clips of {size} "
+                           "get noise in their second epoch that a sample of the first had",
+                           "look for a seed that is set anew before each batch: noise and times must depend on the "
+                           "sample and on the epoch")
 
 def pixel_range(run):
     if 'least' not in run.given: return
@@ -316,7 +334,22 @@ def pixel_range(run):
         return Finding('pixels are not in [-1, 1]', f"those of the first {run.given['looked_at']} clips lie between "
                        f"{low:.2f} and {high:.2f}", "map 0…255 to -1…1 with x/127.5 - 1")
 
-DATA_RULES += [repeated_batch, same_clips, clips_without_motion, pixel_range]
+def validation_is_training(run):
+    data, held = run.get('data.path'), run.get('validate_path')
+    if not data or not held: return
+    try: ours, theirs = (table_files(path) for path in (data, held))
+    except (OSError, ValueError): ours, theirs = {Path(data).resolve()}, {Path(held).resolve()} # gone since then
+    if len(ours & theirs) > .1*len(theirs):
+        return Finding('validation on training clips', f"{len(ours & theirs)} of {len(theirs)} files of "
+                       f"validate_path={held} are in data.path too", "hold clips back from training: a table of their "
+                       "own for validate_path, and their rows deleted from that of data.path")
+
+def table_files(path): # the files of a table or a folder
+    path = Path(path)
+    if path.is_file(): return {Path(p).resolve() for p, _ in read_table(path)}
+    return {p.resolve() for p in path.rglob('*') if is_video(p) or is_image(p)} or {path.resolve()}
+
+DATA_RULES += [repeated_batch, same_clips, clips_without_motion, same_noise, pixel_range, validation_is_training]
 
 # %% ../../nbs/11_train/16_doctor.ipynb #e7d22c52
 def learning_rate(run):
@@ -336,6 +369,20 @@ def learning_rate(run):
     if decay > 3:
         return Finding('weight decay is too high', f"optim.weight_decay={run.get('optim.weight_decay')} shrinks "
                        f"weights that get no gradient by a factor of e^{decay:.0f} over the run", "use 0 to 0.1")
+
+def rate_as_planned(run):
+    "The learning rate of the log is that of the settings; old rows may be of a run that was made longer since"
+    if not run.get('steps') or not run.get('optim.decay'): return
+    cfg = OptimConfig(**{k: run.get(f'optim.{k}') for k in ('lr', 'warmup', 'decay', 'final')})
+    rows = [r for r in run.steps if isinstance(r.get('lr'), (int, float)) and r['step'] > 0]
+    plan = [cfg.lr*lr_factor(r['step'] - 1, run.get('steps'), cfg) for r in rows]
+    off = [abs(r['lr'] - p) > .02*p + 2e-9 for r, p in zip(rows, plan)]
+    if len(off) < 3 or sum(off) <= len(off)/2 or sum(off[-3:]) < 2: return
+    worst = max(range(len(rows)), key=[abs(r['lr'] - p)*o for r, p, o in zip(rows, plan, off)].__getitem__)
+    return Finding('learning rate is not that of its schedule', f"it is {rows[worst]['lr']:.3g} at step "
+                   f"{rows[worst]['step']}, where optim gives {plan[worst]:.3g}; {sum(off)} of {len(off)} rows differ",
+                   "step the schedule once for each step of the optimiser, not for each micro-batch, and see that a "
+                   "run which goes on knows its step")
 
 def guidance(run):
     if run.kind != 't2v': return
@@ -364,7 +411,7 @@ def sampled_as_trained(run):
                        for k, (a, b) in other.items()), "sampling must use the schedule and the timestep shift of "
                        "training; correct pipeline.json beside the weights")
 
-SETTING_RULES = [learning_rate, guidance, sampled_as_trained]
+SETTING_RULES = [learning_rate, rate_as_planned, guidance, sampled_as_trained]
 
 # %% ../../nbs/11_train/16_doctor.ipynb #caf70032
 def not_finite(run):
@@ -477,6 +524,40 @@ def compare_average(run): # -> Compared, or None where there is nothing to compa
         if torch.equal(a, b): out.equal.append(k)
         else: out.other[k] = ((a-b).norm()/a.norm().clamp(min=1e-12)).item()
     return out
+
+def average_moves(run):
+    "Arrays that the average has as they were at the start, while the weights have moved away from them"
+    seen, steps = compare_average(run), run.state.get('step', 0)
+    if seen is None or steps < 10: return
+    begun = arrays_of_init(run)
+    def rests(k): # all zeros, as output layers begin, or as in `init`
+        if not run.ema[k].any(): return True
+        return k in begun and begun[k].shape == run.ema[k].shape and torch.equal(begun[k].float(), run.ema[k].float())
+    if old := [k for k in seen.other if rests(k)]:
+        return Finding('EMA never updated', f"after {steps} steps {old[0]} and {len(old) - 1} more arrays of the "
+                       f"average (EMA) are as they began, and the weights are not: they are "
+                       f"{np.median(list(seen.other.values())):.0%} away from it in the median array",
+                       "update the average after each step of the optimiser")
+
+def arrays_of_init(run): # name in the checkpoint -> array of the weights that the run began with; {} for a new model
+    out = {}
+    with suppress(OSError, ValueError):
+        for file in weights_folder(run.get('init', '')).glob('*/model.safetensors') if run.get('init') else ():
+            part = dict(text='text.', vae='vae.').get(file.parent.name, 'model.')
+            out |= {part + k: v for k, v in read_state(file.parent).items()}
+    return out
+
+def optimiser_state(run):
+    "Did the optimiser take as many steps as the run? fp16 leaves some out"
+    if not run.checkpoint or run.get('precision') == 'fp16': return
+    try: said = torch.load(run.checkpoint/'optim.pt', weights_only=True, mmap=True)
+    except Exception: return # torch has many; `damaged` knows
+    parts = [said] if 'state' in said else [v for v in said.values() if isinstance(v, dict) and 'state' in v]
+    taken = [int(s['step']) for part in parts for s in part['state'].values() if 'step' in s]
+    if taken and max(taken) < run.state.get('step', 0):
+        return Finding("the optimiser's state was lost", f"the run has taken {run.state['step']} steps, and the "
+                       f"optimiser counts {max(taken)}: its moments began at zero again",
+                       "load optim.pt together with the weights when a run goes on")
 
 def average(run):
     "Is there an average, does it follow, is it what is sampled from?"
@@ -595,8 +676,8 @@ def vae_without_scale(run):
                                                      "autoencoder",
                        "measure them on clips with `normalise` of train.vae before the transformer is trained")
 
-WEIGHT_RULES = [damaged, nan_in_weights, average, exported, parts_that_rest, adapter, init_not_loaded,
-                other_autoencoder, vae_without_scale]
+WEIGHT_RULES = [damaged, nan_in_weights, optimiser_state, average_moves, average, exported, parts_that_rest,
+                adapter, init_not_loaded, other_autoencoder, vae_without_scale]
 
 # %% ../../nbs/11_train/16_doctor.ipynb #c6dc8326
 MOST_PARAMS = 60e6 # of a model that is asked without being told to: a second on a CPU
@@ -695,7 +776,9 @@ def log_and_weights(run):
 def captions_matter(run):
     "A model that has learned its clips has a lower loss with the right caption than with that of another clip"
     p, nothing = run.probe, loss_of_nothing(run)
-    if p is None or len(set(p.texts)) < 4 or not nothing or last_loss(run) > .4*nothing: return
+    if p is None or not p.rflow or len(set(p.texts)) < 4 or not nothing: return # ddpm: low long before captions matter
+    ended = run.step >= .9*run.get('steps', math.inf) # a run that goes on has time to learn them
+    if last_loss(run) > (.75 if ended else .4)*nothing: return
     right, other = p.loss(), p.loss(texts=p.texts[1:] + p.texts[:1])
     if other < 1.005*right and right < 1.5*last_loss(run) + .1:
         return Finding('the prompt has no effect', f"with the right captions the loss is {right:.4g}, with those of "
@@ -724,6 +807,7 @@ def decoded_clips(run):
     db = float(np.mean([psnr(a, b) for a, b in zip(clips, back)]))
     away = ((z - p.x[:len(z)]).norm()/p.x[:len(z)].norm()).item() if z.shape == p.x[:len(z)].shape else math.inf
     if away > .3:
+        if told := other_range(p, clips): return told
         return Finding('stored latents are not those of the autoencoder', f"the autoencoder of the run encodes the "
                        f"same clips to latents that are {away:.0%} away", "encode the clips again: delete the stored "
                                                                           "latents with osnb data "
@@ -733,6 +817,17 @@ def decoded_clips(run):
                                                                "true ones",
                        "train the autoencoder first, and check its scale and shift; above 25 dB is usual here")
     return seams(p.pipe.vae, clips, back)
+
+def other_range(p, clips): # a finding where stored latents are those of pixels that were not mapped to [-1, 1]
+    stored = p.x[:len(clips)]
+    def away(x): return ((p.pipe.vae.encode(x, sample=False) - stored).norm()/stored.norm()).item()
+    x = to_float(np.stack(clips))
+    for said, other in (('[0, 1]', x/2 + .5), ('[0, 255]', 127.5*(x + 1))):
+        if (d := away(other)) < .2:
+            return Finding('pixels are not in [-1, 1]', f"stored latents are {away(x):.0%} away from those of the "
+                           f"clips, and {d:.0%} from those of pixels in {said}",
+                           "map 0…255 to -1…1 with x/127.5 - 1, and encode the clips again: delete the stored latents "
+                           "with osnb data features --clear")
 
 def seams(vae, clips, back): # a finding where frames at the borders of chunks are worse than others
     n, (chunk, _) = len(clips[0]), chunking(vae, len(clips[0]))
@@ -756,8 +851,12 @@ STUCK = ('learning rate is too low', 'no gradient', 'warm-up is longer than the 
 FOLLOWS = { # finding -> what it may follow from; beside that it is not told
     'the loss is flat': (*STUCK, *EMPTY, *BLIND, 'EMA never used'),
     'EMA never used': STUCK,
+    'EMA lags behind': ('EMA never updated',),
+    'many clips are identical': ('clips are all the same',),
+    'latents are not normalised': ('pixels are not in [-1, 1]',),
     'saved weights are not those of the log': (
-        *EMPTY, *BLIND, 'EMA lags behind', 'EMA never used', 'NaN in weights', 'another autoencoder',
+        *EMPTY, *BLIND, 'EMA lags behind', 'EMA never used', 'EMA never updated', 'the same noise again and again',
+        'NaN in weights', 'another autoencoder',
         'weights were not loaded', 'weights of another run', 'learning rate is too high', 'one batch is repeated'),
     'stored latents are not those of the autoencoder': ('another autoencoder', 'latents are not normalised'),
     'the autoencoder does not reconstruct': ('another autoencoder', 'latents are not normalised'),

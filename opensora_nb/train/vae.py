@@ -466,7 +466,7 @@ class VAETask(Task):
         if not hasattr(self.data, 'some'): return {} # batches of someone else
         x = self.data.some(16)
         jumps = x.diff(dim=2).abs().mean((1, 3, 4)).amax(1) if x.shape[2] > 1 else torch.ones(len(x))
-        moving = [int((jumps > .05/128).sum()), len(x)]
+        moving = [int((jumps > .5/128).sum()), len(x)]
         return dict(task='autoencoder', clips=len(self), looked_at=len(x), different=len(x.flatten(1).unique(dim=0)),
                     moving=moving, least=round(x.min().item(), 4), most=round(x.max().item(), 4),
                     spread=round(x.std().item(), 4))
