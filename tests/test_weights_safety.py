@@ -267,6 +267,7 @@ def test_nothing_in_the_package_unpickles():
             words = name.split('.')
             if words[0] in ('pickle', 'yaml', 'dill', 'joblib', 'marshal') and words[-1].startswith('load'):
                 assert where.startswith('parallel/comm.py'), where
+            if where == 'app/course.py: exec': continue # `osnb grade` runs what students wrote
             if name in ('eval', 'exec', 'AutoModel.from_pretrained'): assert False, where
     assert seen == [('weights.py: torch.load', 'True')]
 
