@@ -267,13 +267,18 @@ def judge_answers(
     "Run the cells that are needed, then check every answer; raises nothing"
     from contextlib import redirect_stderr, redirect_stdout
     from importlib import import_module
+    from importlib.machinery import SourceFileLoader
     from io import StringIO
+    from types import ModuleType
     from opensora_nb.check import check, check_value, code_span
     right = [getattr(import_module(f'opensora_nb.exercises.{t.module}'), t.exercise) for t in tasks]
-    there, wrong, out = dict(__name__='__main__'), {}, []
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    page, wrong, out = ModuleType('__main__'), {}, []
+    there = vars(page)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), tempfile.TemporaryDirectory() as folder:
         for i in needed_cells(sources, {t.answer for t in tasks}):
-            try: exec(compile(sources[i], f'cell {i + 1}', 'exec'), there)
+            cell = Path(folder)/f'cell {i + 1}'
+            cell.write_text(sources[i], encoding='utf-8')
+            try: SourceFileLoader('__main__', str(cell)).exec_module(page) # all cells in one module, as in a notebook
             except BaseException as e: wrong[i] = code_span(f'cell {i + 1}: {type(e).__name__}: {e}')
     for t, ex in zip(tasks, right):
         mine = next((d for s in reversed(sources) if (d := definition(s, t.answer))), '')
@@ -322,7 +327,8 @@ def judge_apart(
 def start_judge(job:Path, answer:Path) -> subprocess.Popen:
     "A process that runs `judge_file`, in a group of its own, without input or output"
     code = 'import sys; from opensora_nb.app.course import judge_file; judge_file(*sys.argv[1:])'
-    env = os.environ | dict(MPLBACKEND='agg', PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    found = os.pathsep.join(p for p in sys.path if p)
+    env = os.environ | dict(MPLBACKEND='agg', PYTHONPATH=found, TMPDIR=str(job.parent)) # goes with the job
     quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return subprocess.Popen([sys.executable, '-c', code, str(job), str(answer)], cwd=job.parent, env=env,
                             start_new_session=True, **quiet)

@@ -30,7 +30,7 @@ from torch import Tensor
 from ..config import load_config, read_json
 from ..core import torch_rng
 from ..viz import read_jsonl
-from ..weights import kind_of, read_state
+from ..weights import kind_of, read_saved, read_state
 from ..data.dataset import DataConfig, open_data, read_table, table_rows
 from ..data.transforms import to_float
 from ..data.video_io import is_image, is_video
@@ -550,8 +550,8 @@ def arrays_of_init(run): # name in the checkpoint -> array of the weights that t
 def optimiser_state(run):
     "Did the optimiser take as many steps as the run? fp16 leaves some out"
     if not run.checkpoint or run.get('precision') == 'fp16': return
-    try: said = torch.load(run.checkpoint/'optim.pt', weights_only=True, mmap=True)
-    except Exception: return # torch has many; `damaged` knows
+    try: said = read_saved(run.checkpoint/'optim.pt', lazy=True)
+    except (OSError, ValueError): return # `damaged` knows
     parts = [said] if 'state' in said else [v for v in said.values() if isinstance(v, dict) and 'state' in v]
     taken = [int(s['step']) for part in parts for s in part['state'].values() if 'step' in s]
     if taken and max(taken) < run.state.get('step', 0):
