@@ -73,7 +73,7 @@ flops_ex = Exercise(
            "d→3d, d→d, d→ratio·d→d for each token; d→6d once; 4·n·n·d in the attention."])
 
 # %% ../../nbs/14_exercises/05_models.ipynb #b782dcc2
-def running(rows): return rows.cumsum(1)
+def running(rows): return rows.cumsum(1)                             # stands in for attention: mixes within a group
 def in_rows(there, back, attend=None):
     def go(x, attend):
         b, f, s, _ = x.shape
@@ -195,22 +195,15 @@ def along_time(x, attention):
     rows = rearrange(x, 'b f s d -> (b s) f d')
     return rearrange(attention(rows), '(b s) f d -> b f s d', b=len(x))
 def within_frames(x, attention): return attention(x.flatten(0, 1)).reshape(x.shape)
-def stdit_reshaped(x, attention):
-    b, f, s, d = x.shape
-    return attention(x.reshape(b*s, f, d)).reshape(b, f, s, d)
-def not_back(x, attention):
-    b, f, s, d = x.shape
-    return attention(rearrange(x, 'b f s d -> (b s) f d')).reshape(b, f, s, d)
-def so_far(rows): return rows.cumsum(1)                              # stands in for attention: mixes within a group
 stdit_time_ex = Exercise(
     like=along_time,
-    cases=lambda: [(torch.arange(6.).reshape(1, 2, 3, 1), so_far), (torch.randn(2, 3, 4, 5), so_far),
-                   (torch.randn(3, 3, 3, 2), so_far), (torch.randn(1, 4, 1, 2), so_far)],
+    cases=lambda: [(torch.arange(6.).reshape(1, 2, 3, 1), running), (torch.randn(2, 3, 4, 5), running),
+                   (torch.randn(3, 3, 3, 2), running), (torch.randn(1, 4, 1, 2), running)],
     wrong=[Wrong(within_frames, "That mixes the tokens of one frame. Which axis should a group run along?"),
-           Wrong(stdit_reshaped,
+           Wrong(reshaped,
                  "`reshape` does not move axes: it deals the numbers out in the order they lie in memory, "
                  "frame by frame. Swap the axes first."),
-           Wrong(not_back, "The way there is right. On the way back the axes are b, s, f: swap them again.")],
+           Wrong(no_way_back, "The way there is right. On the way back the axes are b, s, f: swap them again.")],
     hints=["Bring positions to the front, so that frames stand where `attention` looks for tokens.",
            "`rearrange(x, 'b f s d -> (b s) f d')`, and the same backwards."])
 
