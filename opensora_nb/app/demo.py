@@ -4,32 +4,74 @@
 
 # %% auto #0
 __all__ = ['CSS', 'INTRO', 'INTRO_EN', 'INTRO_ZH', 'USES', 'GIVEN', 'SIMPLE', 'INTO_URL', 'SPACE_APP', 'SPACE_README',
-           'translations', 'examples_of', 'build', 'named', 'Buttons', 'link_of', 'from_link', 'mask_of', 'connect',
-           'not_read', 'is_address', 'own_addresses', 'new_code', 'serve', 'write_space']
+           'PageExample', 'examples_of', 'picture_file', 'stored_picture', 'translations', 'build', 'named', 'Buttons',
+           'link_of', 'from_link', 'mask_of', 'connect', 'not_read', 'is_address', 'own_addresses', 'new_code', 'serve',
+           'write_space']
 
 # %% ../../nbs/13_app/10_demo.ipynb #74571016
-import html, importlib.util, os, random, shutil
+import base64, html, importlib.util, os, random, shutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlencode, urlsplit
+from ..config import read_json
 from .options import form_fields
 from .studio import CHINESE, FILE_LIFE, HELP, IN_LINE, PLAYER_SIDE, Studio, Telling, Weights
 from .studio import moving_picture, order_of, run_job, status_html, story_html, tongue, trouble_html
 from .visitors import Gate, hostname
 from ..sample.settings import ASSETS, RELEASED, embedded
 
+# %% ../../nbs/13_app/10_demo.ipynb #1168dfab
+@dataclass(frozen=True)
+class PageExample:
+    "A prompt to begin with"
+    prompt:str
+    said:str=''    # seeds that come out right
+    picture:str='' # HTML
+
+def examples_of(name:str, n:int=6) -> list[PageExample]:
+    "Measured prompts of embedded weights with their clips, and prompts of Open-Sora for its own; read without torch"
+    if name in embedded():
+        rows = read_json(ASSETS/name/'examples.json')['prompts']
+        plain = [r for r in rows if not set('{|') & set(r['prompt'])]
+        return [PageExample(p := r['prompt'], f"{r['right']} of {r['of']}", stored_picture(name, p))
+                for r in plain[:n]]
+    if name not in RELEASED or RELEASED[name].classes: return []
+    lines = (ASSETS/'prompts'/'t2v.txt').read_text(encoding='utf-8').splitlines()
+    return [PageExample(p) for p in lines[:n] if p.strip()]
+
+def picture_file(name:str, prompt:str) -> Path: # of embedded weights, one of its measured prompts
+    "Where the picture of an example lies"
+    return ASSETS/name/'examples'/f"{prompt.replace(' ', '_')}.webp"
+
+def stored_picture(name:str, prompt:str, side:int=96) -> str: # HTML; '' where there is none
+    "The clip of an example, as the form as it stands makes it"
+    path = picture_file(name, prompt)
+    if not path.is_file(): return ''
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(prompt)}" width="{side}" height="{side}" src="data:image/webp;base64,{data}">'
+
 # %% ../../nbs/13_app/10_demo.ipynb #aa3dc4ab
 CSS = """
-.osnb-grid { display: grid !important; gap: 16px;
-             grid-template: 'ask show' auto 'form show' 1fr / minmax(0,1fr) minmax(0,1fr) }
-.osnb-ask { grid-area: ask; gap: 6px } .osnb-show { grid-area: show } .osnb-form { grid-area: form }
+.osnb-grid { display: flex !important; align-items: flex-start; gap: 16px }
+.osnb-side { flex: 1 1 0; min-width: 0 !important; gap: 16px } .osnb-ask { gap: 6px }
 .osnb-boxes .block { display: flex; flex-direction: column; justify-content: end }
 .osnb-status { line-height: 1.6 } .osnb-status img { border-radius: 6px; margin-top: 6px }
-.osnb-story { display: flex; flex-wrap: wrap; gap: 12px } .osnb-story figure { margin: 0; max-width: 160px }
-.osnb-line { overflow-wrap: anywhere }
-@media (max-width: 760px) { .osnb-grid { grid-template: 'ask' 'show' 'form' / minmax(0,1fr) } }
+.osnb-story { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px } .osnb-story figure { margin: 0 }
+.osnb-story img { width: 100%; height: auto } .osnb-line { overflow-wrap: anywhere }
+.osnb-line p { opacity: .75 } .osnb-example { text-align: center; font-size: .85em; line-height: 1.3 }
+.osnb-example img { margin: 0 auto 4px; border-radius: 6px } .osnb-examples button { width: 118px; padding: 6px }
+.osnb-clips .caption-label { opacity: 0 }
+@media (max-width: 760px) {
+  .gradio-container > main, .gradio-container main.fillable { padding: 12px !important }
+  .osnb-grid { flex-direction: column; align-items: stretch } .osnb-side { display: contents !important }
+  .osnb-show { order: 1 } .osnb-form { order: 2 } .osnb-more { order: 3 }
+  .osnb-boxes > .form { display: grid !important; grid-template-columns: 1fr 1fr }
+  .osnb-boxes .block { min-width: 0 !important } .osnb-boxes .block:last-child:nth-child(odd) { grid-column: 1/-1 }
+  .osnb-story { grid-template-columns: 1fr 1fr } .osnb-examples button { width: calc(33% - 5px) }
+}
 """
 INTRO = """# {title}
 {weights}: `{name}`. {how}"""
@@ -83,20 +125,16 @@ def _ask(gr, t, ui, studio): # prompt, buttons, what happens, examples
         ui.halt = gr.Button(t('Stop'), interactive=False, min_width=80)
     ui.invent = gr.Button(t('Random prompt'), visible='endpoint' in studio.weights.known)
     ui.status, ui.note = gr.HTML(padding=False), gr.HTML(padding=False)
-    if found := examples_of(studio.weights.name):
-        said = [said for _, said in found]
-        gr.Examples([[p] for p, _ in found], ui.prompt, label=t('examples'), example_labels=said)
+    if found := examples_of(studio.weights.name): _examples(gr, t, ui, found)
 
-def examples_of(name:str, n:int=6) -> list: # of (prompt, what is said of it)
-    "Measured prompts of embedded weights, and prompts of Open-Sora for its own; read without torch"
-    import json
-    if name in embedded():
-        rows = json.loads((ASSETS/name/'examples.json').read_text(encoding='utf-8'))['prompts']
-        plain = [r for r in rows if not set('{|') & set(r['prompt'])]
-        return [(r['prompt'], f"{r['prompt']} ({r['right']} of {r['of']} seeds right)") for r in plain[:n]]
-    if name not in RELEASED or RELEASED[name].classes: return []
-    lines = (ASSETS/'prompts'/'t2v.txt').read_text(encoding='utf-8').splitlines()
-    return [(p, p[:60] + '…') for p in lines[:n] if p.strip()]
+def _examples(gr, t, ui, found): # a press fills in the prompt
+    shown = [[f'<div class="osnb-example">{e.picture}<div>{html.escape(e.prompt[:60])}</div>'
+              f'<small>{e.said}</small></div>'] for e in found]
+    with gr.Column(elem_classes='osnb-examples'):
+        label = t('examples, and how many seeds come out right')
+        box = gr.Dataset(components=[gr.HTML(visible=False)], samples=shown, label=label, type='index',
+                         layout='gallery')
+    box.click(lambda i: found[i].prompt, box, ui.prompt, api_visibility='private', show_progress='hidden')
 
 def _form(gr, t, ui, studio): # the boxes of the settings
     every = form_fields(studio.weights.defaults, studio.weights.known)
@@ -110,31 +148,36 @@ def _form(gr, t, ui, studio): # the boxes of the settings
         by_name = {f.name: f for f in every}
         ui.boxes['reference_path'] = _box(gr, t, by_name['reference_path'])
         ui.look = gr.HTML()
-        ui.use = gr.Radio(USES, value=USES[0], label=t('what to do with it'))
+        ui.use = gr.Radio([(t(u), u) for u in USES], value=USES[0], label=t('what to do with it'))
         ui.boxes |= _rows(gr, t, [by_name[n] for n in GIVEN[1:]])
 
-def _show(gr, t, ui, studio): # the clip, and what belongs to it
+def _show(gr, t, ui): # the clip
     ui.video = gr.Video(label=t('clip'), show_label=False, height=PLAYER_SIDE+40, autoplay=True, loop=True,
                         interactive=False, buttons=['download'])
-    ui.caption = gr.HTML(elem_classes='osnb-line')
+    ui.caption = gr.HTML(elem_classes='osnb-line', padding=False)
+
+def _more(gr, t, ui, studio): # what belongs to it
     with gr.Accordion(t('Your clips'), open=True):
-        ui.gallery = gr.Gallery(columns=4, height=200, allow_preview=False, interactive=False, fit_columns=False,
-                                label=t('pick one to see it again and to fill in its settings'))
+        gr.Markdown(t('pick one to see it again and to fill in its settings'), elem_classes='osnb-line')
+        ui.gallery = gr.Gallery(columns=4, height=140, allow_preview=False, interactive=False, fit_columns=False,
+                                show_label=False, label=t('Your clips'), buttons=[], elem_classes='osnb-clips')
         ui.link = gr.Textbox(label=t('link to these settings'), interactive=False, buttons=['copy'], max_lines=2)
-    with gr.Accordion(t('Compare two settings'), open=False):
-        told = {f.name: f.label for f in form_fields(studio.weights.defaults, studio.weights.known)}
-        names = [(told[n], n) for n in ui.boxes if n not in GIVEN]
-        with gr.Row():
-            ui.which = gr.Dropdown(names, value='cfg_scale', label=t('setting to change'), min_width=120)
-            ui.other = gr.Textbox(value='7', label=t('its other value'), min_width=120)
-        ui.both = gr.Button(t('Compare'))
-        with gr.Row():
-            side = dict(height=240, autoplay=True, loop=True, interactive=False)
-            ui.left = gr.Video(label=t('with the form as it is'), min_width=140, **side)
-            ui.right = gr.Video(label=t('with the other value'), min_width=140, **side)
-        ui.difference = gr.HTML(elem_classes='osnb-line')
+    with gr.Accordion(t('Compare two settings'), open=False): _two(gr, t, ui, studio)
     with gr.Accordion(t('How this clip came about'), open=False):
         ui.tell, ui.story = gr.Button(t('Show')), gr.HTML()
+
+def _two(gr, t, ui, studio): # clips side by side
+    told = {f.name: f.label for f in form_fields(studio.weights.defaults, studio.weights.known)}
+    names = [(told[n], n) for n in ui.boxes if n not in GIVEN]
+    with gr.Row():
+        ui.which = gr.Dropdown(names, value='cfg_scale', label=t('setting to change'), min_width=120)
+        ui.other = gr.Textbox(value='7', label=t('its other value'), min_width=120)
+    ui.both = gr.Button(t('Compare'))
+    with gr.Row():
+        side = dict(height=240, autoplay=True, loop=True, interactive=False)
+        ui.left = gr.Video(label=t('with the form as it is'), min_width=140, **side)
+        ui.right = gr.Video(label=t('with the other value'), min_width=140, **side)
+    ui.difference = gr.HTML(elem_classes='osnb-line')
 
 def build(
     studio, # a `Studio`, or a loaded pipeline
@@ -147,9 +190,12 @@ def build(
         gr.Markdown(t('intro'))
         ui.past = gr.State([])
         with gr.Row(elem_classes='osnb-grid'):
-            with gr.Column(elem_classes='osnb-ask'): _ask(gr, t, ui, studio)
-            with gr.Column(elem_classes='osnb-form'): _form(gr, t, ui, studio)
-            with gr.Column(elem_classes='osnb-show'): _show(gr, t, ui, studio)
+            with gr.Column(elem_classes='osnb-side'):
+                with gr.Column(elem_classes='osnb-ask'): _ask(gr, t, ui, studio)
+                with gr.Column(elem_classes='osnb-form'): _form(gr, t, ui, studio)
+            with gr.Column(elem_classes='osnb-side'):
+                with gr.Column(elem_classes='osnb-show'): _show(gr, t, ui)
+                with gr.Column(elem_classes='osnb-more'): _more(gr, t, ui, studio)
         connect(gr, page, ui, studio)
     page.words = t
     return page.queue(max_size=4*IN_LINE, api_open=False, default_concurrency_limit=None)
@@ -201,61 +247,69 @@ class Buttons:
         self.studio.last[order.session] = made
         while len(self.studio.last) > 8: del self.studio.last[next(iter(self.studio.last))]
 
+    async def press(self, typed, request, work, **cleared):
+        "What all buttons do around their work: others rest, and what goes wrong becomes a sentence"
+        ui, say = self.ui, tongue(request)
+        clear = {getattr(ui, k): v for k, v in cleared.items()}
+        yield self.busy(True) | clear | {ui.note: '', ui.status: status_html(say, '…')}
+        ready, fresh = {}, {} # all results, and those that were not shown yet
+        try:
+            async for out in work(*self.read(typed)):
+                ready |= out
+                if list(out) != [ui.status]: fresh = out
+                else:
+                    yield fresh | out
+                    fresh = {}
+            yield ready | self.busy(False) # programs read the last message only
+        except Exception as e: yield self.busy(False) | {ui.note: trouble_html(e, say), ui.status: ''}
+
     async def generate(self, *typed):
         "Prompt and settings to a clip"
         *typed, past, request = typed
-        ui = self.ui
-        yield self.busy(True) | {ui.note: '', ui.status: status_html(tongue(request), '…')}
-        try:
-            prompt, values = self.read(typed)
+        async def work(prompt, values):
             async for shown, made, path in self.news(prompt, values, request):
-                if shown: yield {ui.status: shown}
-                else: yield self.busy(False) | self.shown(made, path, values, past)
-        except Exception as e: yield self.busy(False) | {ui.note: trouble_html(e), ui.status: ''}
+                yield {self.ui.status: shown} if shown else self.shown(made, path, values, past, tongue(request))
+        async for out in self.press(typed, request, work): yield out
 
-    def shown(self, made, path, values, past):
+    def shown(self, made, path, values, past, say):
         from opensora_nb.app.fields import note_html, settings_line
         told = html.escape(f'{made.video.prompt[:200]}: {settings_line(made.video)}')
         row = dict(path=str(path), told=settings_line(made.video), prompt=made.video.prompt,
                    values={k: v for k, v in values.items() if k != 'reference_path'})
-        ui = self.ui
-        return {ui.video: str(path), ui.caption: told, ui.note: note_html(' '.join(made.said), trouble=False),
+        ui, said = self.ui, ' '.join(say.sentence(s) for s in made.said)
+        return {ui.video: str(path), ui.caption: told, ui.note: note_html(said, trouble=False),
                 ui.status: '', ui.past: [row, *past][:12]}
 
     async def image(self, *typed):
         "A picture for the prompt, which becomes the picture to begin with"
         *typed, request = typed
         ui = self.ui
-        yield self.busy(True) | {ui.note: '', ui.status: status_html(tongue(request), '…')}
-        try:
-            prompt, values = self.read(typed)
+        async def work(prompt, values):
             values |= dict(num_frames=1, reference_path=None, mask_strategy='', loop=1)
             async for shown, made, path in self.news(prompt, values, request):
-                if shown: yield {ui.status: shown}
-                else: yield self.busy(False) | {ui.boxes['reference_path']: [str(path)], ui.status: self._picture(made)}
-        except Exception as e: yield self.busy(False) | {ui.note: trouble_html(e), ui.status: ''}
+                yield {ui.status: shown} if shown else {ui.boxes['reference_path']: [str(path)],
+                                                        ui.status: self.drawn(made, tongue(request))}
+        async for out in self.press(typed, request, work): yield out
 
-    def _picture(self, made):
-        said = 'It is now the picture to begin with: press Generate video.'
-        return (f'<div class="osnb-status">{moving_picture(made.video.frames, 1, made.video.prompt, 256)}'
-                f'<div role="status">{said}</div></div>')
+    def drawn(self, made, say):
+        picture = moving_picture(made.video.frames, 1, made.video.prompt, 256)
+        said = say('It is now the picture to begin with: press Generate video.')
+        return f'<div class="osnb-status">{picture}<div role="status">{said}</div></div>'
 
     async def compare(self, *typed):
         "The clip of the form, and the one with another value of one setting, with the same seed"
         *typed, which, other, request = typed
-        ui, clips = self.ui, {}
-        yield self.busy(True) | {ui.note: '', ui.difference: '', ui.status: status_html(tongue(request), '…')}
-        try:
-            prompt, values = self.read(typed)
+        ui = self.ui
+        async def work(prompt, values):
             if str(values.get(which)) in (str(other), f'{other}.0'):
                 raise ValueError(f"both clips would have {other}; write another value into its box")
             for video, change in ((ui.left, {}), (ui.right, {which: other})):
                 async for shown, made, path in self.news(prompt, values | change, request):
                     yield {ui.status: shown} if shown else {video: str(path), ui.status: ''}
-            was = html.escape(str(values.get(which)))
-            told = f'{html.escape(self.labels.get(which, str(which)))}: {was} | {html.escape(str(other)[:80])}'
-            yield self.busy(False) | {ui.difference: told}
-        except Exception as e: yield self.busy(False) | {ui.note: trouble_html(e), ui.status: ''}
+            label = tongue(request)(self.labels.get(which, str(which)))
+            told = f'{label}: {values.get(which)} | {str(other)[:80]}'
+            yield {ui.difference: html.escape(told)}
+        async for out in self.press(typed, request, work, difference=''): yield out
 
 # %% ../../nbs/13_app/10_demo.ipynb #d8e470ed
 def link_of(
@@ -347,13 +401,14 @@ def _remember(gr, page, ui, studio, made, boxes): # past clips, the link, the st
     def fill(request:gr.Request):
         query = dict(request.query_params)
         found = from_link(query, every)
-        if said := not_read(query, found, every): gr.Warning(said)
+        if said := not_read(query, found, every): gr.Warning(tongue(request).sentence(said))
         prompt = gr.skip() if 'prompt' not in query else query['prompt'][:2000]
         return prompt, *(found.get(n, gr.skip()) for n in names)
     page.load(fill, None, [ui.prompt, *boxes], **private)
     def tell(request:gr.Request):
         made = studio.last.get(request.session_hash)
-        return story_html(made) if made else trouble_html('make a clip first')
+        say = tongue(request)
+        return story_html(made, say) if made else trouble_html('make a clip first', say)
     ui.tell.click(tell, None, ui.story, **private)
 
 def _given(ui, studio): # what is given is shown, and the mask string is written
@@ -368,7 +423,7 @@ def _given(ui, studio): # what is given is shown, and the mask string is written
             many = [len(latent_spans(vae, n)) for n in (d.num_frames, len(clips[0]))]
             if use == USES[2] and len(paths) < 2: raise ValueError("first and last frame need two pictures")
             return f'<div role="img">{shown}</div>', mask_of(use, *many)
-        except Exception as e: return trouble_html(e), ''
+        except Exception as e: return trouble_html(e, tongue(request)), ''
     told = [ui.look, ui.boxes['mask_strategy']]
     for event in (ui.boxes['reference_path'].change, ui.use.change):
         event(look, [ui.boxes['reference_path'], ui.use], told, api_visibility='private', show_progress='hidden')
@@ -426,6 +481,7 @@ def _launch(page, address, port, share, names, studio, code): # behind the gate
     try:
         page.launch(server_name=address, server_port=port, share=share, inbrowser=False, inline=False, quiet=True,
                     prevent_thread_lock=True, footer_links=['settings', 'api'], css=CSS, i18n=words,
+                    theme=_gradio().themes.Default(font=['system-ui', 'sans-serif']),
                     max_file_size='20mb', app_kwargs=dict(middleware=[gate]))
     except OSError as e:
         if not (port and 'empty port' in str(e)): raise

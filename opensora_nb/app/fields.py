@@ -288,7 +288,7 @@ def sentence(
 ) -> str:
     "Its first line as a sentence: a capital letter, a full stop"
     text = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-    return text[0].upper() + text[1:] + ('' if text[-1] in '.!?' else '.')
+    return text[0].upper() + text[1:] + ('' if text[-1] in '.!?。' else '.')
 
 def note_html(
     problem,           # what `sentence` takes; '' shows nothing

@@ -63,7 +63,8 @@ def moving_picture(
 # %% ../../nbs/13_app/09_studio.ipynb #697a4d22
 CHINESE = {
     'prompt': '提示词', 'describe a clip': '描述一段视频', 'Generate video': '生成视频', 'Generate image': '生成图片', 'Stop': '停止',
-    'examples': '示例', 'clip': '视频', 'More settings': '更多设置', 'Given frames and films': '给定帧与长视频', 'steps': '采样步数',
+    'examples, and how many seeds come out right': '示例，以及多少个种子的结果正确',
+    'clip': '视频', 'More settings': '更多设置', 'Given frames and films': '给定帧与长视频', 'steps': '采样步数',
     'guidance': '引导强度', 'seed': '随机种子', 'new seed each time': '每次换新种子', 'resolution': '分辨率', 'aspect ratio': '宽高比（高:宽）',
     'length': '时长', 'size': '尺寸', 'frames': '帧数', 'frames a second': '帧率',
     'negative prompt': '反向提示词', 'schedule': '采样方式',
@@ -85,8 +86,8 @@ CHINESE = {
     'more take longer and come out finer': '越多越慢，也越精细', 'the same seed makes the same clip': '相同种子生成相同视频',
     'height x width in pixels': '高 x 宽（像素）', '1 makes a picture': '1 为图片',
     'what the clip should move away from': '希望视频远离的内容',
-    'begin with it': '从它开始', 'go on from its end': '从它的结尾继续', 'first and last frame': '首帧和末帧', 'redraw all of it': '全部重画',
-    '{prompt} ({right} of {of} seeds right)': '{prompt}（{of} 个种子中 {right} 个正确）',
+    'begin with it': '从它开始', 'go on from its end': '从它的结尾继续', 'first and last frame': '首帧和末帧',
+    'redraw all of it': '全部重画',
     'It is now the picture to begin with: press Generate video.': '它现在是起始图片：请点击生成视频。'}
 
 HELP = { # shorter than the help of the command
@@ -167,7 +168,10 @@ SAID = { # what goes wrong, or should be known: a sentence with gaps, a full sto
         "模型不认识这个提示词（{it}）；请用英文写形状、颜色和运动，例如 'a red circle moves left'",
     'this prompt names no shape, no colour and no motion; {more}':
         "提示词里没有形状、颜色或运动；请用英文写，例如 'a red circle moves left'",
-    'these weights were taught only {more}': '这些权重只学过：{more}', 'this world cannot show it: {more}': '这个世界里没有：{more}',
+    "these weights were taught only {a}; this prompt is of level {b} {more}. The weights {c} were taught it":
+        '这些权重只学过 {a}；这个提示词属于 {b} {more}。权重 {c} 学过它',
+    'these weights were taught only {a}; this prompt is of level {b}': '这些权重只学过 {a}；这个提示词属于 {b}',
+    'this world cannot show it: {more}': '这个世界里没有：{more}',
     '{made} frames are made and the first {n} kept, {more}': '生成 {made} 帧，保留前 {n} 帧，因为自编码器在这个长度上会损坏一帧',
     'a text has {n} tokens and is cut to max_length {most}': '提示词有 {n} 个词元，截断到 {most} 个',
     'reference {it} is {size}, the clip {other}: {n} of it is cropped away': '{it} 为 {size}，视频为 {other}：裁掉了 {n}',
