@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VIDEO', 'IMAGE', 'DEFAULT_FPS', 'IMG_FPS', 'MOST_BEATS', 'CODECS', 'GIF_FPS', 'FPS_RANGE', 'BACKGROUND', 'PICTURES',
            'MOVING', 'MOST_MOVING', 'DAMAGED', 'is_video', 'is_image', 'VideoInfo', 'probe', 'frame_times',
-           'even_order', 'iter_video', 'read_video', 'read_at', 'write_atomic', 'write_video', 'read_image',
-           'write_image', 'probe_frames', 'iter_frames', 'read_frames', 'ReadReport', 'readable']
+           'even_order', 'iter_video', 'read_video', 'read_at', 'write_atomic', 'write_video', 'video_writer',
+           'read_image', 'write_image', 'probe_frames', 'iter_frames', 'read_frames', 'ReadReport', 'readable']
 
 # %% ../../nbs/02_data/01_video_io.ipynb #86da12c7
 import io, math, os, re, struct, warnings
@@ -123,11 +123,13 @@ def _layout(frame): # -> are rows and columns exchanged? then: is the height, th
     return swap, (b if swap else d) < 0, (c if swap else a) < 0
 
 class _Screen:
-    "Frames as they are shown: upright, with square pixels, and all as large as the first"
-    def __init__(self, stream, first):
+    "Frames as they are shown: upright, with square pixels, and all as large as the first, or shrunk alike"
+    def __init__(self, stream, first, longest=None):
         ratio = float(stream.sample_aspect_ratio or 1)
         if abs(ratio - 1) < .01 or not 1/8 <= ratio <= 8: ratio = 1. # rounding, or nonsense
         self.width, self.height = max(1, round(first.width*ratio)), first.height
+        if longest and (side := max(self.width, self.height)) > longest:
+            self.width, self.height = (max(1, round(n*longest/side)) for n in (self.width, self.height))
         # height and width as shown
         self.size = (self.width, self.height) if _layout(first)[0] else (self.height, self.width)
     def show(self, frame): # -> uint8 (h, w, 3)
@@ -246,21 +248,22 @@ def even_order(
     return np.searchsorted(times*((n - 1)/times[-1]), np.arange(n) + .5) - 1
 
 # %% ../../nbs/02_data/01_video_io.ipynb #48daaca6
-def _frames(path, stream): # for each frame a function that gives it as RGB
+def _frames(path, stream, longest=None): # for each frame a function that gives it as RGB
     with _open(path, stream) as (c, s):
         screen = None
         for frame in _decode(c, s):
-            screen = screen or _Screen(s, frame)
+            screen = screen or _Screen(s, frame, longest)
             yield partial(screen.show, frame)
 
 def iter_video(
     path:str|Path,   # a video file
     stream:int=0,    # which video stream
     even:bool=False, # in equal steps of time, where the rate varies; else each frame once
+    longest:int=None, # shrink frames whose longer side has more pixels: quicker than doing it afterwards
 ) -> Iterator[np.ndarray]: # uint8 (h, w, 3)
     "Frames one after the other, for files too large to hold; `ValueError` in one sentence when damaged"
     times = np.bincount(even_order(frame_times(path, stream))) if even else repeat(1)
-    for n, picture in zip(times, _frames(path, stream)):
+    for n, picture in zip(times, _frames(path, stream, longest)):
         if n: yield from repeat(picture(), n)
 
 def _check_range(start, num_frames, step): # counts that make sense, or a sentence
@@ -290,12 +293,13 @@ def read_at(
     path:str|Path,  # a video file
     at:np.ndarray,  # (f,) frame numbers, in any order
     stream:int=0,   # which video stream
+    longest:int=None, # shrink frames whose longer side has more pixels
 ) -> np.ndarray:    # uint8 (f, h, w, 3)
     "Decode these frames of a video; `ValueError` in one sentence when it is damaged or has fewer"
     wanted, found, n = {int(i) for i in at}, {}, -1
     if not wanted or min(wanted) < 0:
         raise ValueError(f"frame numbers are 0 or more, and at least one is needed, not {list(at)}")
-    for n, picture in enumerate(_frames(path, stream)):
+    for n, picture in enumerate(_frames(path, stream, longest)):
         if n in wanted: found[n] = picture()
         if len(found) == len(wanted): break
     else:
@@ -345,19 +349,27 @@ def _stream(c, suffix, size, fps, crf): # a video stream in container c that kno
     s.codec_context.color_range = ColorRange.JPEG if exact else ColorRange.MPEG
     return s
 
+@contextmanager
+def _encoder(file, suffix, size, fps, crf, note=''): # -> a function that takes one uint8 (h, w, 3) after the other
+    with av.open(file, 'w', format=CODECS[suffix][0], options={'fflags': 'bitexact'}) as c: # no random ids
+        s = _stream(c, suffix, size, fps, crf)
+        matrix = s.codec_context.colorspace
+        if note or matrix == _RGB: c.metadata['comment'] = note or _EXACT
+
+        def put(img):
+            frame = av.VideoFrame.from_ndarray(img, format='rgb24')
+            how = {} if img.shape[:2] == tuple(size) else dict(width=s.width, height=s.height, interpolation='BICUBIC')
+            if matrix != _RGB: how |= dict(dst_colorspace=_SCALER[matrix], dst_color_range=ColorRange.MPEG)
+            if how: frame = frame.reformat(format=s.pix_fmt, **how)
+            c.mux(s.encode(frame))
+
+        yield put
+        c.mux(s.encode())
+
 def _encode(clip, suffix, fps, crf): # -> bytes of a video file
     buf = io.BytesIO()
-    with av.open(buf, 'w', format=CODECS[suffix][0], options={'fflags': 'bitexact'}) as c: # no random ids
-        s = _stream(c, suffix, clip.shape[1:3], fps, crf)
-        matrix = s.codec_context.colorspace
-        if matrix == _RGB: c.metadata['comment'] = _EXACT
-        for img in clip:
-            frame = av.VideoFrame.from_ndarray(img, format='rgb24')
-            if matrix != _RGB:
-                matrix_and_range = dict(dst_colorspace=_SCALER[matrix], dst_color_range=ColorRange.MPEG)
-                frame = frame.reformat(format=s.pix_fmt, **matrix_and_range)
-            c.mux(s.encode(frame))
-        c.mux(s.encode())
+    with _encoder(buf, suffix, clip.shape[1:3], fps, crf) as put:
+        for img in clip: put(img)
     return buf.getvalue()
 
 # %% ../../nbs/02_data/01_video_io.ipynb #63458549
@@ -429,6 +441,29 @@ def write_video(
     else: data = _encode(clip, suffix, fps, crf)
     write_atomic(p, data)
     return p
+
+@contextmanager
+def video_writer(
+    path:str|Path, # file to write: mp4, mov, mkv, webm or avi
+    size:tuple,    # height and width of the file; frames of another size are scaled to it
+    fps:float,     # frames a second
+    crf:int=18,    # quality, as in `write_video`
+    note:str='',   # a comment stored in the file
+):                 # a function that takes the next frame, uint8 (h, w, 3)
+    "`write_video` frame by frame, for clips too long to hold; the file appears when the block ends without an error"
+    p = Path(path)
+    suffix, part = p.suffix.lower(), p.with_name(f'.{p.name}.{os.getpid()}.part')
+    if suffix not in CODECS:
+        raise ValueError(f"{p.name!r}: cannot write the suffix {p.suffix!r}; known: {' '.join(CODECS)}")
+    _check_fps(suffix, fps)
+    p.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _encoder(str(part), suffix, size, fps, crf, note) as put: yield put
+        os.replace(part, p)
+    except av.error.FFmpegError as e:
+        raise OSError(e.errno, f"cannot write {p}: {e.strerror}; free some space or choose another folder") from None
+    finally:
+        if part.exists(): part.unlink()
 
 # %% ../../nbs/02_data/01_video_io.ipynb #649999f9
 BACKGROUND = (255, 255, 255) # what shows through a transparent picture: white, as where a GIF is transparent
