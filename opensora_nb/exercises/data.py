@@ -23,3 +23,18 @@ lengths_ex = Exercise(
                  "One frame is the entry of pictures; a video never goes there.")],
     hints=["Which lengths are shorter than the clip, once the interval is counted?",
            "Pictures (one frame) are not for clips; of the rest, take the longest."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #9e411f00
+points_ex = Exercise(
+    like=lambda n, length: [int((i + .5)/n*length) for i in range(n)],
+    cases=[(1, 8), (2, 8), (4, 48), (4, 17), (3, 7), (8, 100), (4, 3)],
+    wrong=[Wrong(lambda n, length: [int(i/n*length) for i in range(n)],
+                 "That is where each part begins; its centre is half a part further on."),
+           Wrong(lambda n, length: [int((i + 1)/(n + 1)*length) for i in range(n)],
+                 "These points cut the clip into one part more than there are frames."),
+           Wrong(lambda n, length: [int(i/max(1, n - 1)*(length - 1)) for i in range(n)],
+                 "That takes the first and the last frame, which are often black."),
+           Wrong(lambda n, length: [round((i + .5)/n*length) for i in range(n)],
+                 "A frame number is rounded down, so that no point is beyond the last frame.")],
+    hints=["How long is one part, and where is the middle of part i?",
+           "Part i goes from i/n to (i + 1)/n of the clip; take what lies between, times the length, rounded down."])
