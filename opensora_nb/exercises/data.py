@@ -38,3 +38,48 @@ points_ex = Exercise(
                  "A frame number is rounded down, so that no point is beyond the last frame.")],
     hints=["How long is one part, and where is the middle of part i?",
            "Part i goes from i/n to (i + 1)/n of the clip; take what lies between, times the length, rounded down."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #5645325d
+rows_left_ex = Exercise(
+    like=lambda fates: sum(f if isinstance(f, int) else f == 'kept' for f in fates),
+    cases=[(['kept', 'dropped', 'bad'],), (['kept', 3, 'bad'],), ([2, 0, 5],), ([],),
+           (['kept', 'kept', 1, 'dropped'],)],
+    wrong=[Wrong(lambda fates: sum(f == 'kept' or isinstance(f, int) for f in fates),
+                 "A video that was cut counts once for each clip, and not at all if there is none."),
+           Wrong(lambda fates: sum(f if isinstance(f, int) else f != 'dropped' for f in fates),
+                 "A row in quarantine goes no further either."),
+           Wrong(lambda fates: sum(f == 'kept' for f in fates),
+                 "The clips of a video that was cut are rows too.")],
+    hints=["Go through the list and write down what each entry adds.",
+           "'kept' adds 1, a number adds itself, 'dropped' and 'bad' add nothing."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #7600a8ee
+def _run_again(stages, changed):
+    names = [name for name, _ in stages]
+    at = names.index(changed)
+    return [changed] if stages[at][1] else names[at:]
+
+_CHAIN = [('info', False), ('fmin', True), ('cut', False), ('aesmin', True), ('caption', False)]
+chain_ex = Exercise(
+    like=_run_again,
+    cases=[(_CHAIN, 'caption'), (_CHAIN, 'cut'), (_CHAIN, 'aesmin'), (_CHAIN, 'info'), ([('a', False)], 'a')],
+    wrong=[Wrong(lambda stages, changed: [n for n, _ in stages][[n for n, _ in stages].index(changed):],
+                 "A filter changes no row: what stands after it keeps its results."),
+           Wrong(lambda stages, changed: [changed],
+                 "What a stage makes goes into the next: those after it depend on it."),
+           Wrong(lambda stages, changed: [n for n, f in stages[[n for n, _ in stages].index(changed):]
+                                          if not f or n == changed],
+                 "The filters after a stage that has changed look at other rows: they run again too.")],
+    hints=["Is the stage a filter or not? That decides whether anything after it is touched.",
+           "A filter: it alone. Any other: itself and all that follow."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #61809585
+bins_ex = Exercise(
+    like=lambda value, edges: max((i for i in range(len(edges) - 1) if value >= edges[i]), default=0),
+    cases=[(1.5, [0, 1, 2, 3]), (0, [0, 1, 2]), (2, [0, 1, 2]), (-5, [0, 1, 2]), (99, [0, 1, 2]), (1, [0, 1, 2])],
+    wrong=[Wrong(lambda value, edges: max((i for i in range(len(edges) - 1) if value > edges[i]), default=0),
+                 "A value on an edge belongs to the bar that begins there."),
+           Wrong(lambda value, edges: sum(value >= e for e in edges) - 1,
+                 "A value below the first edge is in bar 0, one above the last edge in the last bar.")],
+    hints=["How many edges does the value lie above? And what if there are none, or all?",
+           "The last bar that begins at or below the value; bar 0 if none does."])
