@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'QUOTING', 'CSV_ERRORS', 'MOST_FRAMES', 'MOST_SIDE', 'MOST_CLIPS', 'ClipSource', 'mixture', 'ToySource',
-           'read_text', 'excerpt', 'bare', 'doubt', 'cells_of', 'TableRow', 'table_rows', 'column_names', 'as_row',
-           'read_table', 'read_scores', 'ClipFiles', 'ClipTable', 'caption_lines', 'imagenet_classes', 'class_captions',
-           'folder_source', 'DataConfig', 'find_data', 'open_data', 'open_source']
+           'read_text', 'excerpt', 'bare', 'doubt', 'cells_of', 'separator_of', 'TableRow', 'table_rows',
+           'parquet_rows', 'column_names', 'as_row', 'read_table', 'read_scores', 'ClipFiles', 'ClipTable',
+           'caption_lines', 'imagenet_classes', 'class_captions', 'folder_source', 'DataConfig', 'find_data',
+           'open_data', 'open_source']
 
 # %% ../../nbs/02_data/06_dataset.ipynb #ad46cb80
 import codecs, copy, csv, hashlib, io, os, zlib
@@ -20,7 +21,7 @@ import numpy as np
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..config import opt, override
-from ..core import assets, rng_for, shows_bars
+from ..core import assets, require, rng_for, shows_bars
 from ..toy.world import SPLITS
 from ..toy.levels import WORLDS, captions_of, draw_world, render_world
 from .transforms import resize_crop_to_fill, temporal_crop
@@ -152,6 +153,7 @@ def cells_of(
     name:str,   # of the table, for messages
     lines:list, # of the file, with their ends
     sep:str,    # between cells
+    before=(0, 0), # rows and lines of the file that stand before these
 ):              # yields the place of each row (name and row), and its cells
     "Read a CSV; what is broken, or could be read in two ways, is a `ValueError`"
     reader = csv.reader(lines, delimiter=sep, strict=True, skipinitialspace=True)
@@ -163,31 +165,47 @@ def cells_of(
             if cells is None: return
         raw = ''.join(lines[begin:reader.line_num])
         if not raw.strip(): continue # an empty line
-        at = f"{name}, row {n}" + f" (line {begin + 1})"*(n != begin + 1)
+        row, line = n + before[0], begin + 1 + before[1]
+        at = f"{name}, row {row}" + f" (line {line})"*(row != line)
         if not why and ('"' in raw or '\\' in raw): why = doubt(cells, raw, sep)
         if why: raise ValueError(f"{at}: {why}; found {excerpt(raw)!r}; {QUOTING}")
         yield at, cells
+
+def separator_of(
+    header:str, # first line of a CSV
+) -> str:
+    "What stands between cells: a comma, a semicolon or a tab, whichever gives the most columns"
+    return max(SEPARATORS, key=lambda sep: len(next(csv.reader([header], delimiter=sep), ())))
 
 class TableRow(dict):
     "A row of a table: column -> value, and where it stands"
     at = '' # such as 'clips.csv, row 3'
 
 def table_rows(
-    path:str|Path, # a CSV whose first line names the columns; commas, semicolons or tabs between them
+    path:str|Path, # a CSV whose first line names the columns; commas, semicolons or tabs between them. Or Parquet
 ) -> tuple[list, list]: # a `TableRow` for each row, names of the columns
     "Read a table; a missing file raises `FileNotFoundError`, and `ValueError` tells what cannot be read for certain"
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no table {path}; give a CSV file whose first line names the columns")
+    if path.suffix.lower() == '.parquet': return parquet_rows(path)
     lines = io.StringIO(read_text(path)).readlines()
-    first = next((line for line in lines if line.strip()), '')
-    sep = max(SEPARATORS, key=lambda s: len(next(csv.reader([first], delimiter=s), ())))
+    sep = separator_of(next((line for line in lines if line.strip()), ''))
     names, rows = [], []
     for at, cells in cells_of(path.name, lines, sep):
         if not names: names = column_names(path.name, cells)
         else: rows.append(as_row(at, cells, names))
     if not any(names): raise ValueError(f"{path.name} is empty; its first line must name the columns")
     return rows, [n for n in names if n]
+
+def parquet_rows(path): # as `table_rows`: every value as a CSV would have it, what is missing as nothing
+    pl = require('polars', 'data')
+    try: frame = pl.read_parquet(path, glob=False)
+    except pl.exceptions.PolarsError as e: raise ValueError(f"{path.name} is no Parquet table: {e}") from None
+    rows = [TableRow((k, '' if v is None or v != v else str(v)) for k, v in row.items())
+            for row in frame.iter_rows(named=True)]
+    for n, row in enumerate(rows, 1): row.at = f"{path.name}, row {n}"
+    return rows, frame.columns
 
 def column_names(table, cells): # of the first row; two of one name would hide one
     names = [c.strip() for c in cells]

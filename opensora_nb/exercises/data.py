@@ -83,3 +83,18 @@ bins_ex = Exercise(
                  "A value below the first edge is in bar 0, one above the last edge in the last bar.")],
     hints=["How many edges does the value lie above? And what if there are none, or all?",
            "The last bar that begins at or below the value; bar 0 if none does."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #f64ddaf5
+def last_row_end(text): # letters of whole rows: a line feed inside of quotes ends none
+    ends = [i + 1 for i, letter in enumerate(text) if letter == '\n' and text.count('"', 0, i) % 2 == 0]
+    return max(ends, default=0)
+
+whole_rows_ex = Exercise(
+    like=last_row_end,
+    cases=['a,b\nc,d\n', 'a,b\nc,', 'a,"one\ntwo"\nb', 'a,"one\ntwo', 'a,"say ""hi""\n"\nb\n', 'abc', ''],
+    wrong=[Wrong(lambda text: text.rfind('\n') + 1,
+                 "That counts a line feed inside of quotes; how many quotes stand before it?"),
+           Wrong(lambda text: text.partition('"')[0].rfind('\n') + 1, "A quote that closes lets rows end again."),
+           Wrong(lambda text: max(last_row_end(text) - 1, 0), "The line feed itself belongs to its row.")],
+    hints=["Go through the text and count quotes; where their number is even, one is outside.",
+           "Remember the place after each line feed that lies outside, and return the last one."])
