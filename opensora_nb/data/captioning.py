@@ -431,6 +431,7 @@ class ModelJob:
     key:str                            # of content and settings
     build:Callable                     # makes the `Request`; `ValueError` or `OSError` where that is impossible
     read:Callable                      # tidy text -> text for the table; `ValueError` where it is nonsense
+    fault:Callable = caption_fault     # of tidy text and instruction: why it is no answer
 
 class StoppedEarly(RuntimeError): "A run ended before its last row; what it has is kept"
 
@@ -439,7 +440,7 @@ MOST_LOST = 20 # requests in a row without an answer, after which a run stops
 def judged(job, request, answer): # -> text, fault
     if answer.fault: return '', answer.fault
     text = tidy_answer(answer.text)
-    fault = caption_fault(text, request.text)
+    fault = job.fault(text, request.text)
     if fault: return '', fault
     if answer.full and not re.search(r'[.!?…"”)]$', text): # cut off: as far as its last sentence
         whole = re.match(r'.*[.!?](?=\s)', text)

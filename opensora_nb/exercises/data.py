@@ -39,6 +39,34 @@ points_ex = Exercise(
     hints=["How long is one part, and where is the middle of part i?",
            "Part i goes from i/n to (i + 1)/n of the clip; take what lies between, times the length, rounded down."])
 
+# %% ../../nbs/14_exercises/02_data.ipynb #136c8e79
+def tags_between(answer): # the right way: between the first [ and the ] after it
+    inside = answer.partition('[')[2]
+    inside = inside.partition(']')[0] if ']' in inside else ''
+    return list(dict.fromkeys(t.strip().lower() for t in inside.split(',') if t.strip()))
+
+def as_written(answer): # not lowered, and twice what comes twice
+    inside = answer.partition('[')[2]
+    return [t.strip() for t in inside.partition(']')[0].split(',') if t.strip()] if ']' in inside else []
+
+def last_brackets(answer): # up to the last ]
+    i, j = answer.find('['), answer.rfind(']')
+    return list(dict.fromkeys(t.strip().lower() for t in answer[i + 1:j].split(',') if t.strip())) if 0 <= i < j else []
+
+def without_brackets(answer): # all of it, where there are none
+    return tags_between(answer) if '[' in answer else tags_between(f'[{answer}]')
+
+tags_ex = Exercise(
+    like=tags_between,
+    cases=['[dog, ball]', 'Sure: [Dog, red Ball, dog]', '[a] and [b]', 'none', '[]', '[ , ]', 'dog] and [cat',
+           '[z, a, m]'],
+    wrong=[Wrong(as_written, "Dog, and dog again: the same tag in lower case, and only once."),
+           Wrong(lambda answer: sorted(tags_between(answer)), "The order is that of the answer; sorting loses it."),
+           Wrong(last_brackets, "The list ends at the first ] behind its [, not at the last one."),
+           Wrong(without_brackets, "Without brackets there is no list; a sentence is no tag.")],
+    hints=["Look for the first [, then for the next ]; what lies between?",
+           "Split it at the commas, strip, lower; drop what is empty or was seen before (dict.fromkeys)."])
+
 # %% ../../nbs/14_exercises/02_data.ipynb #5645325d
 rows_left_ex = Exercise(
     like=lambda fates: sum(f if isinstance(f, int) else f == 'kept' for f in fates),
