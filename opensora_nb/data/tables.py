@@ -7,7 +7,7 @@ __all__ = ['PART_LETTERS', 'WHOLE_COLUMNS', 'NUMBER_COLUMNS', 'TEXT_COLUMNS', 'N
            'TRAIN_COLUMNS', 'MANY', 'OPENING', 'DROPPED', 'LABELS', 'DRAWN', 'ASSUMED_FPS', 'outside_quotes',
            'is_ordinary', 'open_csv', 'whole_rows', 'csv_parts', 'number_kind', 'CsvTable', 'table_errors', 'scan_csv',
            'scan_parquet', 'scan_table', 'read_frame', 'collected', 'write_table', 'names_of', 'need_columns',
-           'keep_between', 'keep_with', 'without_urls', 'drop_repeated', 'keep_matching', 'add_sizes',
+           'keep_in_range', 'keep_with', 'without_urls', 'drop_repeated', 'keep_matching', 'add_sizes',
            'with_resolution', 'sort_by', 'shuffle_rows', 'train_columns', 'shards_of', 'stack_tables', 'once',
            'subtract_table', 'intersect_table', 'update_text', 'map_texts', 'spread_texts', 'clean_texts',
            'clean_captions', 'refine_captions', 'append_text', 'map_rows', 'scored', 'add_scores_to_text',
@@ -321,7 +321,7 @@ def need_columns(
         how = f"; it comes from: {STEPS_TO[c]}" if c in STEPS_TO else "; score the clips first"
         raise ValueError(f"{why or 'this step'} needs the column {c}; the table has {', '.join(there) or 'none'}{how}")
 
-def keep_between(
+def keep_in_range(
     frame,          # a polars frame
     column:str,     # a column of numbers
     low=None,       # least value

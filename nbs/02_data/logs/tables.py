@@ -21,9 +21,9 @@ def write_input(folder, n, name):
 
 def filter_select_join(folder, kind):
     import polars as pl
-    from opensora_nb.data.tables import intersect_table, keep_between, scan_table, write_table
+    from opensora_nb.data.tables import intersect_table, keep_in_range, scan_table, write_table
     begin = time.perf_counter()
-    frame = scan_table(folder/f'big.{kind}').pipe(keep_between, 'num_frames', low=1).pipe(keep_between, 'aes', low=5)
+    frame = scan_table(folder/f'big.{kind}').pipe(keep_in_range, 'num_frames', low=1).pipe(keep_in_range, 'aes', low=5)
     frame = intersect_table(frame.select('path', 'text', 'num_frames', 'aes'), scan_table(folder/'big_match.parquet'))
     write_table(frame, folder/f'out.{kind}')
     seconds, peak = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024**2
@@ -34,9 +34,9 @@ def filter_select_join(folder, kind):
 
 def against_pandas(folder):
     import pandas as pd, polars as pl
-    from opensora_nb.data.tables import drop_repeated, keep_between, read_frame, collected, sort_by
+    from opensora_nb.data.tables import drop_repeated, keep_in_range, read_frame, collected, sort_by
     ours, theirs = read_frame(folder/'small.parquet'), pd.read_parquet(folder/'small.parquet')
-    steps = dict(filter=(lambda: collected(keep_between(ours, 'aes', low=5)), lambda: theirs[theirs['aes'] >= 5]),
+    steps = dict(filter=(lambda: collected(keep_in_range(ours, 'aes', low=5)), lambda: theirs[theirs['aes'] >= 5]),
                  sort=(lambda: collected(sort_by(ours, 'aes'), 'in-memory'), lambda: theirs.sort_values('aes', ascending=False)),
                  dedupe=(lambda: collected(drop_repeated(ours, 'path')), lambda: theirs.drop_duplicates('path')))
     def rate(step): # the best of five
