@@ -1,6 +1,7 @@
 "The two faces in a real browser: the web page as `osnb demo` starts it, and the widgets page in JupyterLab."
 import io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlparse
 import pytest
 from opensora_nb.app.course import hand_out, lab_command
@@ -18,15 +19,19 @@ def free_port():
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-@pytest.fixture
-def server(tmp_path):
+@pytest.fixture(scope='module')
+def server(tmp_path_factory):
     "Start a server process, wait until it answers, stop it in the end"
-    started = []
-    def start(args, url, cwd=tmp_path):
-        env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', GRADIO_TEMP_DIR=str(tmp_path/'files'),
-                   HOME=str(tmp_path), JUPYTER_CONFIG_DIR=str(tmp_path/'config'))
-        log = open(tmp_path/'server.log', 'w+')
-        p = subprocess.Popen([sys.executable, *args], cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
+    started, home = [], tmp_path_factory.mktemp('home')
+    quiet = home/'config'/'lab'/'user-settings'/'@jupyterlab'/'apputils-extension'
+    quiet.mkdir(parents=True) # no pop-up that asks about news
+    (quiet/'notification.jupyterlab-settings').write_text('{"fetchNews": "false"}')
+    env = dict(os.environ, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', GRADIO_TEMP_DIR=str(home/'files'),
+               HOME=str(home), JUPYTER_CONFIG_DIR=str(home/'config'))
+    def start(args, url):
+        told = home/f'server{len(started)}.log'
+        log = open(told, 'w+')
+        p = subprocess.Popen([sys.executable, *args], cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT)
         started.append((p, log))
         end = time.time() + WAIT/1000
         while True:
@@ -34,46 +39,71 @@ def server(tmp_path):
                 urllib.request.urlopen(url, timeout=5).close()
                 return p
             except OSError:
-                assert p.poll() is None and time.time() < end, (tmp_path/'server.log').read_text()[-3000:]
-                time.sleep(.2)
+                assert p.poll() is None and time.time() < end, told.read_text()[-3000:]
+                time.sleep(.1)
     yield start
+    for p, log in started: p.terminate()
     for p, log in started:
-        p.terminate()
         try: p.wait(20)
         except subprocess.TimeoutExpired:
             p.kill()
             p.wait()
         log.close()
 
-@pytest.fixture
-def page():
-    "A page of a fresh browser; `page.away` collects requests that leave this machine"
+@pytest.fixture(scope='module')
+def browser():
+    "One Chromium for all tests"
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         flags = ['--no-sandbox', '--disable-dev-shm-usage', '--autoplay-policy=no-user-gesture-required']
         browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page = browser.new_page(viewport=dict(width=1280, height=1100))
+        yield browser
+        browser.close()
+
+@pytest.fixture
+def visitor(browser):
+    "Open a page as somebody new; `page.away` collects requests that leave this machine"
+    contexts = []
+    def arrive(width=1280, height=1100, **more):
+        contexts.append(browser.new_context(viewport=dict(width=width, height=height), **more))
+        page = contexts[-1].new_page()
         page.set_default_timeout(WAIT)
         page.away = []
         def note_if_away(request):
             if urlparse(request.url).hostname not in (None, '127.0.0.1', 'localhost'): page.away.append(request.url)
         page.on('request', note_if_away)
-        yield page
-        browser.close()
+        return page
+    yield arrive
+    for c in contexts: c.close()
+
+@pytest.fixture
+def page(visitor): return visitor()
 
 def shot(what, name):
     if SHOTS: what.screenshot(path=f'{SHOTS}/{name}.png')
 
-def run_in_lab(server, page, folder):
-    "folder/page.ipynb in JupyterLab, with all its cells run and no error"
-    quiet = folder/'config'/'lab'/'user-settings'/'@jupyterlab'/'apputils-extension'
-    quiet.mkdir(parents=True) # no pop-up that asks about news
-    (quiet/'notification.jupyterlab-settings').write_text('{"fetchNews": "false"}')
+@pytest.fixture(scope='module')
+def lab(server, tmp_path_factory):
+    "`osnb lab` on a student's copy of the course; its address, its folder and its pages"
+    folder = tmp_path_factory.mktemp('class')/'course'
+    pages = hand_out(folder)
     url = f'http://127.0.0.1:{(port := free_port())}'
-    server(['-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--allow-root',
-            '--IdentityProvider.token=', '--ServerApp.password=', f'--ServerApp.root_dir={folder}',
-            '--LabApp.news_url='], url + '/api')
-    page.goto(url + '/lab/tree/page.ipynb?reset')
+    words = lab_command(folder, port, False, folder.parent/'spaces')
+    server([*words[1:], '--ip=127.0.0.1', '--allow-root', '--IdentityProvider.token=', '--ServerApp.password='],
+           url + '/api')
+    return SimpleNamespace(url=url, folder=folder, pages=pages)
+
+def write_notebook(path, cells):
+    "A notebook of code cells"
+    cells = [dict(cell_type='code', id=f'cell{i}', metadata={}, execution_count=None, outputs=[], source=text)
+             for i, text in enumerate(cells)]
+    kernel = dict(display_name='Python 3', language='python', name='python3')
+    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))
+
+def run_in_lab(lab, page, name, cells):
+    "A notebook of code cells in JupyterLab, all of them run"
+    write_notebook(lab.folder/name, cells)
+    page.goto(f'{lab.url}/lab/tree/{name}?reset')
     page.wait_for_selector('.jp-NotebookPanel .jp-Cell')
     page.wait_for_selector('.jp-Toolbar-kernelName:has-text("Python")')
     page.locator('.jp-CodeCell .jp-InputArea-editor').first.click()
@@ -83,18 +113,9 @@ def run_in_lab(server, page, folder):
 def is_done(page):
     "All cells have run, and none wrote to the error stream"
     idle = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
-    page.wait_for_function(idle, timeout=3*WAIT) # a page of many cells
+    page.wait_for_function(idle, timeout=2*WAIT)
     errors = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]')
     assert errors.all_inner_texts() == []
-
-def open_and_run(server, page, folder):
-    "The widgets page in JupyterLab, with all its cells run -> the box of the sampler on it"
-    shutil.copy(ROOT/'nbs'/'13_app'/'02_widgets.ipynb', folder/'page.ipynb')
-    run_in_lab(server, page, folder)
-    box = page.locator('.jp-OutputArea-output:has(button:has-text("Generate"))').first
-    box.wait_for()
-    is_done(page)
-    return box
 
 def enter(field, text):
     field.fill(text)
@@ -138,9 +159,12 @@ def begin_with_a_picture(page, box):
     box.get_by_text('4 steps, guidance 2, seed 43').first.wait_for()
     shot(box, 'widgets_again')
 
-def test_widgets_in_jupyterlab(server, page, tmp_path):
-    "Run the page, press the button of the sampler on it, see the clip, walk through its steps"
-    box = open_and_run(server, page, tmp_path)
+def test_widgets_in_jupyterlab(lab, page):
+    "Press the button of the sampler, see the clip, walk through its steps"
+    run_in_lab(lab, page, 'sampler.ipynb', ['from opensora_nb.app.widgets import *\nSampler()'])
+    box = page.locator('.jp-OutputArea-output:has(button:has-text("Generate"))').first
+    box.wait_for()
+    is_done(page)
     button, prompt = box.get_by_role('button', name='Generate'), box.get_by_label('prompt', exact=True)
     button.scroll_into_view_if_needed()
     enter(prompt, '')
@@ -182,13 +206,6 @@ EXPLORERS = { # module -> what a cell says; few steps, so that the test is short
     'trajectory': 'TrajectoryExplorer(steps=4)', 'attention': 'AttentionExplorer(steps=4)',
     'latents': 'LatentsExplorer()', 'buckets': 'BucketExplorer()'}
 
-def write_notebook(path, cells):
-    "A notebook of code cells"
-    cells = [dict(cell_type='code', id=f'cell{i}', metadata={}, execution_count=None, outputs=[], source=text)
-             for i, text in enumerate(cells)]
-    kernel = dict(display_name='Python 3', language='python', name='python3')
-    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))
-
 def changes(page, picture, do):
     "Whether a picture becomes another one, and its description too"
     before, told = picture.get_attribute('src'), picture.get_attribute('alt')
@@ -227,11 +244,10 @@ def check_edits(buckets, walk, page):
     walk.locator('img[alt^="points: DDPM"]').wait_for()
     shot(walk, 'explorer_points')
 
-def test_explorers_in_jupyterlab(server, page, tmp_path):
+def test_explorers_in_jupyterlab(lab, page):
     "Each explorer opens, answers to a control and to a click on its picture"
-    write_notebook(tmp_path/'page.ipynb', [f'from opensora_nb.app.{module} import *\n{call}'
-                                           for module, call in EXPLORERS.items()])
-    run_in_lab(server, page, tmp_path)
+    cells = [f'from opensora_nb.app.{module} import *\n{call}' for module, call in EXPLORERS.items()]
+    run_in_lab(lab, page, 'explorers.ipynb', cells)
     found = {}
     advices = dict(trajectory='Move step', attention='Click a patch', latents='Click a number',
                    buckets='Edit the table')
@@ -253,20 +269,15 @@ def test_explorers_in_jupyterlab(server, page, tmp_path):
     check_edits(found['buckets'], found['trajectory'], page)
     assert not page.away, page.away
 
-def test_course_in_jupyterlab(server, page, tmp_path):
+def test_course_in_jupyterlab(lab, page):
     "`osnb lab` opens the list of lessons beside the first one; a solution is folded, the check is not"
     exercise = read_exercise(ROOT/'nbs'/'04_blocks'/'03_position.ipynb')
-    pages = hand_out(tmp_path/'class')
-    (tmp_path/'class'/pages[0].parent/'exercise.ipynb').write_text(json.dumps(exercise))
-    url = f'http://127.0.0.1:{(port := free_port())}'
-    words = lab_command(tmp_path/'class', port, False, tmp_path/'spaces')
-    server([*words[1:], '--ip=127.0.0.1', '--allow-root', '--IdentityProvider.token=', '--ServerApp.password='],
-           url + '/api')
-    page.goto(url)
+    (lab.folder/lab.pages[0].parent/'exercise.ipynb').write_text(json.dumps(exercise))
+    page.goto(lab.url)
     page.locator('.jp-NotebookPanel h1:has-text("The course")').wait_for()
     page.locator('.jp-NotebookPanel h1:has-text("Your first video")').wait_for()
     shot(page, 'course')
-    page.goto(f'{url}/lab/tree/{pages[0].parent.as_posix()}/exercise.ipynb?reset')
+    page.goto(f'{lab.url}/lab/tree/{lab.pages[0].parent.as_posix()}/exercise.ipynb?reset')
     folded = page.locator('.jp-InputPlaceholder')
     folded.first.wait_for()
     assert all('One solution' in text for text in folded.all_inner_texts())
@@ -280,7 +291,7 @@ def read_exercise(path):
     start = next(i for i, c in enumerate(nb['cells']) if '## Exercises' in ''.join(c['source']))
     return nb | dict(cells=nb['cells'][start:start + 6])
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def demo(server):
     "`osnb demo` as a user starts it, on the embedded weights; its address"
     url = f'http://127.0.0.1:{(port := free_port())}'
@@ -371,58 +382,91 @@ def test_demo_from_a_picture(demo, page, tmp_path):
     shot(page, 'demo_bad_file')
     assert not page.away, page.away
 
-def test_two_tabs_get_their_own_clips(demo, page):
-    "Both press the button; the one that waits says so, and its Stop works"
-    other = page.context.browser.new_page()
-    other.set_default_timeout(WAIT)
-    for p, seed, steps in ((page, 3, 150), (other, 4, 1000)):
-        p.goto(f'{demo}/?prompt=a+blue+square+moves+up&seed={seed}&num_sampling_steps={steps}')
-        filled(p, steps)
-    button(page, 'Generate video').click()
-    page.get_by_text(re.compile(r'step \d+ of 150')).wait_for()
-    other.bring_to_front()                                               # a page behind another one draws nothing
-    button(other, 'Generate video').click()
+def resting(p): button(p, 'Generate video').and_(p.locator(':enabled')).wait_for()
+
+def asks(p, demo, seed, steps, prompt='a+blue+square+moves+up'):
+    "Open the page with these settings and press the button"
+    p.goto(f'{demo}/?prompt={prompt}&seed={seed}&num_sampling_steps={steps}')
+    filled(p, steps)
+    p.bring_to_front()                                                   # a page behind another one draws nothing
+    button(p, 'Generate video').click()
+
+DIGEST = """async url => { const r = await fetch(url); if (!r.ok) return r.status;
+    const d = await crypto.subtle.digest('SHA-256', await r.arrayBuffer()); return [...new Uint8Array(d)].join(' ') }"""
+
+def test_two_tabs_get_their_own_clips(demo, visitor):
+    "The one that waits says so, and its Stop works; then both press with different seeds, and none gets the other's"
+    one, other = visitor(), visitor()
+    asks(one, demo, 3, 1000)
+    one.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
+    asks(other, demo, 4, 2)
     other.get_by_text('clips before yours: 1').wait_for()
     shot(other, 'demo_waiting')
     button(other, 'Stop').click()
     other.get_by_role('status').filter(has_text='Stopped while it was waiting').wait_for()
-    other.get_by_label('steps', exact=True).fill('2')
-    button(other, 'Generate video').click()
-    second = arrives(other, 4)
-    page.bring_to_front()
-    assert second != arrives(page, 3)
+    resting(other)
+    one.bring_to_front()
+    button(one, 'Stop').click()
+    one.get_by_role('status').filter(has_text='Stopped after').wait_for()
+    resting(one)
+    one.get_by_label('steps', exact=True).fill('2')
+    for p in (one, other):
+        p.bring_to_front()
+        button(p, 'Generate video').click()
+    clips = {}
+    for p, seed in ((other, 4), (one, 3)):
+        p.bring_to_front()
+        clips[p] = arrives(p, seed)
+    digests = [one.evaluate(DIGEST, clips[one]), other.evaluate(DIGEST, clips[other])]
+    assert digests[0] != digests[1] and all(isinstance(d, str) for d in digests)
+    assert one.evaluate(DIGEST, clips[other]) == 404
 
-def test_demo_on_a_phone_in_chinese(demo, page):
-    "390 px, dark, Chinese: everything fits, and what happens is seen without scrolling"
-    phone = page.context.browser.new_context(viewport=dict(width=390, height=844), locale='zh-CN', color_scheme='dark')
-    p = phone.new_page()
-    p.set_default_timeout(WAIT)
-    p.goto(f'{demo}/?prompt=一个红色的圆向右移动&num_sampling_steps=60')
+TOO_WIDE = """[...document.querySelectorAll('.osnb-boxes label, .osnb-boxes input, .osnb-boxes span')].filter(e => {
+    const r = e.getBoundingClientRect(), b = e.closest('.block')?.getBoundingClientRect();
+    return r.width && b && (r.right > b.right + 1 || r.right > innerWidth) }).map(e => e.innerText || e.value)"""
+
+def test_demo_on_a_phone_in_chinese(demo, visitor):
+    "390 px, dark, Chinese: everything fits and is said in Chinese, and what happens is seen without scrolling"
+    p = visitor(390, 844, locale='zh-CN', color_scheme='dark')
+    p.goto(f'{demo}/?num_sampling_steps=60')
     filled(p, 60)
+    for name in ('更多设置', '给定帧与长视频'): p.locator('.label-wrap', has_text=name).click()
+    p.get_by_label('水印').wait_for()
+    assert p.evaluate(TOO_WIDE) == []
     button(p, '生成视频').click()
+    p.get_by_role('status').filter(has_text='提示词是空的').wait_for()
+    p.locator('.osnb-example').first.click()
+    p.wait_for_function("document.querySelector('.osnb-ask textarea').value === 'a large red circle moves right'")
+    button(p, '生成视频').and_(p.locator(':enabled')).click()
     said = "(e => /第 \\d+.60 步，约剩 \\d+ 秒/.test(e?.innerText) && e.getBoundingClientRect().top < innerHeight)"
     p.wait_for_function(said + "(document.querySelector('.osnb-status'))")
     shot(p, 'demo_phone')
     p.wait_for_function("document.querySelector('video')?.readyState >= 2")
     assert p.evaluate('document.documentElement.scrollWidth') <= 390
-    phone.close()
+    assert not p.away, p.away
+
+BEGINS = """new Promise(done => { const look = () => /step \\d+ of/.test(document.querySelector('.osnb-status')?.innerText)
+    ? done(Date.now()/1000) : setTimeout(look, 5); look() })"""
+
+def test_a_closed_tab_frees_its_place(demo, visitor):
+    "A tab that is closed in mid-run: the clip that waits behind it begins within a second"
+    leaves, waits = visitor(), visitor()
+    asks(leaves, demo, 1, 1000)
+    leaves.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
+    asks(waits, demo, 5, 4)
+    waits.get_by_text('clips before yours: 1').wait_for()
+    waits.evaluate(f'window.begins = {BEGINS}; 0')
+    closed = time.time()
+    leaves.close(run_before_unload=False)
+    took = waits.evaluate('window.begins') - closed
+    if SHOTS: print(f'a closed tab frees its place after {took:.2f} s')
+    assert 0 < took < 1, took
+    plays(waits, 5)
 
 def test_demo_is_left_alone_by_other_pages(demo, page):
-    "Another page cannot press the button; a tab that is closed in mid-run does not hold up the next"
+    "Another page cannot press the button; the page answers under its other name, too"
     page.goto('about:blank')
     ask = "url => fetch(url, {method: 'POST', body: '{}'}).then(r => r.status, e => 'unreadable')"
     assert page.evaluate(ask, demo + '/gradio_api/queue/join') in (403, 'unreadable')
-    page.goto(demo.replace('127.0.0.1', 'localhost'))                    # its other name
+    page.goto(demo.replace('127.0.0.1', 'localhost'))
     button(page, 'Generate video').wait_for()
-    other = page.context.browser.new_page()
-    other.set_default_timeout(WAIT)
-    other.goto(f'{demo}/?prompt=a+red+circle+moves+left&num_sampling_steps=1000')
-    filled(other, 1000)
-    button(other, 'Generate video').click()
-    other.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
-    other.close()
-    page.get_by_label('prompt', exact=True).fill('a blue star moves up')
-    page.get_by_label('seed', exact=True).fill('5')
-    page.get_by_label('steps', exact=True).fill('4')
-    button(page, 'Generate video').click()
-    plays(page, 5)
