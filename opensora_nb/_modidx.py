@@ -2783,6 +2783,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'opensora_nb/metrics/classifier.py'),
                                                 'opensora_nb.metrics.classifier.read_back': ( '10_metrics/classifier.html#read_back',
                                                                                               'opensora_nb/metrics/classifier.py'),
+                                                'opensora_nb.metrics.classifier.report_table': ( '10_metrics/classifier.html#report_table',
+                                                                                                 'opensora_nb/metrics/classifier.py'),
                                                 'opensora_nb.metrics.classifier.train_classifier': ( '10_metrics/classifier.html#train_classifier',
                                                                                                      'opensora_nb/metrics/classifier.py'),
                                                 'opensora_nb.metrics.classifier.wilson': ( '10_metrics/classifier.html#wilson',

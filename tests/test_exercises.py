@@ -16,7 +16,8 @@ ALONE = [ # what these explain has no place in the trained system, so they break
     '03_flow/07_speed', '05_models/12_inflation', '06_vae/09_temporal_decoder', '06_vae/10_vq',
 ]
 
-def cells_of(page): return json.loads((ROOT/'nbs'/f'{page}.ipynb').read_text())['cells']
+def cells_at(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+def cells_of(page): return cells_at(ROOT/'nbs'/f'{page}.ipynb')
 def source(cell): return ''.join(cell['source'])
 def shown(cell): return ''.join(''.join(o.get('data', {}).get('text/plain', '')) for o in cell.get('outputs', []))
 
@@ -69,3 +70,17 @@ def test_no_answer_stands_in_the_open(page):
 def test_a_spoiler_is_found(text, folded, said):
     "The rule can fail"
     assert any(said in s for s in spoilers(dict(source=[text], metadata=folded)))
+
+JUDGES = [(path.stem, name) for path in sorted((ROOT/'opensora_nb'/'exercises').glob('*.py'))
+          for name in re.findall(r'^(\w+) = Exercise\(', path.read_text(), re.MULTILINE)]
+
+def proofs():
+    "(module, exercise) whose solution passes and whose wrong answers fail, each with its hint, on some page"
+    for page in PAGES:
+        code = '\n'.join(source(c) for c in cells_at(page) if c['cell_type'] == 'code')
+        for module, names in re.findall(r'from opensora_nb\.exercises\.(\w+) import ([\w, ]+)', code):
+            yield from ((module, n) for n in names.split(', ') if f'{n}.prove(' in code)
+
+def test_every_judge_is_proved():
+    "`prove` runs the solution and the wrong answers; an exercise without it might take any answer"
+    assert len(JUDGES) > 60 and not {*JUDGES} - {*proofs()}
