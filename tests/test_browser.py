@@ -445,8 +445,10 @@ def test_demo_on_a_phone_in_chinese(demo, visitor):
     assert p.evaluate('document.documentElement.scrollWidth') <= 390
     assert not p.away, p.away
 
-BEGINS = """new Promise(done => { const look = () => /step \\d+ of/.test(document.querySelector('.osnb-status')?.innerText)
-    ? done(Date.now()/1000) : setTimeout(look, 5); look() })"""
+BEGINS = r"""new Promise(done => {
+    const begun = () => /step \d+ of/.test(document.querySelector('.osnb-status')?.innerText);
+    const look = () => begun() ? done(Date.now()/1000) : setTimeout(look, 5);
+    look() })"""
 
 def test_a_closed_tab_frees_its_place(demo, visitor):
     "A tab that is closed in mid-run: the clip that waits behind it begins within a second"
