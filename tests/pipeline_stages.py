@@ -1,7 +1,7 @@
 "Stages for tests/test_pipeline.py, in a file that other processes can import; as a program: a run to be killed"
 import json, os, signal, sys, time
 from pathlib import Path
-from opensora_nb.data.pipeline import DataStage, drop, keep_between, run_pipeline
+from opensora_nb.data.pipeline import DataStage, drop, threshold_rows, run_pipeline
 
 def reader():
     "Loaded before the clock of a row begins"
@@ -58,7 +58,7 @@ def odd_value(rows): return [dict(row, what={1, 2}) for row in rows]
 
 def chain(seconds=.02):
     return [DataStage('square', square, dict(seconds=seconds), batch=2), DataStage('parts', parts, batch=4),
-            DataStage('few', keep_between, dict(column='square', high=300), filter=True, batch=8),
+            DataStage('few', threshold_rows, dict(column='square', high=300), filter=True, batch=8),
             DataStage('rank', rank, batch=0), DataStage('model', with_model, setup=load_model, batch=5)]
 
 if __name__ == '__main__':

@@ -153,7 +153,7 @@ def counts(folder, **settings):
     before = [len(list(log.iterdir())) for log in logs]
     seconds, high = settings.get('seconds', 0), settings.get('high', 100)
     chain = [DataStage('a', stages.square, dict(seconds=seconds, counted=str(logs[0])), batch=4),
-             DataStage('few', pipeline.keep_between, dict(column='n', high=high), filter=True),
+             DataStage('few', pipeline.threshold_rows, dict(column='n', high=high), filter=True),
              DataStage('b', stages.square, dict(counted=str(logs[1])))]
     out = run(NUMBERS[:8], chain, folder/'r', 0)
     return [len(list(log.iterdir())) - n for log, n in zip(logs, before)], len(list(out.rows()))

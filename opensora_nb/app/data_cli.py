@@ -9,7 +9,8 @@ __all__ = ['TOY_LEVELS', 'DECODE_HELP', 'TAG_KEYS', 'FOLDER_KINDS', 'DATA_COMMAN
            'pick_captioner', 'open_rows', 'save_rows', 'price_of', 'caption_table', 'said_cost', 'tag_options',
            'tag_table', 'convert_options', 'convert_folder', 'datautil_options', 't5_counter', 'run_datautil',
            'analyze_options', 'analyze_tables', 'split_options', 'named_buckets', 'split_tables', 'transform_options',
-           'transform_files', 'data_options', 'data_command', 'what_first']
+           'transform_files', 'download_options', 'download_list', 'interpolate_options', 'interpolate_clips',
+           'data_options', 'data_command', 'what_first']
 
 # %% ../../nbs/13_app/16_data_cli.ipynb #8a992bdf
 import argparse
@@ -427,6 +428,51 @@ def transform_files(args):
     print(transform_table(args.task, args.table, args.input_dir, args.output, args.length, args.seed,
                           args.points, args.points_index))
 
+# %% ../../nbs/13_app/16_data_cli.ipynb #78b7a37b
+def download_options(p):
+    p.add_argument('paths', nargs='*', metavar='PATH',
+                   help="a text file with an address a line, or a table with the column url; and the folder to fill")
+    p.add_argument('--parallel', type=int, default=4, metavar='N', help="files at a time (default: 4)")
+    p.add_argument('--tries', type=int, default=4, metavar='N', help="of each file (default: 4)")
+    p.add_argument('--timeout', type=float, default=30, metavar='S', help="seconds without a byte (default: 30)")
+    p.add_argument('--most-mb', type=float, default=4096, metavar='MB', help="refuse larger files (default: 4096)")
+
+def download_list(args):
+    from opensora_nb.data.download import DownloadSettings, download, read_list
+    if len(args.paths) != 2:
+        raise ValueError(f"osnb data download LIST FOLDER takes two paths, not {len(args.paths)}")
+    settings = DownloadSettings(args.parallel, args.tries, timeout=args.timeout, most_mb=args.most_mb)
+    rows = download(read_list(args.paths[0]), args.paths[1], settings)
+    missing = [r for r in rows if not r['path']]
+    for row in missing[:20]: print(f"{row.get('url', '')}: {row['why']}")
+    if len(missing) > 20: print(f"and {len(missing) - 20} more")
+    print(f"{len(rows) - len(missing)} of {len(rows)} files are there; {args.paths[1]}/download.csv names them all")
+    return int(bool(missing))
+
+def interpolate_options(p):
+    p.add_argument('paths', nargs='*', metavar='PATH', help="clips, or folders of clips")
+    p.add_argument('--out', required=True, metavar='FOLDER', help="the folder to fill")
+    p.add_argument('--passes', type=int, default=1, metavar='N', help="each doubles the rate (default: 1)")
+    p.add_argument('--method', default='flow', choices=('flow', 'blend', 'repeat'),
+                   help="what stands between two frames (default: flow)")
+    p.add_argument('--slow', action='store_true', help="keep the rate, so that clips last longer (default: no)")
+
+def interpolate_clips(args):
+    from tqdm import tqdm
+    from opensora_nb.data.interpolate import interpolate_rows
+    from opensora_nb.data.video_io import is_video
+    files = [f for p in map(Path, args.paths) for f in (sorted(p.rglob('*')) if p.is_dir() else [p])
+             if is_video(f) or not p.is_dir()]
+    bad = 0
+    for f in tqdm(files, desc='interpolate', unit='clip'):
+        try: row, = interpolate_rows([dict(path=str(f))], args.out, args.passes, args.method, args.slow)
+        except (ValueError, FileNotFoundError) as e:
+            bad += 1
+            tqdm.write(f"{f}: cannot be used: {e}")
+        else: tqdm.write(f"{row['path']}: {row['num_frames']} frames at {row['fps']:g} a second")
+    if bad or not files: print(f"{bad} of {len(files)} files cannot be used")
+    return int(bad == len(files))
+
 # %% ../../nbs/13_app/16_data_cli.ipynb #68e3a71f
 DATA_COMMANDS = dict(
     shapes=Command(shapes_options, write_shapes, "write toy clips with a metadata.csv"),
@@ -440,6 +486,8 @@ DATA_COMMANDS = dict(
     analyze=Command(analyze_options, analyze_tables, "what tables hold, with pictures"),
     split=Command(split_options, split_tables, "a few clips of every bucket"),
     transform=Command(transform_options, transform_files, "smaller pictures, quarters of pictures, frames of videos"),
+    download=Command(download_options, download_list, "fetch a list of addresses, and go on where it broke off"),
+    interpolate=Command(interpolate_options, interpolate_clips, "frames between the frames of clips"),
     features=Command(store_options, stored_features, "list the latents that training has stored, or delete some"))
 
 def data_options(p, word=''): # the sub-command in use
