@@ -222,14 +222,19 @@ class Gate:
         return noted
 
     async def _listen(self, who, scope, receive, send): # as long as this connection is open
-        finished = False
+        finished = hung_up = False
+        async def heard(): # Gradio ends its answer in good order when it hears that nobody is there
+            nonlocal hung_up
+            message = await receive()
+            hung_up = hung_up or message['type'] == 'http.disconnect' and not finished
+            return message
         async def watched(message):
             nonlocal finished
             await send(message)
             finished = finished or message['type'] == 'http.response.body' and not message.get('more_body', False)
         self.listeners.enter(who)
-        try: await self.app(scope, receive, watched)
-        finally: self.listeners.leave(who, finished)
+        try: await self.app(scope, heard, watched)
+        finally: self.listeners.leave(who, finished and not hung_up)
 
 async def _answer(why, scope, receive, send, page=False): # a status and a text
     from starlette.responses import HTMLResponse, PlainTextResponse # comes with Gradio
