@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LAUNCHERS', 'ALONE', 'CONFIGS', 'SETTINGS', 'IDLE', 'FLAGS', 'YES', 'NO', 'PRECISION', 'CAPTION_TOOLS',
-           'CAPTION_DEFAULTS', 'CAPTION_IDLE', 'LLAVA_HUB', 'SCRIPTS', 'ELSEWHERE', 'count_hosts', 'read_launcher',
-           'read_setting', 'read_options', 'read_load', 'recipe_for', 'starting_weights', 'warn_of_idle',
-           'translate_training', 'read_captioning', 'translate_captioning', 'from_original']
+           'CAPTION_DEFAULTS', 'CAPTION_IDLE', 'LLAVA_HUB', 'TABLE_TOOLS', 'TOOLS_ELSEWHERE', 'RENAMED', 'SCRIPTS',
+           'ELSEWHERE', 'count_hosts', 'read_launcher', 'read_setting', 'read_options', 'read_load', 'recipe_for',
+           'starting_weights', 'warn_of_idle', 'translate_training', 'read_captioning', 'translate_captioning',
+           'table_tool', 'translate_tables', 'from_original']
 
 # %% ../../nbs/13_app/15_opensora_cli.ipynb #0a6f1c1e
 import difflib, math, os, re, shlex, warnings
@@ -275,6 +276,41 @@ def translate_captioning(
     if idle: warnings.warn(f"without effect here: {', '.join(idle)} (one process captions)")
     return ['data', CAPTION_TOOLS[tool][0], *paths, *(w for kv in given.items() for w in kv)]
 
+# %% ../../nbs/13_app/15_opensora_cli.ipynb #c9ba1b2c
+# module below tools.datasets -> sub-command of osnb data; the last two are those of Open-Sora 1.0
+TABLE_TOOLS = dict(convert='convert', datautil='datautil', analyze='analyze', split='split', transform='transform',
+                   csvutil='datautil', convert_dataset='convert')
+TOOLS_ELSEWHERE = { # module -> what to do instead
+    'filter_panda10m': "it reads a file of one server; keep the rows of a table with "
+                       "osnb data datautil TABLE --intersection OTHER",
+    'check_integrity': "osnb data datautil TABLE --info --decode --fmin 1 keeps the clips that can be decoded"}
+RENAMED = { # what the original's pages or its version 1.0 say -> the flag
+    '--sort-descending': '--sort', '--remove-caption-prefix': '--refine-llm-caption', '--root': '--abspath',
+    '--relength': '--info'}
+
+def table_tool(word): # the module of tools.datasets that a word names, '' for anything else
+    found = re.search(r'(?:^|[./])tools[./]datasets[./](\w+?)(?:\.py)?$', word.replace(os.sep, '/'))
+    return found[1] if found else ''
+
+def translate_tables(
+    tool:str,        # one of `TABLE_TOOLS`
+    words:list[str], # what follows it
+) -> list[str]:      # the same for `osnb`
+    "A line of the original's table tools; `ValueError` for what has no counterpart"
+    if tool in TOOLS_ELSEWHERE:
+        raise ValueError(f"tools.datasets.{tool} has no counterpart here: {TOOLS_ELSEWHERE[tool]}")
+    if tool not in TABLE_TOOLS:
+        raise ValueError(f"tools.datasets.{tool} has no counterpart here; those that have: {', '.join(TABLE_TOOLS)}")
+    out = []
+    for k, word in enumerate(words):
+        name, has, value = word.partition('=')
+        if name == '--unescape':
+            raise ValueError("--unescape is in the original's page alone; --clean-caption undoes HTML escapes")
+        if word.lower() == 't5' and words[k-1] == '--clean-caption': continue # its page names a model
+        out.append(RENAMED.get(name, name) + has + value)
+        if word == '--count-num-token' and words[k+1:k+2] != ['t5']: out.append('t5')
+    return ['data', TABLE_TOOLS[tool], *out]
+
 # %% ../../nbs/13_app/15_opensora_cli.ipynb #2e9f797c
 # script of the original -> sub-command here
 SCRIPTS = {'inference.py': 'sample', 'inference-long.py': 'sample', **dict.fromkeys(CONFIGS, 'train')}
@@ -294,6 +330,7 @@ def from_original(
     if read is None: return argv, 1
     words, processes, nodes = read
     if not words: raise ValueError(f"{shlex.join(argv)} names no script; Open-Sora's are {', '.join(SCRIPTS)}")
+    if tool := table_tool(words[0]): return translate_tables(tool, words[1:]), 1
     script = words.pop(0).rsplit('/', 1)[-1]
     tool = re.sub('(caption_pllava).*', r'\1', script.removesuffix('.py').rsplit('.', 1)[-1])
     if tool in CAPTION_TOOLS: return translate_captioning(tool, words), 1
