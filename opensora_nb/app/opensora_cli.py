@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LAUNCHERS', 'ALONE', 'CONFIGS', 'SETTINGS', 'IDLE', 'FLAGS', 'YES', 'NO', 'PRECISION', 'CAPTION_TOOLS',
-           'CAPTION_DEFAULTS', 'CAPTION_IDLE', 'LLAVA_HUB', 'TABLE_TOOLS', 'TOOLS_ELSEWHERE', 'RENAMED', 'SCRIPTS',
-           'ELSEWHERE', 'count_hosts', 'read_launcher', 'read_setting', 'read_options', 'read_load', 'recipe_for',
-           'starting_weights', 'warn_of_idle', 'translate_training', 'read_captioning', 'translate_captioning',
-           'table_tool', 'translate_tables', 'from_original']
+           'CAPTION_DEFAULTS', 'CAPTION_IDLE', 'LLAVA_HUB', 'SCORE_TOOLS', 'SCORE_ALONE', 'TABLE_TOOLS',
+           'TOOLS_ELSEWHERE', 'RENAMED', 'SCRIPTS', 'ELSEWHERE', 'count_hosts', 'read_launcher', 'read_setting',
+           'read_options', 'read_load', 'recipe_for', 'starting_weights', 'warn_of_idle', 'translate_training',
+           'read_captioning', 'translate_captioning', 'score_tool', 'translate_scoring', 'table_tool',
+           'translate_tables', 'from_original']
 
 # %% ../../nbs/13_app/15_opensora_cli.ipynb #0a6f1c1e
 import difflib, math, os, re, shlex, warnings
@@ -276,6 +277,52 @@ def translate_captioning(
     if idle: warnings.warn(f"without effect here: {', '.join(idle)} (one process captions)")
     return ['data', CAPTION_TOOLS[tool][0], *paths, *(w for kv in given.items() for w in kv)]
 
+# %% ../../nbs/13_app/15_opensora_cli.ipynb #bf5542aa
+_LOADER = {'--num-workers': '', '--prefetch-factor': '', '--bs': '--batch-size', '--batch-size': '--batch-size'}
+SCORE_TOOLS = { # module of the original -> the words here, and what each option is; '' has no effect
+    'scene_cut.scene_detect': (('scenes', '--preset', '1.2'), {'--num-workers': '--workers'}),
+    'scene_cut.cut': (('cut',), {'--save-dir': '--save-dir', '--min-seconds': '--min-seconds',
+                                 '--max-seconds': '--max-seconds', '--target-fps': '--target-fps',
+                                 '--shorter-size': '--shorter-size', '--num-workers': '--workers'}),
+    'scoring.aesthetic.inference': (('score', 'aes'), _LOADER | {'--num-frames': '--frames'}),
+    'scoring.optical_flow.inference': (('score', 'flow'), _LOADER),
+    'scoring.ocr.inference': (('score', 'text'), _LOADER),
+    'scoring.matching.inference': (('score', 'match'), _LOADER),
+    'caption.camera_motion.detect': (('score', 'camera'), _LOADER | {'--threshold': '--threshold'}),
+    'caption.camera_motion_detect': (('score', 'camera'), {})}
+SCORE_ALONE = '--disable-parallel', '--skip-if-existing' # options without a value, without effect here
+
+def score_tool(
+    script:str, # as it stands in the line: a path or a module
+) -> str:       # one of `SCORE_TOOLS`, '' for others
+    "Which tool for scenes and scores a script is"
+    module = script.removesuffix('.py').replace('/', '.')
+    return next((k for k in SCORE_TOOLS if module == k or module.endswith('tools.' + k)), '')
+
+def translate_scoring(
+    tool:str,        # one of `SCORE_TOOLS`
+    words:list[str], # what follows it
+) -> list[str]:      # the same for `osnb`
+    "Translate a line for scenes or scores; `ValueError` for an option that is not known"
+    (new, takes), words, idle = SCORE_TOOLS[tool], list(words), []
+    out, given = [], {}
+    while words:
+        word, has, value = words.pop(0).partition('=')
+        if not word.startswith('--'):
+            out.append(word + has + value)
+            continue
+        name = word.replace('_', '-')
+        if name not in takes and name not in SCORE_ALONE:
+            raise ValueError(f"{tool} has no option {word!r}; it takes {', '.join([*takes, *SCORE_ALONE])}")
+        if name in takes and not has:
+            if not words: raise ValueError(f"{word} needs a value")
+            value = words.pop(0)
+        if takes.get(name): given[takes[name]] = value
+        else: idle.append(name)
+    if tool == 'scene_cut.cut': given.setdefault('--shorter-size', '1080')
+    if idle: warnings.warn(f"without effect here: {', '.join(idle)}")
+    return ['data', *new, *out, *(w for kv in given.items() for w in kv)]
+
 # %% ../../nbs/13_app/15_opensora_cli.ipynb #c9ba1b2c
 # module below tools.datasets -> sub-command of osnb data; the last two are those of Open-Sora 1.0
 TABLE_TOOLS = dict(convert='convert', datautil='datautil', analyze='analyze', split='split', transform='transform',
@@ -330,6 +377,7 @@ def from_original(
     if read is None: return argv, 1
     words, processes, nodes = read
     if not words: raise ValueError(f"{shlex.join(argv)} names no script; Open-Sora's are {', '.join(SCRIPTS)}")
+    if scoring := score_tool(words[0]): return translate_scoring(scoring, words[1:]), 1
     if tool := table_tool(words[0]): return translate_tables(tool, words[1:]), 1
     script = words.pop(0).rsplit('/', 1)[-1]
     tool = re.sub('(caption_pllava).*', r'\1', script.removesuffix('.py').rsplit('.', 1)[-1])
