@@ -145,7 +145,8 @@ def set_up_code(
     "What a machine in the cloud does first; elsewhere it does nothing"
     name = repository.split('/')[-1]
     return f"""#| eval: false
-# On Colab or Kaggle run this cell first: it fetches and installs the package. Elsewhere it does nothing.
+# On Colab or Kaggle (there, switch on Internet at the right) run this cell first: it installs the package.
+# Elsewhere it does nothing.
 import importlib.util, os, subprocess, sys
 if importlib.util.find_spec('opensora_nb') is None:
     subprocess.run(['git', 'clone', '--depth', '1', '{repository}'], check=True)

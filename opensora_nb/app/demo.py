@@ -159,7 +159,7 @@ def _show(gr, t, ui): # the clip
 def _more(gr, t, ui, studio): # what belongs to it
     with gr.Accordion(t('Your clips'), open=True):
         gr.Markdown(t('pick one to see it again and to fill in its settings'), elem_classes='osnb-line')
-        ui.gallery = gr.Gallery(columns=4, height=140, allow_preview=False, interactive=False, fit_columns=False,
+        ui.gallery = gr.Gallery(columns=4, height=170, allow_preview=False, interactive=False, fit_columns=False,
                                 show_label=False, label=t('Your clips'), buttons=[], elem_classes='osnb-clips')
         ui.link = gr.Textbox(label=t('link to these settings'), interactive=False, buttons=['copy'], max_lines=2)
     with gr.Accordion(t('Compare two settings'), open=False): _two(gr, t, ui, studio)
