@@ -175,3 +175,19 @@ def test_captions_in_several_processes(tmp_path, capsys):
     from opensora_nb.data.tables import clean_texts, spread_texts
     texts = [f'The Dog no. {i} runs, see www.x.org' for i in range(30)]*200
     assert spread_texts(clean_texts, texts, 2) == clean_texts(texts[:30])*200
+
+def test_public_sets_become_tables(tmp_path, capsys, monkeypatch):
+    "A tree of UCF-101, and a list of captions beside a heap of videos"
+    monkeypatch.chdir(tmp_path)
+    write_dataset('made', 2, num_frames=5)
+    for i, name in enumerate(('YoYo', 'TaiChi')):
+        (tmp_path/'ucf/videos'/name).mkdir(parents=True)
+        (tmp_path/f'made/clips/{i:05d}.mp4').rename(tmp_path/'ucf/videos'/name/f'v_{i}.mp4')
+    run('python -m tools.datasets.convert ucf101 ucf --split videos', capsys)
+    assert read_frame('ucf101_videos.csv')['text'].to_list() == ['Tai Chi', 'Yo Yo']
+    (tmp_path/'list.json').write_text('[{"vid": "v_0", "caption": "a yo-yo"}, {"vid": "lost", "caption": ""}]')
+    with pytest.warns(UserWarning, match='1 of 2 files are not in ucf'):
+        from opensora_nb.data.public_sets import read_captions
+        assert read_captions('list.json', 'ucf')['text'].to_list() == ['a yo-yo']
+    assert main(['data', 'convert', 'captions', 'ucf']) == 1
+    assert 'captions needs --info' in capsys.readouterr().err

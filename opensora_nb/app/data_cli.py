@@ -294,7 +294,7 @@ def tag_table(args):
     return code
 
 # %% ../../nbs/13_app/16_data_cli.ipynb #c1435df8
-FOLDER_KINDS = ('video', 'image', 'any', 'imagenet', 'ucf101', 'vidprom') # what `osnb data convert` takes
+FOLDER_KINDS = ('video', 'image', 'any', 'imagenet', 'ucf101', 'vidprom', 'captions') # what `osnb data convert` takes
 
 def convert_options(p):
     p.add_argument('kind', choices=FOLDER_KINDS, help="what lies in the folder")
@@ -302,16 +302,18 @@ def convert_options(p):
     p.add_argument('--output', metavar='FILE', 
                    help="the table, .csv or .parquet (default: KIND.csv or KIND_SPLIT.csv here)")
     p.add_argument('--split', default='train', help="ucf101 and imagenet: the folder in ROOT (default: train)")
-    p.add_argument('--info', metavar='FILE', help="vidprom: the table of prompts")
+    p.add_argument('--info', metavar='FILE', help="vidprom and captions: the list of captions, .csv, .json or .jsonl")
 
 def convert_folder(args):
     "A folder becomes a table"
     from opensora_nb.data.tables import write_table
-    if args.kind in ('imagenet', 'ucf101', 'vidprom'):
-        from opensora_nb.data.public_sets import read_class_folders, read_vidprom
-        if args.kind == 'vidprom': table = read_vidprom(args.root, args.info)
-        else: table = read_class_folders(args.root, args.kind, args.split)
-        name = args.kind if args.kind == 'vidprom' else f'{args.kind}_{args.split}'
+    if args.kind in ('vidprom', 'captions'):
+        from opensora_nb.data.public_sets import read_captions
+        if not args.info: raise ValueError(f"{args.kind} needs --info: the list of captions")
+        table, name = read_captions(args.info, args.root, 'vidprom'*(args.kind == 'vidprom')), args.kind
+    elif args.kind in ('imagenet', 'ucf101'):
+        from opensora_nb.data.public_sets import read_class_folders
+        table, name = read_class_folders(args.root, args.kind, args.split), f'{args.kind}_{args.split}'
     else:
         from opensora_nb.data.datautil import scan_folder
         table, name = scan_folder(args.root, args.kind), args.kind

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['PART_LETTERS', 'WHOLE_COLUMNS', 'NUMBER_COLUMNS', 'TEXT_COLUMNS', 'NO_NUMBER', 'NUMBER_KINDS', 'STEPS_TO',
-           'TRAIN_COLUMNS', 'MANY', 'OPENING', 'DROPPED', 'LABELS', 'DRAWN', 'ASSUMED_FPS', 'outside_quotes',
-           'is_ordinary', 'open_csv', 'whole_rows', 'csv_parts', 'number_kind', 'CsvTable', 'table_errors', 'scan_csv',
-           'scan_parquet', 'scan_table', 'read_frame', 'collected', 'write_table', 'names_of', 'need_columns',
-           'keep_in_range', 'keep_with', 'without_urls', 'drop_repeated', 'keep_matching', 'add_sizes',
-           'with_resolution', 'sort_by', 'shuffle_rows', 'train_columns', 'shards_of', 'stack_tables', 'once',
-           'subtract_table', 'intersect_table', 'update_text', 'map_texts', 'spread_texts', 'clean_texts',
-           'clean_captions', 'refine_captions', 'append_text', 'map_rows', 'scored', 'add_scores_to_text',
-           'camera_words', 'add_camera_to_text', 'count_tokens', 'is_absolute', 'to_absolute', 'to_relative',
-           'relative_to', 'add_ids', 'split_kinds', 'numeric_columns', 'describe_columns', 'play_time', 'draw_column',
-           'draw_table', 'sure_buckets', 'few_of_each_bucket']
+           'TRAIN_COLUMNS', 'MANY', 'OPENING', 'DROPPED', 'DRAWN', 'ASSUMED_FPS', 'outside_quotes', 'is_ordinary',
+           'open_csv', 'whole_rows', 'csv_parts', 'number_kind', 'CsvTable', 'table_errors', 'scan_csv', 'scan_parquet',
+           'scan_table', 'read_frame', 'collected', 'write_table', 'names_of', 'need_columns', 'keep_in_range',
+           'keep_with', 'without_urls', 'drop_repeated', 'keep_matching', 'add_sizes', 'with_resolution', 'sort_by',
+           'shuffle_rows', 'train_columns', 'shards_of', 'stack_tables', 'once', 'subtract_table', 'intersect_table',
+           'update_text', 'map_texts', 'spread_texts', 'clean_texts', 'clean_captions', 'refine_captions',
+           'append_text', 'map_rows', 'scored', 'add_scores_to_text', 'motion_words', 'add_camera_to_text',
+           'count_tokens', 'is_absolute', 'to_absolute', 'to_relative', 'relative_to', 'add_ids', 'split_kinds',
+           'numeric_columns', 'describe_columns', 'play_time', 'draw_column', 'draw_table', 'sure_buckets',
+           'few_of_each_bucket']
 
 # %% ../../nbs/02_data/17_tables.ipynb #6b20012c
 import codecs, csv, glob, io, os, re, warnings, zlib
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from ..core import require, rng_for
 from .bucket import Buckets, assign
-from .captions import clean_caption, score_text
+from .captions import CAMERA_MOTIONS, clean_caption, score_text
 from .dataset import as_row, cells_of, column_names, read_text, separator_of, table_rows
 
 # %% ../../nbs/02_data/17_tables.ipynb #b9a797fd
@@ -488,7 +488,6 @@ def append_text(frame, words): # the same words behind every caption; no space i
 
 # %% ../../nbs/02_data/17_tables.ipynb #bd3ca5ae
 DROPPED = 0.2 # of the rows lose a score in the caption (Open-Sora)
-LABELS = ('pan right', 'pan left', 'tilt up', 'tilt down', 'zoom in', 'zoom out', 'static')
 
 def map_rows(frame, columns, function, why): # a new text for each row, from some of its columns
     pl = require('polars', 'data')
@@ -507,16 +506,16 @@ def scored(row, seed): # the caption with its scores, or without
 def add_scores_to_text(frame, seed=42): # ` [aesthetic score: 5.5, motion score: 10.0]`
     return map_rows(frame, ('path', 'aes', 'flow'), partial(scored, seed=seed), '--score-to-text')
 
-def camera_words(
+def motion_words(
     label, # as either tool writes it: pan_right, zoom_in+tilt_up, "pan left", Undetermined
 ) -> str:  # of `CAMERA_MOTIONS`, with commas between; '' where nothing is known
     "Camera motion in words"
     parts = [p.strip().replace('_', ' ') for p in str(label or '').lower().split('+')]
-    return ', '.join(p for p in parts if p in LABELS)
+    return ', '.join(p for p in parts if p in CAMERA_MOTIONS)
 
 def add_camera_to_text(frame): # ` Camera motion: pan right.`
     def told(row):
-        words = camera_words(row['cmotion'])
+        words = motion_words(row['cmotion'])
         return score_text(row['text'] or '', camera_motion=words, style='train') if words else row['text']
     return map_rows(frame, ('cmotion',), told, '--merge-cmotion')
 
