@@ -186,7 +186,10 @@ def _send(self:Endpoint, body): # one request: the bytes of a good answer, or _P
     opener = urllib.request.build_opener(_NoRedirect)
     self.calls += 1
     try:
-        with opener.open(request, timeout=self.timeout) as answer: return answer.read(MOST_BYTES)
+        with opener.open(request, timeout=self.timeout) as answer:
+            raw = answer.read(MOST_BYTES)
+            if not answer.length or len(raw) >= MOST_BYTES: return raw
+            raise _Passing(f"an answer that breaks off after {len(raw)} bytes")
     except urllib.error.HTTPError as e: status, retry_after, raw = e.code, e.headers.get('Retry-After'), _rest(e)
     except (OSError, HTTPException) as e:
         raise _Passing(f"no answer ({getattr(e, 'reason', None) or type(e).__name__})") from None

@@ -248,8 +248,8 @@ def read_captioning(
         name = name.replace('_', '-')
         if name not in takes and name not in CAPTION_IDLE:
             near = difflib.get_close_matches(name, [*takes, *CAPTION_IDLE], n=1)
-            raise ValueError(f"{tool} has no option {word!r}{f'; did you mean {near[0]}?' if near else ''} "
-                             f"It takes {', '.join([*takes, *CAPTION_IDLE])}")
+            hint = f"; did you mean {near[0]}?" if near else ';'
+            raise ValueError(f"{tool} has no option {word!r}{hint} It takes {', '.join([*takes, *CAPTION_IDLE])}")
         if not has and words and not words[0].startswith('--'): value = words.pop(0)
         if name not in takes: idle.append(name)
         elif not value: raise ValueError(f"{name} needs a value")
@@ -262,7 +262,7 @@ def translate_captioning(
     words:list[str], # what follows it
 ) -> list[str]:      # the same for `osnb`
     "Translate a captioning line; `ValueError` for what has no counterpart"
-    paths, given, idle = read_captioning(words, tool)
+    paths, given, idle = read_captioning([w for w in words if w != '--plan'], tool)
     if tool == 'caption_gpt4':
         given.setdefault('--model', os.environ.get('OPENAI_MODEL') or 'gpt-4o') # gpt-4-vision-preview is gone
         if len(paths) == 2: given['--out'] = paths.pop()
@@ -275,7 +275,8 @@ def translate_captioning(
     weights = given.get('--weights', '')
     if weights.startswith(LLAVA_HUB[0]): given['--weights'] = weights.replace(*LLAVA_HUB).removesuffix('-hf') + '-hf'
     if idle: warnings.warn(f"without effect here: {', '.join(idle)} (one process captions)")
-    return ['data', CAPTION_TOOLS[tool][0], *paths, *(w for kv in given.items() for w in kv)]
+    plan = ['--plan'] if '--plan' in words else []
+    return ['data', CAPTION_TOOLS[tool][0], *paths, *(w for kv in given.items() for w in kv), *plan]
 
 # %% ../../nbs/13_app/15_opensora_cli.ipynb #bf5542aa
 _LOADER = {'--num-workers': '', '--prefetch-factor': '', '--bs': '--batch-size', '--batch-size': '--batch-size'}

@@ -8,15 +8,15 @@ __all__ = ['FRAME_POINTS', 'EXAMPLES', 'SHOWN', 'WANTED', 'AS_ONE', 'PLAIN_PROSE
            'NO_CAPTION', 'caption_points', 'shrink_frame', 'caption_frames', 'CaptionPrompt', 'sample_captions',
            'named_prompt', 'caption_prompt', 'Request', 'data_url', 'chat_messages', 'tidy_answer', 'caption_fault',
            'Answer', 'Captioner', 'EndpointCaptioner', 'plain_messages', 'ModelCaptioner', 'file_key', 'Journal',
-           'only_one', 'Price', 'ModelJob', 'StoppedEarly', 'judged', 'answer_batch', 'pull_batches', 'workers_of',
-           'Watch', 'answer_all', 'CaptionSettings', 'row_file', 'needs_caption', 'caption_job', 'caption_jobs',
-           'caption_rows', 'picture_tokens', 'CaptionPlan', 'row_tokens', 'plan_captions']
+           'only_one', 'Price', 'ModelJob', 'StoppedEarly', 'judged', 'answer_batch', 'Crew', 'Watch', 'answer_all',
+           'CaptionSettings', 'row_file', 'needs_caption', 'caption_job', 'caption_jobs', 'caption_rows',
+           'picture_tokens', 'CaptionPlan', 'row_tokens', 'plan_captions']
 
 # %% ../../nbs/02_data/14_captioning.ipynb #04b8297d
-import base64, copy, difflib, errno, hashlib, io, json, math, os, queue, re, threading, warnings
+import base64, copy, difflib, errno, hashlib, inspect, io, json, math, os, queue, re, threading, warnings
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -323,14 +323,17 @@ class ModelCaptioner:
     def generate(self, requests, again):
         import torch
         chats = [plain_messages(r, self.vision) for r in requests]
-        inputs = self.processor.apply_chat_template(
-            chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors='pt', padding=True)
+        render = self.processor.apply_chat_template
+        newer = self.vision and 'processor_kwargs' in inspect.signature(render).parameters # transformers 5
+        padded = dict(processor_kwargs=dict(padding=True)) if newer else dict(padding=True)
+        inputs = render(chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors='pt',
+                        **padded)
         inputs = {k: v.to(self.device) for k, v in inputs.items()}
         inputs = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         pad = getattr(self.processor, 'tokenizer', self.processor).pad_token_id
         with torch.inference_mode():
             out = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False, pad_token_id=pad,
-                                      repetition_penalty=1.2 if again else 1.)
+                                      **(dict(repetition_penalty=1.2, no_repeat_ngram_size=4) if again else {}))
         new = out[:, inputs['input_ids'].shape[1]:]
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         read, wrote = inputs['attention_mask'].sum(1).tolist(), (new != pad).sum(1).tolist()
@@ -467,34 +470,42 @@ def answer_batch(captioner, jobs): # -> a record for each; nonsense is asked onc
         ready = left
     return records
 
-def pull_batches(captioner, batches, lock, stop, out): # of one thread
-    while not stop.is_set():
-        with lock: batch = next(batches, None)
-        if batch is None: break
-        try: out.put(answer_batch(captioner, batch))
-        except Exception as e: # the run's to tell
-            stop.set()
-            out.put(e)
-    out.put(None)
+class Crew:
+    "Threads that take batches until there are none; each waits until its last answers are written down"
+    def __init__(self, captioner, jobs):
+        size = max(1, captioner.batch)
+        self.captioner, self.batches = captioner, iter([jobs[i:i + size] for i in range(0, len(jobs), size)])
+        self.out, self.lock = queue.Queue(), threading.Lock()
+        self.stop, self.written = threading.Event(), threading.Semaphore(0)
+        self.size = min(captioner.workers, -(-len(jobs)//size))
+
+    def work(self): # of one thread
+        while not self.stop.is_set():
+            with self.lock: batch = next(self.batches, None)
+            if batch is None: break
+            try: found = answer_batch(self.captioner, batch)
+            except Exception as e: # the run's to tell
+                self.stop.set()
+                found = e
+            self.out.put(found)
+            self.written.acquire()
+        self.out.put(None)
+
+    def results(self): # lists of records, and errors, as they come
+        for _ in range(self.size): threading.Thread(target=self.work, daemon=True).start()
+        left = self.size
+        try:
+            while left:
+                found = self.out.get()
+                if found is None: left -= 1
+                else:
+                    yield found
+                    self.written.release()
+        finally: # also where nobody listens any more
+            self.stop.set()
+            self.written.release(self.size + 1)
 
 # %% ../../nbs/02_data/14_captioning.ipynb #ba89956a
-@contextmanager
-def workers_of(captioner, jobs): # threads at work; yields what they put out, and a switch that stops them
-    size = max(1, captioner.batch)
-    batches = iter([jobs[i:i + size] for i in range(0, len(jobs), size)])
-    out, lock, stop = queue.Queue(), threading.Lock(), threading.Event()
-    threads = [threading.Thread(target=pull_batches, args=(captioner, batches, lock, stop, out), daemon=True)
-               for _ in range(min(captioner.workers, -(-len(jobs)//size)))]
-    for t in threads: t.start()
-    def results():
-        left = len(threads)
-        while left:
-            found = out.get()
-            if found is None: left -= 1
-            else: yield found
-    try: yield results(), stop
-    finally: stop.set()
-
 class Watch:
     "Decides when a run has to stop, and says why"
     def __init__(self, price, journal):
@@ -518,10 +529,10 @@ def answer_all(
     jobs = {j.key: j for j in jobs}
     records = {k: journal.answers[k] for k in jobs if k in journal.answers}
     todo = [j for k, j in jobs.items() if k not in records]
-    watch = Watch(price, journal)
+    watch, crew = Watch(price, journal), Crew(captioner, todo)
     bar = tqdm(total=len(jobs), initial=len(records), desc=what, unit='row', mininterval=1,
                disable=not shows_bars(progress))
-    with bar, workers_of(captioner, todo) as (results, stop):
+    with bar, closing(crew.results()) as results:
         for found in results:
             if isinstance(found, Exception):
                 watch.error = watch.error or found
@@ -533,7 +544,7 @@ def answer_all(
                 bar.update()
                 spent = f", {price.of(journal.tokens):.2f} spent" if price.of((1, 1)) else ''
                 bar.set_postfix_str(f"{sum(journal.tokens):,} tokens{spent}")
-            if watch.error: stop.set()
+            if watch.error: crew.stop.set()
     if isinstance(watch.error, Exception): raise watch.error
     if watch.error and len(records) < len(jobs):
         good = sum(not r.get('fault') for r in records.values())
