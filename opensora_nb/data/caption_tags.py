@@ -16,7 +16,7 @@ import numpy as np
 from .captioning import (
     Captioner, Journal, ModelJob, Price, Request, answer_all, caption_fault, caption_frames, row_file)
 from .captions import score_text
-from .tables import camera_words
+from .tables import motion_words
 from .video_io import is_image, probe_frames
 
 # %% ../../nbs/02_data/18_caption_tags.ipynb #3a78ee75
@@ -114,7 +114,7 @@ def tell_scores(
     return [row if is_empty(row.get('text')) else scores_told(row, style) for row in rows]
 
 def scores_told(row, style): # one row of `tell_scores`
-    good, odd = dict(camera_motion=camera_words(row.get('cmotion')) or None), []
+    good, odd = dict(camera_motion=motion_words(row.get('cmotion')) or None), []
     for k in ('aes', 'flow'):
         if is_empty(row.get(k)): continue
         try:
