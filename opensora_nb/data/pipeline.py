@@ -308,7 +308,7 @@ class Worker:
         self.process.join()
         self.conn.close()
 
-# %% ../../nbs/02_data/15_pipeline.ipynb #4269b7f6
+# %% ../../nbs/02_data/15_pipeline.ipynb #d1042d5c
 TICK = .1 # seconds between two looks at what is finished
 
 def core_count() -> int:
@@ -326,7 +326,8 @@ class Pool:
         jobs,        # yields `StageCall`s
     ):               # yields lists of finished ones, in the order in which they finish
         "PipelineRun a stage; rows that crash or hang are in quarantine"
-        jobs, most, threads = iter(jobs), max(1, int(self.cores/stage.cpus)), max(1, int(stage.cpus))
+        jobs, most = iter(jobs), max(1, int(self.cores/stage.cpus))
+        threads = max(1, min(self.cores, int(stage.cpus)))
         for w in [w for i, w in enumerate(self.workers) if i >= most or w.threads != threads]: self._end(w)
         try:
             while True:
@@ -646,7 +647,7 @@ def finished(folder, reports): # write what people read, and remove what other s
 def csv_line(cells): # quoted where a spreadsheet needs it
     return ','.join('"' + c.replace('"', '""') + '"' if set(c) & set(',"\n\r') else c for c in map(str, cells))
 
-# %% ../../nbs/02_data/15_pipeline.ipynb #ce197026
+# %% ../../nbs/02_data/15_pipeline.ipynb #cacca6b4
 class RayHost:
     "A Ray actor: one worker process, and its watch"
     def __init__(self, stage):
@@ -680,9 +681,10 @@ class RayPool:
         if not jobs: return
         actors = min(len(jobs), max(1, int(self.cores/stage.cpus)))
         items = [dict(key=job.key, rows=json.dumps(job.rows)) for job in jobs.values()]
+        share = .4*min(stage.cpus, self.cores) # never all cores, see above
         found = ray.data.from_items(items, override_num_blocks=min(len(items), 32*actors)).map(
-            RayHost, fn_constructor_args=(pickle.dumps(vars(stage)),),
-            num_cpus=.4*stage.cpus, compute=ray.data.ActorPoolStrategy(size=actors)) # .4: never all cores, see above
+            RayHost, fn_constructor_args=(pickle.dumps(vars(stage)),), num_cpus=share,
+            compute=ray.data.ActorPoolStrategy(size=actors))
         for item in found.iter_rows():
             if item['stop']: raise StopRun(item['stop'])
             job, record = jobs[item['key']], json.loads(item['text'])
