@@ -522,8 +522,11 @@ def cut_table(args):
     from opensora_nb.data.scenes import CutOptions, cut_rows
     options = CutOptions(args.mode, args.shorter_size, args.target_fps, args.min_seconds, args.max_seconds, args.chunks)
     rows, out, root = rows_of(args, '_clips')
-    work = partial(cut_rows, folder=Path(args.save_dir), options=options, root=root)
-    return save_scored(map_rows(work, rows, args.workers, 'cut'), out, ('num_frames',))
+    work = partial(cut_rows, folder=Path(args.save_dir).absolute(), options=options, root=root)
+    made, beside = map_rows(work, rows, args.workers, 'cut'), out.absolute().parent
+    for row in made: # a table and its clips can be moved together
+        if Path(row['path']).is_relative_to(beside): row['path'] = Path(row['path']).relative_to(beside).as_posix()
+    return save_scored(made, out, ('num_frames',))
 
 # %% ../../nbs/13_app/16_data_cli.ipynb #effc68a2
 SCORE_NAMES = ('aes', 'flow', 'text', 'match', 'camera', 'quality', 'hash')

@@ -106,6 +106,10 @@ class Aesthetic(Scorer):
     def model(self): return f'{Path(self.clip).name} {Path(self.head).stem}'
 
     def prepare(self):
+        if self.head == HEAD_NAME and not Path(self.head).exists():
+            raise FileNotFoundError(f"the aesthetic score needs the head that LAION published, {HEAD_NAME} of "
+                                    "github.com/christophschuhmann/improved-aesthetic-predictor; give its file "
+                                    "(--aesthetic-head)")
         weight, _ = read_head(self.head)
         d = _clip(self.clip, self.device)[0].config.projection_dim
         if len(weight) != d: raise ValueError(f"the head takes vectors of {len(weight)} numbers, this CLIP gives {d}")

@@ -202,10 +202,13 @@ class FlowDis(Scorer):
 def _raft(weights, device): # on the device, with these weights
     from torchvision.models import optical_flow as flow
     state = read_state(fetch(weights, "RAFT (20 MB)"))
-    small = not any(k.startswith('feature_encoder.layer3') and v.shape[0] == 128 for k, v in state.items())
-    net = (flow.raft_small if small else flow.raft_large)(weights=None, progress=False)
-    net.load_state_dict(state)
-    return net.eval().to(device)
+    sizes = {k: v.shape for k, v in state.items()}
+    for make in (flow.raft_large, flow.raft_small):
+        net = make(weights=None, progress=False)
+        if {k: v.shape for k, v in net.state_dict().items()} != sizes: continue
+        net.load_state_dict(state)
+        return net.eval().to(device)
+    raise ValueError(f"{Path(weights).name} holds neither raft_large nor raft_small of torchvision")
 
 @dataclass(frozen=True)
 class FlowRaft(Scorer):
