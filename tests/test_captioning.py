@@ -8,7 +8,7 @@ from opensora_nb.data.caption_tags import tag_rows
 from opensora_nb.data.captioning import (
     CAPTION_PROMPTS, Answer, CaptionSettings, EndpointCaptioner, Journal, ModelCaptioner, Price, Request, StoppedEarly,
     caption_fault, caption_frames, caption_prompt, caption_rows, plan_captions, tidy_answer)
-from opensora_nb.data.video_io import write_image, write_video
+from opensora_nb.data.video_io import write_video
 from opensora_nb.endpoint import Endpoint, EndpointError, practice_server
 
 def clip(seed, frames=20, size=(48, 64)):
