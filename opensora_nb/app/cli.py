@@ -792,7 +792,7 @@ COMMANDS = {
     'handout': Command(handout_options, handout_command, "the course for students, without answers"),
     'grade': Command(grade_options, grade_command, "what students have solved"),
     'badges': Command(badges_options, badges_command, "badges for Colab and Kaggle on the pages"),
-    'data': Command(data_options, data_command, "make toy clips, look at files, plan buckets, see stored latents"),
+    'data': Command(data_options, data_command, "prepare data: tables, scenes, scores, captions, buckets"),
     'doctor': Command(doctor_options, doctor_command, "what is wrong with a run, what weights hold")}
 EPILOG = """also understood:
   train search-batch RECIPE                 the same as search-batch
