@@ -2785,6 +2785,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'opensora_nb/exercises/blocks.py')},
             'opensora_nb.exercises.data': { 'opensora_nb.exercises.data._cost': ( '14_exercises/data.html#_cost',
                                                                                   'opensora_nb/exercises/data.py'),
+                                            'opensora_nb.exercises.data._ratio': ( '14_exercises/data.html#_ratio',
+                                                                                   'opensora_nb/exercises/data.py'),
                                             'opensora_nb.exercises.data._run_again': ( '14_exercises/data.html#_run_again',
                                                                                        'opensora_nb/exercises/data.py'),
                                             'opensora_nb.exercises.data.as_written': ( '14_exercises/data.html#as_written',

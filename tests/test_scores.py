@@ -135,7 +135,8 @@ def test_motion_of_real_clips_grows_with_their_speed(tmp_path):
     for path in sorted([*(ROOT/'clips').glob('*'), *(ROOT/'local_only').glob('*.mp4')]):
         clip = np.stack(list(iter_video(path, longest=320)))[:240]
         if len(clip) < 20: continue
-        speeds = np.repeat(clip[:1], 30, 0), clip, clip[::2], clip[::4]
+        middle = len(clip)//2 # some films begin in the dark
+        speeds = np.repeat(clip[middle:middle+1], 30, 0), clip, clip[::2], clip[::4]
         rows = [dict(path=str(write_video(tmp_path/f'x{k}.mp4', c, 24))) for k, c in enumerate(speeds)]
         got = [r['flow_dis_per_s'] for r in score_rows(rows, FlowDis())]
         assert got == sorted(got) and got[0] < got[1], (path.name, got)

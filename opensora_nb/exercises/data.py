@@ -24,6 +24,36 @@ lengths_ex = Exercise(
     hints=["Which lengths are shorter than the clip, once the interval is counted?",
            "Pictures (one frame) are not for clips; of the rest, take the longest."])
 
+# %% ../../nbs/14_exercises/02_data.ipynb #fd27301c
+def _ratio(change, t, window): # of the change on frame t to the mean of those around it
+    return change[t]/((sum(change[t - window:t]) + sum(change[t + 1:t + window + 1]))/(2*window))
+
+ratio_ex = Exercise(
+    like=_ratio,
+    cases=[([1., 2., 9., 1., 2.], 2, 2), ([5., 5., 5.], 1, 1), ([1., 1., 4., 12., 2., 2., 4.], 3, 1),
+           ([1., 1., 4., 12., 2., 2., 4.], 3, 3)],
+    wrong=[Wrong(lambda change, t, window: change[t]/(sum(change[t - window:t + window + 1])/(2*window + 1)),
+                 "The frame itself must stay out of the mean, or a large change hides itself."),
+           Wrong(lambda change, t, window: change[t]/(sum(change[t - window:t])/window),
+                 "Frames after it count, too: what begins to pan on frame t is no cut."),
+           Wrong(lambda change, t, window: change[t]/(sum(change)/len(change)),
+                 "Only the neighbours count, not the whole film.")],
+    hints=["Which frames are around frame t, and how many are they?",
+           "The mean of change[t-window:t] and change[t+1:t+window+1], 2*window values."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #7edd27fb
+speed_ex = Exercise(
+    like=lambda pixels, gap, fps, short: pixels/gap*fps*320/short,
+    cases=[(2., 1, 24., 320), (2., 2, 48., 320), (4., 1, 24., 640), (1., 10, 30., 720), (3., 3, 12.5, 160)],
+    wrong=[Wrong(lambda pixels, gap, fps, short: pixels*fps*320/short,
+                 "The two frames are gap frames apart: divide by that."),
+           Wrong(lambda pixels, gap, fps, short: pixels/gap*fps*short/320,
+                 "In a larger picture the same motion has more pixels, so its number must become smaller."),
+           Wrong(lambda pixels, gap, fps, short: pixels/gap/fps*320/short,
+                 "Seconds are frames divided by fps, so per second is times fps.")],
+    hints=["How many seconds lie between two frames that are gap frames apart?",
+           "pixels per frame, times frames a second, times what a pixel is worth at a shorter side of 320."])
+
 # %% ../../nbs/14_exercises/02_data.ipynb #9e411f00
 points_ex = Exercise(
     like=lambda n, length: [int((i + .5)/n*length) for i in range(n)],
