@@ -10,7 +10,7 @@ __all__ = ['PART_LETTERS', 'WHOLE_COLUMNS', 'NUMBER_COLUMNS', 'TEXT_COLUMNS', 'N
            'keep_with', 'without_urls', 'drop_repeated', 'keep_matching', 'add_sizes', 'with_resolution', 'sort_by',
            'shuffle_rows', 'train_columns', 'shards_of', 'stack_tables', 'once', 'subtract_table', 'intersect_table',
            'update_text', 'map_texts', 'spread_texts', 'clean_texts', 'clean_captions', 'refine_captions',
-           'append_text', 'map_rows', 'scored', 'add_scores_to_text', 'motion_words', 'add_camera_to_text',
+           'append_text', 'map_row_texts', 'scored', 'add_scores_to_text', 'motion_words', 'add_camera_to_text',
            'count_tokens', 'is_absolute', 'to_absolute', 'to_relative', 'relative_to', 'add_ids', 'split_kinds',
            'numeric_columns', 'describe_columns', 'play_time', 'draw_column', 'draw_table', 'sure_buckets',
            'few_of_each_bucket']
@@ -489,7 +489,7 @@ def append_text(frame, words): # the same words behind every caption; no space i
 # %% ../../nbs/02_data/17_tables.ipynb #bd3ca5ae
 DROPPED = 0.2 # of the rows lose a score in the caption (Open-Sora)
 
-def map_rows(frame, columns, function, why): # a new text for each row, from some of its columns
+def map_row_texts(frame, columns, function, why): # a new text for each row, from some of its columns
     pl = require('polars', 'data')
     need_columns(frame, 'text', *columns, why=why)
     def part(rows):
@@ -504,7 +504,7 @@ def scored(row, seed): # the caption with its scores, or without
     except ValueError as e: raise ValueError(f"{row['path']}: {e}") from None
 
 def add_scores_to_text(frame, seed=42): # ` [aesthetic score: 5.5, motion score: 10.0]`
-    return map_rows(frame, ('path', 'aes', 'flow'), partial(scored, seed=seed), '--score-to-text')
+    return map_row_texts(frame, ('path', 'aes', 'flow'), partial(scored, seed=seed), '--score-to-text')
 
 def motion_words(
     label, # as either tool writes it: pan_right, zoom_in+tilt_up, "pan left", Undetermined
@@ -517,7 +517,7 @@ def add_camera_to_text(frame): # ` Camera motion: pan right.`
     def told(row):
         words = motion_words(row['cmotion'])
         return score_text(row['text'] or '', camera_motion=words, style='train') if words else row['text']
-    return map_rows(frame, ('cmotion',), told, '--merge-cmotion')
+    return map_row_texts(frame, ('cmotion',), told, '--merge-cmotion')
 
 def count_tokens(
     frame,          # a polars frame
