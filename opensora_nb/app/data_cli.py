@@ -574,7 +574,7 @@ def score_table(args):
     for column, unit in scorer.columns.items(): print(f"{column}: {unit} ({scorer.model})")
     return save_scored(scored, out, scorer.columns)
 
-# %% ../../nbs/13_app/16_data_cli.ipynb #2089b931
+# %% ../../nbs/13_app/16_data_cli.ipynb #d2e0bb59
 def download_options(p):
     p.add_argument('paths', nargs='*', metavar='PATH',
                    help="a text file with an address a line, or a table with the column url; and the folder to fill")
@@ -619,7 +619,7 @@ def interpolate_clips(args):
     if bad or not files: print(f"{bad} of {len(files)} files cannot be used")
     return int(bad == len(files))
 
-# %% ../../nbs/13_app/16_data_cli.ipynb #d3c50007
+# %% ../../nbs/13_app/16_data_cli.ipynb #b5fa6bc9
 RUN_NUMBERS = dict(fmin="frames of a file at least (1)", shorter="pixels of the shorter side at most (1080)",
                    min_seconds="leave out shorter shots", max_seconds="keep the beginning of longer shots",
                    clip_fps="frames a second of clips (as the film)", aesmin="least aesthetic score (5)",

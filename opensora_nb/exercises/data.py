@@ -385,3 +385,85 @@ order_ex = Exercise(
                  "A filter does not make its own stage cheaper, only those after it.")],
     hints=["What share of the rows arrives at each stage?",
            "Start with a share of 1; each stage costs the share times its seconds, then the share shrinks."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #e3ebc6b7
+rows_left_ex = Exercise(
+    like=lambda fates: sum(f if isinstance(f, int) else f == 'kept' for f in fates),
+    cases=[(['kept', 'dropped', 'bad'],), (['kept', 3, 'bad'],), ([2, 0, 5],), ([],),
+           (['kept', 'kept', 1, 'dropped'],)],
+    wrong=[Wrong(lambda fates: sum(f == 'kept' or isinstance(f, int) for f in fates),
+                 "A video that was cut counts once for each clip, and not at all if there is none."),
+           Wrong(lambda fates: sum(f if isinstance(f, int) else f != 'dropped' for f in fates),
+                 "A row in quarantine goes no further either."),
+           Wrong(lambda fates: sum(f == 'kept' for f in fates),
+                 "The clips of a video that was cut are rows too.")],
+    hints=["Go through the list and write down what each entry adds.",
+           "'kept' adds 1, a number adds itself, 'dropped' and 'bad' add nothing."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #1ae72c23
+def _run_again(stages, changed):
+    names = [name for name, _ in stages]
+    at = names.index(changed)
+    return [changed] if stages[at][1] else names[at:]
+
+_CHAIN = [('info', False), ('fmin', True), ('cut', False), ('aesmin', True), ('caption', False)]
+chain_ex = Exercise(
+    like=_run_again,
+    cases=[(_CHAIN, 'caption'), (_CHAIN, 'cut'), (_CHAIN, 'aesmin'), (_CHAIN, 'info'), ([('a', False)], 'a')],
+    wrong=[Wrong(lambda stages, changed: [n for n, _ in stages][[n for n, _ in stages].index(changed):],
+                 "A filter changes no row: what stands after it keeps its results."),
+           Wrong(lambda stages, changed: [changed],
+                 "What a stage makes goes into the next: those after it depend on it."),
+           Wrong(lambda stages, changed: [n for n, f in stages[[n for n, _ in stages].index(changed):]
+                                          if not f or n == changed],
+                 "The filters after a stage that has changed look at other rows: they run again too.")],
+    hints=["Is the stage a filter or not? That decides whether anything after it is touched.",
+           "A filter: it alone. Any other: itself and all that follow."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #d5361768
+bins_ex = Exercise(
+    like=lambda value, edges: max((i for i in range(len(edges) - 1) if value >= edges[i]), default=0),
+    cases=[(1.5, [0, 1, 2, 3]), (0, [0, 1, 2]), (2, [0, 1, 2]), (-5, [0, 1, 2]), (99, [0, 1, 2]), (1, [0, 1, 2])],
+    wrong=[Wrong(lambda value, edges: max((i for i in range(len(edges) - 1) if value > edges[i]), default=0),
+                 "A value on an edge belongs to the bar that begins there."),
+           Wrong(lambda value, edges: sum(value >= e for e in edges) - 1,
+                 "A value below the first edge is in bar 0, one above the last edge in the last bar.")],
+    hints=["How many edges does the value lie above? And what if there are none, or all?",
+           "The last bar that begins at or below the value; bar 0 if none does."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #f2d13b17
+range_ex = Exercise(
+    like=lambda have, mark: {'Range': f'bytes={have}-', 'If-Range': mark} if have and mark else {},
+    cases=[(100, '"abc"'), (0, '"abc"'), (100, None), (1, '"x"')],
+    wrong=[Wrong(lambda have, mark: {'Range': f'bytes={have}-'} if have else {},
+                 "Without the mark the rest may be that of another file: ask with If-Range, or for the whole file."),
+           Wrong(lambda have, mark: {'Range': f'bytes={have + 1}-', 'If-Range': mark} if have and mark else {},
+                 "Bytes count from 0: with 100 of them, the first that is missing is number 100.")],
+    hints=["Two headers, Range and If-Range; and when can neither be used?",
+           "{'Range': 'bytes=…-', 'If-Range': mark} where there are bytes and a mark, otherwise {}."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #c6349053
+frames_ex = Exercise(
+    like=lambda m, n: 2**n*(m - 1) + 1,
+    cases=[(2, 1), (5, 2), (17, 1), (3, 3)],
+    wrong=[Wrong(lambda m, n: 2**n*m, "After the last frame nothing is put: there are m - 1 gaps."),
+           Wrong(lambda m, n: m + n*(m - 1), "The second pass fills the gaps of the first as well.")],
+    hints=["How many gaps have m frames, and how many frames are there after one pass?",
+           "m frames have m - 1 gaps; each pass doubles the gaps."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #2163a1c8
+def _cost(seconds, passes):
+    left, total = 1., 0.
+    for s, p in zip(seconds, passes):
+        total += left*s
+        left *= p
+    return total
+
+order_ex = Exercise(
+    like=_cost,
+    cases=[([1., 2.], [.5, 1.]), ([3., .1], [1., .5]), ([.2, .1, 3.], [.5, .5, 1.]), ([2.], [.1])],
+    wrong=[Wrong(lambda seconds, passes: sum(seconds), "Rows that a filter drops cost nothing in the stages after it."),
+           Wrong(lambda seconds, passes: sum(s*p for s, p in zip(seconds, passes)),
+                 "A filter does not make its own stage cheaper, only those after it.")],
+    hints=["What share of the rows arrives at each stage?",
+           "Start with a share of 1; each stage costs the share times its seconds, then the share shrinks."])
