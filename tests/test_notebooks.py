@@ -1,5 +1,5 @@
-"""Every notebook runs as `nbdev-test PAGE` runs it, in a process and a folder of its own; as many at a time as there are
-cores. What nearly every page imports is imported once: each page is a fork of a process that has done so."""
+"""Every notebook runs as `nbdev-test PAGE` runs it, in a process and a folder of its own; as many at a time as there
+are cores. What nearly every page imports is imported once: each page is a fork of a process that has done so."""
 import os, signal, subprocess, sys, tempfile, threading
 from contextlib import contextmanager
 from pathlib import Path
