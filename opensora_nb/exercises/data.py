@@ -41,19 +41,6 @@ ratio_ex = Exercise(
     hints=["Which frames are around frame t, and how many are they?",
            "The mean of change[t-window:t] and change[t+1:t+window+1], 2*window values."])
 
-# %% ../../nbs/14_exercises/02_data.ipynb #7edd27fb
-speed_ex = Exercise(
-    like=lambda pixels, gap, fps, short: pixels/gap*fps*320/short,
-    cases=[(2., 1, 24., 320), (2., 2, 48., 320), (4., 1, 24., 640), (1., 10, 30., 720), (3., 3, 12.5, 160)],
-    wrong=[Wrong(lambda pixels, gap, fps, short: pixels*fps*320/short,
-                 "The two frames are gap frames apart: divide by that."),
-           Wrong(lambda pixels, gap, fps, short: pixels/gap*fps*short/320,
-                 "In a larger picture the same motion has more pixels, so its number must become smaller."),
-           Wrong(lambda pixels, gap, fps, short: pixels/gap/fps*320/short,
-                 "Seconds are frames divided by fps, so per second is times fps.")],
-    hints=["How many seconds lie between two frames that are gap frames apart?",
-           "pixels per frame, times frames a second, times what a pixel is worth at a shorter side of 320."])
-
 # %% ../../nbs/14_exercises/02_data.ipynb #9e411f00
 points_ex = Exercise(
     like=lambda n, length: [int((i + .5)/n*length) for i in range(n)],
@@ -68,323 +55,6 @@ points_ex = Exercise(
                  "A frame number is rounded down, so that no point is beyond the last frame.")],
     hints=["How long is one part, and where is the middle of part i?",
            "Part i goes from i/n to (i + 1)/n of the clip; take what lies between, times the length, rounded down."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #136c8e79
-def tags_between(answer): # the right way: between the first [ and the ] after it
-    inside = answer.partition('[')[2]
-    inside = inside.partition(']')[0] if ']' in inside else ''
-    return list(dict.fromkeys(t.strip().lower() for t in inside.split(',') if t.strip()))
-
-def as_written(answer): # not lowered, and twice what comes twice
-    inside = answer.partition('[')[2]
-    return [t.strip() for t in inside.partition(']')[0].split(',') if t.strip()] if ']' in inside else []
-
-def last_brackets(answer): # up to the last ]
-    i, j = answer.find('['), answer.rfind(']')
-    return list(dict.fromkeys(t.strip().lower() for t in answer[i + 1:j].split(',') if t.strip())) if 0 <= i < j else []
-
-def without_brackets(answer): # all of it, where there are none
-    return tags_between(answer) if '[' in answer else tags_between(f'[{answer}]')
-
-tags_ex = Exercise(
-    like=tags_between,
-    cases=['[dog, ball]', 'Sure: [Dog, red Ball, dog]', '[a] and [b]', 'none', '[]', '[ , ]', 'dog] and [cat',
-           '[z, a, m]'],
-    wrong=[Wrong(as_written, "Dog, and dog again: the same tag in lower case, and only once."),
-           Wrong(lambda answer: sorted(tags_between(answer)), "The order is that of the answer; sorting loses it."),
-           Wrong(last_brackets, "The list ends at the first ] behind its [, not at the last one."),
-           Wrong(without_brackets, "Without brackets there is no list; a sentence is no tag.")],
-    hints=["Look for the first [, then for the next ]; what lies between?",
-           "Split it at the commas, strip, lower; drop what is empty or was seen before (dict.fromkeys)."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #5645325d
-rows_left_ex = Exercise(
-    like=lambda fates: sum(f if isinstance(f, int) else f == 'kept' for f in fates),
-    cases=[(['kept', 'dropped', 'bad'],), (['kept', 3, 'bad'],), ([2, 0, 5],), ([],),
-           (['kept', 'kept', 1, 'dropped'],)],
-    wrong=[Wrong(lambda fates: sum(f == 'kept' or isinstance(f, int) for f in fates),
-                 "A video that was cut counts once for each clip, and not at all if there is none."),
-           Wrong(lambda fates: sum(f if isinstance(f, int) else f != 'dropped' for f in fates),
-                 "A row in quarantine goes no further either."),
-           Wrong(lambda fates: sum(f == 'kept' for f in fates),
-                 "The clips of a video that was cut are rows too.")],
-    hints=["Go through the list and write down what each entry adds.",
-           "'kept' adds 1, a number adds itself, 'dropped' and 'bad' add nothing."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #7600a8ee
-def _run_again(stages, changed):
-    names = [name for name, _ in stages]
-    at = names.index(changed)
-    return [changed] if stages[at][1] else names[at:]
-
-_CHAIN = [('info', False), ('fmin', True), ('cut', False), ('aesmin', True), ('caption', False)]
-chain_ex = Exercise(
-    like=_run_again,
-    cases=[(_CHAIN, 'caption'), (_CHAIN, 'cut'), (_CHAIN, 'aesmin'), (_CHAIN, 'info'), ([('a', False)], 'a')],
-    wrong=[Wrong(lambda stages, changed: [n for n, _ in stages][[n for n, _ in stages].index(changed):],
-                 "A filter changes no row: what stands after it keeps its results."),
-           Wrong(lambda stages, changed: [changed],
-                 "What a stage makes goes into the next: those after it depend on it."),
-           Wrong(lambda stages, changed: [n for n, f in stages[[n for n, _ in stages].index(changed):]
-                                          if not f or n == changed],
-                 "The filters after a stage that has changed look at other rows: they run again too.")],
-    hints=["Is the stage a filter or not? That decides whether anything after it is touched.",
-           "A filter: it alone. Any other: itself and all that follow."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #61809585
-bins_ex = Exercise(
-    like=lambda value, edges: max((i for i in range(len(edges) - 1) if value >= edges[i]), default=0),
-    cases=[(1.5, [0, 1, 2, 3]), (0, [0, 1, 2]), (2, [0, 1, 2]), (-5, [0, 1, 2]), (99, [0, 1, 2]), (1, [0, 1, 2])],
-    wrong=[Wrong(lambda value, edges: max((i for i in range(len(edges) - 1) if value > edges[i]), default=0),
-                 "A value on an edge belongs to the bar that begins there."),
-           Wrong(lambda value, edges: sum(value >= e for e in edges) - 1,
-                 "A value below the first edge is in bar 0, one above the last edge in the last bar.")],
-    hints=["How many edges does the value lie above? And what if there are none, or all?",
-           "The last bar that begins at or below the value; bar 0 if none does."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #f64ddaf5
-def last_row_end(text): # letters of whole rows: a line feed inside of quotes ends none
-    ends = [i + 1 for i, letter in enumerate(text) if letter == '\n' and text.count('"', 0, i) % 2 == 0]
-    return max(ends, default=0)
-
-whole_rows_ex = Exercise(
-    like=last_row_end,
-    cases=['a,b\nc,d\n', 'a,b\nc,', 'a,"one\ntwo"\nb', 'a,"one\ntwo', 'a,"say ""hi""\n"\nb\n', 'abc', ''],
-    wrong=[Wrong(lambda text: text.rfind('\n') + 1,
-                 "That counts a line feed inside of quotes; how many quotes stand before it?"),
-           Wrong(lambda text: text.partition('"')[0].rfind('\n') + 1, "A quote that closes lets rows end again."),
-           Wrong(lambda text: max(last_row_end(text) - 1, 0), "The line feed itself belongs to its row.")],
-    hints=["Go through the text and count quotes; where their number is even, one is outside.",
-           "Remember the place after each line feed that lies outside, and return the last one."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #58c7eda3
-rows_left_ex = Exercise(
-    like=lambda fates: sum(f if isinstance(f, int) else f == 'kept' for f in fates),
-    cases=[(['kept', 'dropped', 'bad'],), (['kept', 3, 'bad'],), ([2, 0, 5],), ([],),
-           (['kept', 'kept', 1, 'dropped'],)],
-    wrong=[Wrong(lambda fates: sum(f == 'kept' or isinstance(f, int) for f in fates),
-                 "A video that was cut counts once for each clip, and not at all if there is none."),
-           Wrong(lambda fates: sum(f if isinstance(f, int) else f != 'dropped' for f in fates),
-                 "A row in quarantine goes no further either."),
-           Wrong(lambda fates: sum(f == 'kept' for f in fates),
-                 "The clips of a video that was cut are rows too.")],
-    hints=["Go through the list and write down what each entry adds.",
-           "'kept' adds 1, a number adds itself, 'dropped' and 'bad' add nothing."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #656bcd17
-def _run_again(stages, changed):
-    names = [name for name, _ in stages]
-    at = names.index(changed)
-    return [changed] if stages[at][1] else names[at:]
-
-_CHAIN = [('info', False), ('fmin', True), ('cut', False), ('aesmin', True), ('caption', False)]
-chain_ex = Exercise(
-    like=_run_again,
-    cases=[(_CHAIN, 'caption'), (_CHAIN, 'cut'), (_CHAIN, 'aesmin'), (_CHAIN, 'info'), ([('a', False)], 'a')],
-    wrong=[Wrong(lambda stages, changed: [n for n, _ in stages][[n for n, _ in stages].index(changed):],
-                 "A filter changes no row: what stands after it keeps its results."),
-           Wrong(lambda stages, changed: [changed],
-                 "What a stage makes goes into the next: those after it depend on it."),
-           Wrong(lambda stages, changed: [n for n, f in stages[[n for n, _ in stages].index(changed):]
-                                          if not f or n == changed],
-                 "The filters after a stage that has changed look at other rows: they run again too.")],
-    hints=["Is the stage a filter or not? That decides whether anything after it is touched.",
-           "A filter: it alone. Any other: itself and all that follow."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #47b28d55
-bins_ex = Exercise(
-    like=lambda value, edges: max((i for i in range(len(edges) - 1) if value >= edges[i]), default=0),
-    cases=[(1.5, [0, 1, 2, 3]), (0, [0, 1, 2]), (2, [0, 1, 2]), (-5, [0, 1, 2]), (99, [0, 1, 2]), (1, [0, 1, 2])],
-    wrong=[Wrong(lambda value, edges: max((i for i in range(len(edges) - 1) if value > edges[i]), default=0),
-                 "A value on an edge belongs to the bar that begins there."),
-           Wrong(lambda value, edges: sum(value >= e for e in edges) - 1,
-                 "A value below the first edge is in bar 0, one above the last edge in the last bar.")],
-    hints=["How many edges does the value lie above? And what if there are none, or all?",
-           "The last bar that begins at or below the value; bar 0 if none does."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #a1dc8d1b
-range_ex = Exercise(
-    like=lambda have, mark: {'Range': f'bytes={have}-', 'If-Range': mark} if have and mark else {},
-    cases=[(100, '"abc"'), (0, '"abc"'), (100, None), (1, '"x"')],
-    wrong=[Wrong(lambda have, mark: {'Range': f'bytes={have}-'} if have else {},
-                 "Without the mark the rest may be that of another file: ask with If-Range, or for the whole file."),
-           Wrong(lambda have, mark: {'Range': f'bytes={have + 1}-', 'If-Range': mark} if have and mark else {},
-                 "Bytes count from 0: with 100 of them, the first that is missing is number 100.")],
-    hints=["Two headers, Range and If-Range; and when can neither be used?",
-           "{'Range': 'bytes=…-', 'If-Range': mark} where there are bytes and a mark, otherwise {}."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #900d6949
-frames_ex = Exercise(
-    like=lambda m, n: 2**n*(m - 1) + 1,
-    cases=[(2, 1), (5, 2), (17, 1), (3, 3)],
-    wrong=[Wrong(lambda m, n: 2**n*m, "After the last frame nothing is put: there are m - 1 gaps."),
-           Wrong(lambda m, n: m + n*(m - 1), "The second pass fills the gaps of the first as well.")],
-    hints=["How many gaps have m frames, and how many frames are there after one pass?",
-           "m frames have m - 1 gaps; each pass doubles the gaps."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #52372193
-rows_left_ex = Exercise(
-    like=lambda fates: sum(f if isinstance(f, int) else f == 'kept' for f in fates),
-    cases=[(['kept', 'dropped', 'bad'],), (['kept', 3, 'bad'],), ([2, 0, 5],), ([],),
-           (['kept', 'kept', 1, 'dropped'],)],
-    wrong=[Wrong(lambda fates: sum(f == 'kept' or isinstance(f, int) for f in fates),
-                 "A video that was cut counts once for each clip, and not at all if there is none."),
-           Wrong(lambda fates: sum(f if isinstance(f, int) else f != 'dropped' for f in fates),
-                 "A row in quarantine goes no further either."),
-           Wrong(lambda fates: sum(f == 'kept' for f in fates),
-                 "The clips of a video that was cut are rows too.")],
-    hints=["Go through the list and write down what each entry adds.",
-           "'kept' adds 1, a number adds itself, 'dropped' and 'bad' add nothing."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #e146055d
-def _run_again(stages, changed):
-    names = [name for name, _ in stages]
-    at = names.index(changed)
-    return [changed] if stages[at][1] else names[at:]
-
-_CHAIN = [('info', False), ('fmin', True), ('cut', False), ('aesmin', True), ('caption', False)]
-chain_ex = Exercise(
-    like=_run_again,
-    cases=[(_CHAIN, 'caption'), (_CHAIN, 'cut'), (_CHAIN, 'aesmin'), (_CHAIN, 'info'), ([('a', False)], 'a')],
-    wrong=[Wrong(lambda stages, changed: [n for n, _ in stages][[n for n, _ in stages].index(changed):],
-                 "A filter changes no row: what stands after it keeps its results."),
-           Wrong(lambda stages, changed: [changed],
-                 "What a stage makes goes into the next: those after it depend on it."),
-           Wrong(lambda stages, changed: [n for n, f in stages[[n for n, _ in stages].index(changed):]
-                                          if not f or n == changed],
-                 "The filters after a stage that has changed look at other rows: they run again too.")],
-    hints=["Is the stage a filter or not? That decides whether anything after it is touched.",
-           "A filter: it alone. Any other: itself and all that follow."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #19d112b3
-bins_ex = Exercise(
-    like=lambda value, edges: max((i for i in range(len(edges) - 1) if value >= edges[i]), default=0),
-    cases=[(1.5, [0, 1, 2, 3]), (0, [0, 1, 2]), (2, [0, 1, 2]), (-5, [0, 1, 2]), (99, [0, 1, 2]), (1, [0, 1, 2])],
-    wrong=[Wrong(lambda value, edges: max((i for i in range(len(edges) - 1) if value > edges[i]), default=0),
-                 "A value on an edge belongs to the bar that begins there."),
-           Wrong(lambda value, edges: sum(value >= e for e in edges) - 1,
-                 "A value below the first edge is in bar 0, one above the last edge in the last bar.")],
-    hints=["How many edges does the value lie above? And what if there are none, or all?",
-           "The last bar that begins at or below the value; bar 0 if none does."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #006ce659
-range_ex = Exercise(
-    like=lambda have, mark: {'Range': f'bytes={have}-', 'If-Range': mark} if have and mark else {},
-    cases=[(100, '"abc"'), (0, '"abc"'), (100, None), (1, '"x"')],
-    wrong=[Wrong(lambda have, mark: {'Range': f'bytes={have}-'} if have else {},
-                 "Without the mark the rest may be that of another file: ask with If-Range, or for the whole file."),
-           Wrong(lambda have, mark: {'Range': f'bytes={have + 1}-', 'If-Range': mark} if have and mark else {},
-                 "Bytes count from 0: with 100 of them, the first that is missing is number 100.")],
-    hints=["Two headers, Range and If-Range; and when can neither be used?",
-           "{'Range': 'bytes=…-', 'If-Range': mark} where there are bytes and a mark, otherwise {}."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #c11f780e
-frames_ex = Exercise(
-    like=lambda m, n: 2**n*(m - 1) + 1,
-    cases=[(2, 1), (5, 2), (17, 1), (3, 3)],
-    wrong=[Wrong(lambda m, n: 2**n*m, "After the last frame nothing is put: there are m - 1 gaps."),
-           Wrong(lambda m, n: m + n*(m - 1), "The second pass fills the gaps of the first as well.")],
-    hints=["How many gaps have m frames, and how many frames are there after one pass?",
-           "m frames have m - 1 gaps; each pass doubles the gaps."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #1bf529f5
-def _cost(seconds, passes):
-    left, total = 1., 0.
-    for s, p in zip(seconds, passes):
-        total += left*s
-        left *= p
-    return total
-
-order_ex = Exercise(
-    like=_cost,
-    cases=[([1., 2.], [.5, 1.]), ([3., .1], [1., .5]), ([.2, .1, 3.], [.5, .5, 1.]), ([2.], [.1])],
-    wrong=[Wrong(lambda seconds, passes: sum(seconds), "Rows that a filter drops cost nothing in the stages after it."),
-           Wrong(lambda seconds, passes: sum(s*p for s, p in zip(seconds, passes)),
-                 "A filter does not make its own stage cheaper, only those after it.")],
-    hints=["What share of the rows arrives at each stage?",
-           "Start with a share of 1; each stage costs the share times its seconds, then the share shrinks."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #eeaa3da8
-rows_left_ex = Exercise(
-    like=lambda fates: sum(f if isinstance(f, int) else f == 'kept' for f in fates),
-    cases=[(['kept', 'dropped', 'bad'],), (['kept', 3, 'bad'],), ([2, 0, 5],), ([],),
-           (['kept', 'kept', 1, 'dropped'],)],
-    wrong=[Wrong(lambda fates: sum(f == 'kept' or isinstance(f, int) for f in fates),
-                 "A video that was cut counts once for each clip, and not at all if there is none."),
-           Wrong(lambda fates: sum(f if isinstance(f, int) else f != 'dropped' for f in fates),
-                 "A row in quarantine goes no further either."),
-           Wrong(lambda fates: sum(f == 'kept' for f in fates),
-                 "The clips of a video that was cut are rows too.")],
-    hints=["Go through the list and write down what each entry adds.",
-           "'kept' adds 1, a number adds itself, 'dropped' and 'bad' add nothing."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #ab6e2633
-def _run_again(stages, changed):
-    names = [name for name, _ in stages]
-    at = names.index(changed)
-    return [changed] if stages[at][1] else names[at:]
-
-_CHAIN = [('info', False), ('fmin', True), ('cut', False), ('aesmin', True), ('caption', False)]
-chain_ex = Exercise(
-    like=_run_again,
-    cases=[(_CHAIN, 'caption'), (_CHAIN, 'cut'), (_CHAIN, 'aesmin'), (_CHAIN, 'info'), ([('a', False)], 'a')],
-    wrong=[Wrong(lambda stages, changed: [n for n, _ in stages][[n for n, _ in stages].index(changed):],
-                 "A filter changes no row: what stands after it keeps its results."),
-           Wrong(lambda stages, changed: [changed],
-                 "What a stage makes goes into the next: those after it depend on it."),
-           Wrong(lambda stages, changed: [n for n, f in stages[[n for n, _ in stages].index(changed):]
-                                          if not f or n == changed],
-                 "The filters after a stage that has changed look at other rows: they run again too.")],
-    hints=["Is the stage a filter or not? That decides whether anything after it is touched.",
-           "A filter: it alone. Any other: itself and all that follow."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #11b2b457
-bins_ex = Exercise(
-    like=lambda value, edges: max((i for i in range(len(edges) - 1) if value >= edges[i]), default=0),
-    cases=[(1.5, [0, 1, 2, 3]), (0, [0, 1, 2]), (2, [0, 1, 2]), (-5, [0, 1, 2]), (99, [0, 1, 2]), (1, [0, 1, 2])],
-    wrong=[Wrong(lambda value, edges: max((i for i in range(len(edges) - 1) if value > edges[i]), default=0),
-                 "A value on an edge belongs to the bar that begins there."),
-           Wrong(lambda value, edges: sum(value >= e for e in edges) - 1,
-                 "A value below the first edge is in bar 0, one above the last edge in the last bar.")],
-    hints=["How many edges does the value lie above? And what if there are none, or all?",
-           "The last bar that begins at or below the value; bar 0 if none does."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #3a9393f0
-range_ex = Exercise(
-    like=lambda have, mark: {'Range': f'bytes={have}-', 'If-Range': mark} if have and mark else {},
-    cases=[(100, '"abc"'), (0, '"abc"'), (100, None), (1, '"x"')],
-    wrong=[Wrong(lambda have, mark: {'Range': f'bytes={have}-'} if have else {},
-                 "Without the mark the rest may be that of another file: ask with If-Range, or for the whole file."),
-           Wrong(lambda have, mark: {'Range': f'bytes={have + 1}-', 'If-Range': mark} if have and mark else {},
-                 "Bytes count from 0: with 100 of them, the first that is missing is number 100.")],
-    hints=["Two headers, Range and If-Range; and when can neither be used?",
-           "{'Range': 'bytes=…-', 'If-Range': mark} where there are bytes and a mark, otherwise {}."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #399738e7
-frames_ex = Exercise(
-    like=lambda m, n: 2**n*(m - 1) + 1,
-    cases=[(2, 1), (5, 2), (17, 1), (3, 3)],
-    wrong=[Wrong(lambda m, n: 2**n*m, "After the last frame nothing is put: there are m - 1 gaps."),
-           Wrong(lambda m, n: m + n*(m - 1), "The second pass fills the gaps of the first as well.")],
-    hints=["How many gaps have m frames, and how many frames are there after one pass?",
-           "m frames have m - 1 gaps; each pass doubles the gaps."])
-
-# %% ../../nbs/14_exercises/02_data.ipynb #7645aa6d
-def _cost(seconds, passes):
-    left, total = 1., 0.
-    for s, p in zip(seconds, passes):
-        total += left*s
-        left *= p
-    return total
-
-order_ex = Exercise(
-    like=_cost,
-    cases=[([1., 2.], [.5, 1.]), ([3., .1], [1., .5]), ([.2, .1, 3.], [.5, .5, 1.]), ([2.], [.1])],
-    wrong=[Wrong(lambda seconds, passes: sum(seconds), "Rows that a filter drops cost nothing in the stages after it."),
-           Wrong(lambda seconds, passes: sum(s*p for s, p in zip(seconds, passes)),
-                 "A filter does not make its own stage cheaper, only those after it.")],
-    hints=["What share of the rows arrives at each stage?",
-           "Start with a share of 1; each stage costs the share times its seconds, then the share shrinks."])
 
 # %% ../../nbs/14_exercises/02_data.ipynb #e3ebc6b7
 rows_left_ex = Exercise(
@@ -430,6 +100,62 @@ bins_ex = Exercise(
                  "A value below the first edge is in bar 0, one above the last edge in the last bar.")],
     hints=["How many edges does the value lie above? And what if there are none, or all?",
            "The last bar that begins at or below the value; bar 0 if none does."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #f64ddaf5
+def last_row_end(text): # letters of whole rows: a line feed inside of quotes ends none
+    ends = [i + 1 for i, letter in enumerate(text) if letter == '\n' and text.count('"', 0, i) % 2 == 0]
+    return max(ends, default=0)
+
+whole_rows_ex = Exercise(
+    like=last_row_end,
+    cases=['a,b\nc,d\n', 'a,b\nc,', 'a,"one\ntwo"\nb', 'a,"one\ntwo', 'a,"say ""hi""\n"\nb\n', 'abc', ''],
+    wrong=[Wrong(lambda text: text.rfind('\n') + 1,
+                 "That counts a line feed inside of quotes; how many quotes stand before it?"),
+           Wrong(lambda text: text.partition('"')[0].rfind('\n') + 1, "A quote that closes lets rows end again."),
+           Wrong(lambda text: max(last_row_end(text) - 1, 0), "The line feed itself belongs to its row.")],
+    hints=["Go through the text and count quotes; where their number is even, one is outside.",
+           "Remember the place after each line feed that lies outside, and return the last one."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #136c8e79
+def tags_between(answer): # the right way: between the first [ and the ] after it
+    inside = answer.partition('[')[2]
+    inside = inside.partition(']')[0] if ']' in inside else ''
+    return list(dict.fromkeys(t.strip().lower() for t in inside.split(',') if t.strip()))
+
+def as_written(answer): # not lowered, and twice what comes twice
+    inside = answer.partition('[')[2]
+    return [t.strip() for t in inside.partition(']')[0].split(',') if t.strip()] if ']' in inside else []
+
+def last_brackets(answer): # up to the last ]
+    i, j = answer.find('['), answer.rfind(']')
+    return list(dict.fromkeys(t.strip().lower() for t in answer[i + 1:j].split(',') if t.strip())) if 0 <= i < j else []
+
+def without_brackets(answer): # all of it, where there are none
+    return tags_between(answer) if '[' in answer else tags_between(f'[{answer}]')
+
+tags_ex = Exercise(
+    like=tags_between,
+    cases=['[dog, ball]', 'Sure: [Dog, red Ball, dog]', '[a] and [b]', 'none', '[]', '[ , ]', 'dog] and [cat',
+           '[z, a, m]'],
+    wrong=[Wrong(as_written, "Dog, and dog again: the same tag in lower case, and only once."),
+           Wrong(lambda answer: sorted(tags_between(answer)), "The order is that of the answer; sorting loses it."),
+           Wrong(last_brackets, "The list ends at the first ] behind its [, not at the last one."),
+           Wrong(without_brackets, "Without brackets there is no list; a sentence is no tag.")],
+    hints=["Look for the first [, then for the next ]; what lies between?",
+           "Split it at the commas, strip, lower; drop what is empty or was seen before (dict.fromkeys)."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #7edd27fb
+speed_ex = Exercise(
+    like=lambda pixels, gap, fps, short: pixels/gap*fps*320/short,
+    cases=[(2., 1, 24., 320), (2., 2, 48., 320), (4., 1, 24., 640), (1., 10, 30., 720), (3., 3, 12.5, 160)],
+    wrong=[Wrong(lambda pixels, gap, fps, short: pixels*fps*320/short,
+                 "The two frames are gap frames apart: divide by that."),
+           Wrong(lambda pixels, gap, fps, short: pixels/gap*fps*short/320,
+                 "In a larger picture the same motion has more pixels, so its number must become smaller."),
+           Wrong(lambda pixels, gap, fps, short: pixels/gap/fps*320/short,
+                 "Seconds are frames divided by fps, so per second is times fps.")],
+    hints=["How many seconds lie between two frames that are gap frames apart?",
+           "pixels per frame, times frames a second, times what a pixel is worth at a shorter side of 320."])
 
 # %% ../../nbs/14_exercises/02_data.ipynb #f2d13b17
 range_ex = Exercise(
