@@ -1411,7 +1411,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'opensora_nb/data/camera.py'),
                                          'opensora_nb.data.camera.label_path': ( '02_data/camera.html#label_path',
                                                                                  'opensora_nb/data/camera.py'),
-                                         'opensora_nb.data.camera.labels_of': ( '02_data/camera.html#labels_of',
+                                         'opensora_nb.data.camera.labels_in': ( '02_data/camera.html#labels_in',
                                                                                 'opensora_nb/data/camera.py')},
             'opensora_nb.data.caption_augment': { 'opensora_nb.data.caption_augment._flow': ( '02_data/caption_augment.html#_flow',
                                                                                               'opensora_nb/data/caption_augment.py'),

@@ -659,8 +659,8 @@ def run_stages(args):
     print(run)
     print(f"{args.out}: {run.stages[-1].rows_out} rows; {run.folder/'report.html'} shows what was kept and why")
     if 'text' not in next(run.rows(), {'text': ''}):
-        print(f"no captions yet, and training needs them: osnb data caption {args.out} --model NAME, or the same command "
-              "with --measured")
+        print(f"no captions yet, and training needs them: osnb data caption {args.out} --model NAME, or the same "
+              "command with --measured")
 
 # %% ../../nbs/13_app/17_data_cli.ipynb #68e3a71f
 DATA_COMMANDS = dict(

@@ -219,17 +219,20 @@ def began(stage): # -> the model of a stage, in a worker
     try: return stage.setup() if stage.setup else None
     except Exception as e: raise StopRun(f"stage {stage.name} could not begin: {reason(e)}") from None
 
-def work_loop(conn): # the life of a worker: ('stage', pickled) or ('rows', rows) come in
+def work_loop(conn): # the life of a worker: ('stage', fields) or ('rows', rows) come in
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the main process
     threading.Thread(target=end_with_parent, daemon=True).start()
     stage = model = None
     while True:
         try: kind, what = conn.recv()
         except EOFError: return
+        except Exception as e: # a function of the stage that cannot be found here
+            conn.send(('stop', f"a worker could not begin: {reason(e)}"))
+            continue
         try:
             start = time.perf_counter()
             if kind == 'stage':
-                stage, model = DataStage(**pickle.loads(what)), None
+                stage, model = DataStage(**what), None
                 model, reply = began(stage), ('ready', None)
             else: reply = 'done', (answers(stage, what, model), time.perf_counter() - start)
         except StopRun as e: reply = 'stop', str(e)
@@ -270,7 +273,7 @@ class Worker:
 
     def begin(self, stage): # load its model
         self.stage, self.ready, self.deadline = stage, False, time.monotonic() + SETUP_SECONDS
-        self._send(('stage', pickle.dumps(vars(stage))))
+        self._send(('stage', vars(stage)))
     def give(self, job=None): # a new job, or the next part of the one it has
         self.job = job or self.job
         if not self.ready: return
@@ -651,7 +654,7 @@ def csv_line(cells): # quoted where a spreadsheet needs it
 class RayHost:
     "A Ray actor: one worker process, and its watch"
     def __init__(self, stage):
-        self.stage, self.pool = DataStage(**pickle.loads(stage)), Pool(1)
+        self.stage, self.pool = DataStage(**stage), Pool(1)
         vars(sys.modules['__main__']).pop('__file__', None) # its worker need not load Ray's main program
         sys.modules['__main__'].__spec__ = None
     def __call__(self, item):
@@ -683,7 +686,7 @@ class RayPool:
         items = [dict(key=job.key, rows=json.dumps(job.rows)) for job in jobs.values()]
         share = .4*min(stage.cpus, self.cores) # never all cores, see above
         found = ray.data.from_items(items, override_num_blocks=min(len(items), 32*actors)).map(
-            RayHost, fn_constructor_args=(pickle.dumps(vars(stage)),), num_cpus=share,
+            RayHost, fn_constructor_args=(vars(stage),), num_cpus=share,
             compute=ray.data.ActorPoolStrategy(size=actors))
         for item in found.iter_rows():
             if item['stop']: raise StopRun(item['stop'])
