@@ -15,7 +15,7 @@ import numpy as np, torch
 from torch import Tensor
 from ..config import check_range
 from ..core import rng_for
-from ..metrics.classifier import wilson
+from ..metrics.measured import wilson
 from ..sample.pipeline import SampleConfig, decode_latents, draw_noise, encode_prompts, finite_answer
 from ..sample.pipeline import latent_shape, load_pipeline
 from ..sample.settings import embedded
