@@ -6,7 +6,7 @@
 __all__ = ['TOO_SMALL', 'TOO_SHORT', 'NO_PICTURES', 'UNLUCKY', 'BLOCKED', 'AREA', 'V12_STAGE1', 'V12_STAGE2', 'V12_STAGE3',
            'V12_ADAPT', 'V11_STAGE1', 'V11_STAGE2', 'V11_STAGE3', 'TOY_MIX', 'TOY_LARGE', 'BUCKETS', 'SIZE_COLUMNS',
            'Pair', 'Buckets', 'Place', 'assign', 'clip_seed', 'BucketPlan', 'NoStep', 'way_out', 'place_clips',
-           'plan_buckets', 'file_size', 'told_sizes', 'Measured', 'measure_clips', 'clip_sizes']
+           'plan_buckets', 'file_size', 'told_sizes', 'MeasuredSizes', 'measure_clips', 'clip_sizes']
 
 # %% ../../nbs/02_data/07_bucket.ipynb #a8405da1
 import copy, json, re
@@ -378,7 +378,7 @@ def told_sizes(path): # file -> (frames, height, width), where the columns of a 
     return told
 
 @dataclass
-class Measured:
+class MeasuredSizes:
     "The clips of a data set that can be used, and how their sizes became known"
     files:list      # (path, captions)
     sizes:list      # (frames, height, width) of each
@@ -397,9 +397,9 @@ def measure_clips(
     decode:bool=False, # read every frame, as training does
     told:dict=None,    # sizes that are known
     progress=iter,     # wraps the files, e.g. tqdm
-) -> Measured:
+) -> MeasuredSizes:
     "How large clips are; what cannot be used is named and counted in warnings, `ValueError` when nothing is left"
-    report, out = ReadReport(), Measured([], [])
+    report, out = ReadReport(), MeasuredSizes([], [])
     for file in progress(files):
         size = None if decode else (told or {}).get(file[0])
         if size: out.told += 1
@@ -419,7 +419,7 @@ def clip_sizes(
     path:str|Path,     # a CSV with the columns path and text, perhaps also num_frames, height and width; or a folder
     progress=iter,     # wraps the files, e.g. tqdm
     decode:bool=False, # read every frame of every file, as training does
-) -> Measured:
+) -> MeasuredSizes:
     "Sizes for `plan_buckets`; the errors of `find_data` and `measure_clips`"
     if not Path(path).exists(): raise FileNotFoundError(f"there is no table or folder {path}")
     source = find_data(DataConfig(path=str(path)))
