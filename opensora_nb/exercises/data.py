@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/14_exercises/02_data.ipynb #beb2a0a2
+import torch
 from ..check import Exercise, Wrong
 
 # %% ../../nbs/14_exercises/02_data.ipynb #4d579b91
@@ -144,6 +145,19 @@ tags_ex = Exercise(
     hints=["Look for the first [, then for the next ]; what lies between?",
            "Split it at the commas, strip, lower; drop what is empty or was seen before (dict.fromkeys)."])
 
+# %% ../../nbs/14_exercises/02_data.ipynb #4015fcf1
+rates_ex = Exercise(
+    like=lambda rates, most: [i for i, r in enumerate(rates) if r is None or r <= most],
+    cases=[([24., None, 60.], 30.), ([None, None], 10.), ([30., 30.1, 12.], 30.), ([], 25.), ([60., 50.], 25.)],
+    wrong=[Wrong(lambda rates, most: [i for i, r in enumerate(rates) if r is not None and r <= most],
+                 "A picture has no rate, and cannot have too high a one: it stays."),
+           Wrong(lambda rates, most: [i for i, r in enumerate(rates) if r is None or r < most],
+                 "The highest rate that is allowed is allowed."),
+           Wrong(lambda rates, most: [r for r in rates if r is None or r <= most],
+                 "Return the numbers of the rows, not their rates.")],
+    hints=["Which rows have a rate, and what becomes of the others?",
+           "Go through enumerate(rates); keep i where the rate is None or at most `most`."])
+
 # %% ../../nbs/14_exercises/02_data.ipynb #7edd27fb
 speed_ex = Exercise(
     like=lambda pixels, gap, fps, short: pixels/gap*fps*320/short,
@@ -156,6 +170,74 @@ speed_ex = Exercise(
                  "Seconds are frames divided by fps, so per second is times fps.")],
     hints=["How many seconds lie between two frames that are gap frames apart?",
            "pixels per frame, times frames a second, times what a pixel is worth at a shorter side of 320."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #fe28890d
+def _match(image, text): # 100 times the cosine of two vectors
+    return 100*sum(a*b for a, b in zip(image, text))/(sum(a*a for a in image)*sum(b*b for b in text))**.5
+
+match_ex = Exercise(
+    like=_match,
+    cases=[([1., 0.], [1., 0.]), ([3., 4.], [4., 3.]), ([2., 0., 0.], [0., 5., 0.]), ([1., 2., 3.], [-1., -2., -3.]),
+           ([.1, .2], [10., 30.])],
+    wrong=[Wrong(lambda image, text: 100*sum(a*b for a, b in zip(image, text)),
+                 "A longer vector must not match better: divide by both lengths."),
+           Wrong(lambda image, text: _match(image, text)/100, "That is the cosine; the score is 100 times as much."),
+           Wrong(lambda image, text: 100*sum(a*b for a, b in zip(image, text))/sum(a*a for a in image),
+                 "Each vector has a length of its own; divide by the one and by the other."),
+           Wrong(lambda image, text: abs(_match(image, text)),
+                 "Opposite vectors have a negative cosine, and it stays negative.")],
+    hints=["The cosine is the product of the two vectors once both have length 1.",
+           "The sum of a*b, divided by the roots of the sums of a*a and of b*b, times 100."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #c18d2c61
+affine_ex = Exercise(
+    like=lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1 + b2),
+    cases=lambda: [tuple(torch.randint(-4, 5, n).float() for n in ((m, d), (m,), (o, m), (o,)))
+                   for d, m, o in ((3, 2, 1), (4, 4, 4), (5, 3, 2), (2, 6, 1))],
+    wrong=[Wrong(lambda w1, b1, w2, b2: (w2 @ w1, b1.sum() + b2),
+                 "The second layer also multiplies what the first added."),
+           Wrong(lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1), "The second layer adds its own numbers at the end."),
+           Wrong(lambda w1, b1, w2, b2: (w2 @ w1, b2), "The numbers that the first layer adds do not vanish.")],
+    hints=["Write out w2 @ (w1 @ x + b1) + b2: what stands before x, and what is left without it?",
+           "(w2 @ w1) @ x + (w2 @ b1 + b2): return both."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #a92c7ce6
+def _bar(frames, level, any_row=False): # rows from the top that stay dark on every frame
+    brightest = [max(max(f[y]) for f in frames) for y in range(len(frames[0]))]
+    bright = [y for y, b in enumerate(brightest) if b > level]
+    return len(brightest) - len(bright) if any_row and bright else bright[0] if bright else 0
+
+def _dark_rows(frames, level): # all of a clip that is dark throughout, else none
+    return len(frames[0]) if max(max(map(max, f)) for f in frames) <= level else 0
+
+bar_ex = Exercise(
+    like=_bar,
+    cases=[([[[0, 0], [9, 9], [9, 9]]], 3), ([[[0, 0], [0, 0], [9, 9]], [[0, 0], [0, 8], [9, 9]]], 3),
+           ([[[9, 9], [0, 0], [9, 9]]], 3), ([[[0, 0], [0, 0]]], 3), ([[[3, 2], [4, 1], [0, 0], [9, 9]]], 3),
+           ([[[0, 0], [0, 9], [9, 9], [0, 0]]], 3)],
+    wrong=[Wrong(lambda frames, level: _bar(frames[:1], level),
+                 "One dark frame may be a fade: look at the brightest value over all frames."),
+           Wrong(lambda frames, level: _bar(frames, level, True),
+                 "A dark row in the picture belongs to no bar: stop at the first bright row."),
+           Wrong(lambda frames, level: _bar([[[sum(row)/len(row)] for row in f] for f in frames], level),
+                 "The mean of a row hides a few bright pixels: here a row counts as dark if all of it is."),
+           Wrong(lambda frames, level: _bar(frames, level) or _dark_rows(frames, level),
+                 "A clip that is dark throughout has no bar: nothing would be left of it.")],
+    hints=["How bright does each row get, over all frames and all of its pixels?",
+           "The number of the first row with a value above the level; 0 if there is none."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #fb1367c0
+bits_ex = Exercise(
+    like=lambda a, b: (int(a, 16) ^ int(b, 16)).bit_count(),
+    cases=[('0f', '0f'), ('00', '0f'), ('a0', '0a'), ('7f', '80'), ('0001', '0003'), ('ffff', '0000')],
+    wrong=[Wrong(lambda a, b: sum(x != y for x, y in zip(a, b)),
+                 "A hexadecimal digit is four bits: 0 and f differ in all of them."),
+           Wrong(lambda a, b: abs(int(a, 16) - int(b, 16)),
+                 "The difference of the numbers says little: 7f and 80 are neighbours and differ in every bit."),
+           Wrong(lambda a, b: abs(int(a, 16).bit_count() - int(b, 16).bit_count()),
+                 "a0 and 0a have equally many ones, at other places: compare place by place.")],
+    hints=["int(a, 16) reads hexadecimal digits. Which operator is 1 exactly where two bits differ?",
+           "a ^ b is 1 where they differ; count its ones (bit_count, or bin(…).count('1'))."])
 
 # %% ../../nbs/14_exercises/02_data.ipynb #f2d13b17
 range_ex = Exercise(
@@ -176,6 +258,42 @@ frames_ex = Exercise(
            Wrong(lambda m, n: m + n*(m - 1), "The second pass fills the gaps of the first as well.")],
     hints=["How many gaps have m frames, and how many frames are there after one pass?",
            "m frames have m - 1 gaps; each pass doubles the gaps."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #ba42d104
+def _move(right, down, height, width, sign=1, side=None):
+    least, out = .25*(side or min(height, width)), []
+    if abs(right) > least: out.append('pan_left' if sign*right > 0 else 'pan_right')
+    if abs(down) > least: out.append('tilt_up' if sign*down > 0 else 'tilt_down')
+    return '+'.join(out) or 'static'
+
+move_ex = Exercise(
+    like=_move,
+    cases=[(0, 0, 90, 160), (50, 0, 90, 160), (-50, 0, 90, 160), (0, 40, 90, 160), (0, -40, 90, 160), (30, 0, 90, 160),
+           (-30, 30, 90, 160), (25, 0, 100, 160)],
+    wrong=[Wrong(lambda right, down, height, width: _move(right, down, height, width, -1),
+                 "The picture goes the other way: when the camera pans left, everything shifts right."),
+           Wrong(lambda right, down, height, width: _move(right, down, height, width, side=max(height, width)),
+                 "A quarter of the shorter side, for both directions."),
+           Wrong(lambda right, down, height, width: _move(right, -down, height, width),
+                 "y grows downwards: when the camera tilts up, the picture goes down, and `down` is positive."),
+           Wrong(lambda right, down, height, width: _move(right, down, height, width).split('+')[0],
+                 "A camera may pan and tilt at once; join both labels by +.")],
+    hints=["In which direction does the picture move when the camera pans to the left?",
+           "right above a quarter of min(height, width): pan_left; below minus that: pan_right; the same for down and "
+           "tilt_up, tilt_down."])
+
+# %% ../../nbs/14_exercises/02_data.ipynb #d64af823
+panda_ex = Exercise(
+    like=lambda video, captions, files: [(f'{video}_{i}', c) for i, c in enumerate(captions)
+                                         if f'{video}_{i}' in files],
+    cases=[('a', ['x', 'y'], ['a_0', 'a_1']), ('a', ['x', 'y', 'z'], ['a_0', 'a_2']), ('a', ['x'], []),
+           ('b', ['x', 'y'], ['a_0', 'b_1'])],
+    wrong=[Wrong(lambda video, captions, files: [(f'{video}_{i}', c) for i, c in enumerate(captions)],
+                 "Files that are not there make no rows."),
+           Wrong(lambda video, captions, files: [*zip([f for f in files if f.startswith(f'{video}_')], captions)],
+                 "If clip 1 is missing, clip 2 keeps its own caption: count before anything is left out.")],
+    hints=["Which number does each caption have, and which file goes with it?",
+           "Go through enumerate(captions), and keep a pair where its file is in `files`."])
 
 # %% ../../nbs/14_exercises/02_data.ipynb #2163a1c8
 def _cost(seconds, passes):
