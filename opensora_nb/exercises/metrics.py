@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/14_exercises/10_metrics.ipynb #9a67ff3f
+import math
 from ..check import Exercise, Wrong, check_value
+from ..metrics.preference import kappa, votes_needed
 from ..metrics.score_audit import total_variation
 
 # %% ../../nbs/14_exercises/10_metrics.ipynb #601cd32f
@@ -32,3 +34,48 @@ even = dict(expected=total_variation(['here']*25, ['here'] + [*range(24)]),
                    "One in 25 is where it should be; all others have to move."),
             wrong=[(1/25, "That is the share that may stay."), (1, "One cell is shared."),
                    (24*2/25, "Every clip that moves is counted twice here.")])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #exvote03
+def _tie(a, b, nu):
+    middle = nu*math.exp((a + b)/2)
+    return middle/(math.exp(a) + math.exp(b) + middle)
+
+davidson_tie_ex = Exercise(
+    like=_tie,
+    cases=[(0., 0., 1.), (0., 0., 2.), (1., 0., .5), (-1., 2., .7), (3., 3., .2), (.5, -.5, 0.)],
+    wrong=[Wrong(lambda a, b, nu: nu/(math.exp(a) + math.exp(b) + nu),
+                 "The weight of a tie grows with the strengths; yours is nu alone."),
+           Wrong(lambda a, b, nu: nu*math.exp((a + b)/2)/(math.exp(a) + math.exp(b)),
+                 "The tie is one of three outcomes: its own weight belongs into the sum, too."),
+           Wrong(lambda a, b, nu: nu*math.exp(a + b)/(math.exp(a) + math.exp(b) + nu*math.exp(a + b)),
+                 "The tie lies between the two: the mean of the strengths, not their sum.")],
+    hints=["Write down the weights of the three outcomes first; a probability is one of them over their sum.",
+           "The third weight is nu*exp((a + b)/2)."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #exvote05
+def _pooled_kappa(pairs):
+    answers = sorted({a for pair in pairs for a in pair})
+    return kappa([[pair.count(a) for a in answers] for pair in map(list, pairs)])[2]
+
+def _agree(pairs): return sum(a == b for a, b in pairs)/len(pairs)
+def _shares(side): return [side.count(a)/len(side) for a in set(side)]
+
+kappa_ex = Exercise(
+    like=_pooled_kappa,
+    cases=[([('left', 'left'), ('right', 'right')],), ([('left', 'right'), ('right', 'left')],),
+           ([('left', 'left'), ('left', 'left'), ('right', 'left')],),
+           ([('tie', 'tie'), ('left', 'tie'), ('right', 'left'), ('left', 'left'), ('tie', 'right')],)],
+    wrong=[Wrong(_agree, "That is how often they agree; take off what chance gives."),
+           Wrong(lambda pairs: _agree(pairs) - sum(s*s for s in _shares([a for p in pairs for a in p])),
+                 "Divide by what was left to gain: 1 minus chance."),
+           Wrong(lambda pairs: (_agree(pairs) - 1/3)/(1 - 1/3),
+                 "By chance people agree more often where one answer is frequent; one third holds for even answers.")],
+    hints=["Three numbers: agreement, agreement by chance, and what is left between chance and 1.",
+           "Pool the answers of both raters; chance is the sum of the squared shares."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #exvote07
+votes_for = dict(expected=votes_needed(.55), tol=.03,
+                 hints=("The distance from one half is half as large; what does the formula do with it?",
+                        "The distance stands squared below: four times the votes, and a few more."),
+                 wrong=[(2*194, "Twice as many halve the variance; the distance is halved, and it counts squared."),
+                        (194, "A smaller difference takes more votes.")])
