@@ -156,7 +156,7 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     assert out.returncode == 0 and (tmp_path/'samples'/'sample_0000.mp4').exists(), out.stderr
 
 def test_levels_are_those_of_the_toy_world():
-    from opensora_nb.app.cli import TOY_LEVELS
+    from opensora_nb.app.data_cli import TOY_LEVELS
     from opensora_nb.toy.levels import WORLDS
     assert TOY_LEVELS == WORLDS
 
