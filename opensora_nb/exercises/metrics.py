@@ -10,6 +10,7 @@ import math
 from ..check import Exercise, Wrong, check_value
 from ..metrics.preference import kappa, votes_needed
 from ..metrics.score_audit import total_variation
+from ..metrics.val_loss import paired_error
 
 # %% ../../nbs/14_exercises/10_metrics.ipynb #601cd32f
 variation = Exercise(
@@ -79,3 +80,27 @@ votes_for = dict(expected=votes_needed(.55), tol=.03,
                         "The distance stands squared below: four times the votes, and a few more."),
                  wrong=[(2*194, "Twice as many halve the variance; the distance is halved, and it counts squared."),
                         (194, "A smaller difference takes more votes.")])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #00fc4d8e
+def unpaired_error(a, b): # as if the clips were others
+    return (paired_error([0]*len(a), a)**2 + paired_error([0]*len(b), b)**2)**.5
+
+def of_all(a, b): # divided by n, not by n - 1
+    return paired_error(a, b)*((len(a) - 1)/len(a))**.5
+
+paired = Exercise(
+    like=paired_error,
+    cases=[([1., 2.], [1.5, 2.]), ([1., 2., 4.], [2., 3., 5.]), ([.1, .4, .3, .2], [.2, .3, .5, .2]),
+           ([0.]*5, [1., 2., 3., 4., 5.]), ([1., 5., 2.], [1.1, 5.3, 1.9])],
+    wrong=[Wrong(unpaired_error, "That is the error of two means of different clips. These are the same clips: "
+                                 "take the difference first, clip by clip."),
+           Wrong(of_all, "The mean is taken from the same numbers, so divide the squares by n - 1."),
+           Wrong(lambda a, b: paired_error(a, b)*len(a)**.5,
+                 "That is the spread of the differences. The error of their mean is smaller, by the root of n.")],
+    hints=["Take the difference of each pair first.", "The error of a mean is the spread over the root of n."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #91723d65
+narrower = dict(expected=800., hints=("How does an interval shrink with the number of clips?",
+                                      "With the root: four times as narrow needs 4 squared as many."),
+                wrong=[(200., "An interval shrinks with the root of the number of clips."),
+                       (100., "An interval shrinks with the root of the number of clips; you took the root of 4.")])
