@@ -3,8 +3,11 @@ import io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlparse
+import numpy as np
 import pytest
 from opensora_nb.app.course import hand_out, lab_command
+from opensora_nb.data.video_io import write_video
+from opensora_nb.toy.world import Scene, render
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -478,3 +481,87 @@ def test_demo_is_left_alone_by_other_pages(demo, page):
     assert page.evaluate(ask, demo + '/gradio_api/queue/join') in (403, 'unreadable')
     page.goto(demo.replace('127.0.0.1', 'localhost'))
     button(page, 'Generate video').wait_for()
+
+@pytest.fixture(scope='module')
+def vote(server, tmp_path_factory):
+    "`osnb eval vote` on two folders of clips, as a user starts it; its address, the file of votes"
+    folder = tmp_path_factory.mktemp('clips')
+    for model, noise in (('sharp', 0), ('noisy', 60)):
+        (folder/model).mkdir()
+        for k, motion in enumerate(('moves left', 'spins')):
+            clip = render(Scene('star', 'yellow', motion)).astype(int)
+            clip += np.random.default_rng(k).integers(-noise, noise + 1, clip.shape)
+            write_video(folder/model/f'sample_{k:04}.mp4', clip.clip(0, 255).astype(np.uint8), 8)
+    url = f'http://127.0.0.1:{(port := free_port())}'
+    code = 'import sys; from opensora_nb.app.cli import main; sys.exit(main())'
+    server(['-c', code, 'eval', 'vote', str(folder/'sharp'), str(folder/'noisy'), '--port', str(port), '--votes',
+            str(folder/'votes.jsonl')], url)
+    return SimpleNamespace(url=url, votes=folder/'votes.jsonl', folder=folder)
+
+def joins(p, vote, name):
+    "A rater opens the page and says who they are"
+    p.goto(vote.url)
+    p.get_by_label('your name').or_(p.get_by_label('你的名字')).fill(name)
+    p.keyboard.press('Enter')
+    p.locator('.osnb-pair').wait_for()
+
+IN_STEP = """() => { const v = [...document.querySelectorAll('.osnb-pair video')];
+    return v.length === 2 && v.every(x => !x.paused && x.currentTime > 0)
+        && Math.abs(v[0].currentTime - v[1].currentTime) < .2 }"""
+
+def sharp_side(p):
+    "left or right: the side with less noise, read from the pixels"
+    noise = p.evaluate("""() => [...document.querySelectorAll('.osnb-pair video')].map(v => {
+        const c = document.createElement('canvas'), g = c.getContext('2d'); c.width = c.height = 64;
+        g.drawImage(v, 0, 0, 64, 64);
+        const d = g.getImageData(0, 0, 8, 8).data.filter((x, i) => i % 4 < 3), m = d.reduce((a, b) => a + b)/d.length;
+        return d.reduce((a, b) => a + (b - m)**2, 0) })""")
+    return 'left' if noise[0] < noise[1] else 'right'
+
+def answers(p, vote, press):
+    "Press, and wait until the page says that the vote is kept; it is on the disk by then"
+    rows, kept = len(vote.votes.read_text().splitlines()), int(p.locator('[data-kept]').get_attribute('data-kept'))
+    p.wait_for_timeout(450)                                              # nobody is quicker than `LEAST`
+    press()
+    p.locator(f'[data-kept="{kept + 1}"]').wait_for()
+    assert len(vote.votes.read_text().splitlines()) == rows + 1
+
+def test_two_raters_vote(vote, visitor):
+    "By mouse and by keys, on a screen and on a phone in Chinese; who has answered all sees the scores"
+    ada, bob = visitor(900, 860), visitor(390, 844, locale='zh-CN')
+    joins(ada, vote, 'Ada')
+    assert not re.search('sharp|noisy|sample_', ada.content())           # nothing tells which is which
+    ada.wait_for_function(IN_STEP)
+    shot(ada, 'vote')
+    side = sharp_side(ada)
+    answers(ada, vote, button(ada, f'{side.capitalize()} is better').click)
+    ada.wait_for_function(IN_STEP)
+    side = sharp_side(ada)
+    answers(ada, vote, lambda: ada.keyboard.press(dict(left='ArrowLeft', right='ArrowRight')[side]))
+    ada.get_by_text('all 2 pairs are answered').wait_for()
+
+    joins(bob, vote, 'Bob')
+    bob.bring_to_front()
+    bob.wait_for_function(IN_STEP)
+    assert bob.evaluate('document.documentElement.scrollWidth') <= 390
+    shot(bob, 'vote_phone')
+    bob.get_by_role('tab', name='结果').click()
+    button(bob, '显示').click()
+    bob.get_by_text('代码不对').wait_for()                                # he has pairs left
+    bob.get_by_role('tab', name='投票').click()
+    answers(bob, vote, lambda: bob.keyboard.press('ArrowDown'))
+    bob.wait_for_function(IN_STEP)
+    answers(bob, vote, button(bob, '跳过').click)
+
+    ada.bring_to_front()
+    ada.get_by_role('tab', name='Results').click()
+    button(ada, 'Show').click()
+    scores = ada.locator('.osnb-scores tr')
+    scores.first.wait_for()
+    assert [row.split()[0] for row in scores.all_inner_texts()] == ['sharp', 'noisy']
+    ada.get_by_text('sharp over noisy').wait_for()
+    shot(ada, 'vote_results')
+    rows = [json.loads(line) for line in vote.votes.read_text().splitlines()[1:]]
+    assert [r.get(r['choice']) for r in rows] == ['sharp', 'sharp', None, None]
+    assert [(r['rater'], r['choice']) for r in rows[2:]] == [('Bob', 'tie'), ('Bob', 'skip')]
+    assert not ada.away + bob.away, ada.away + bob.away

@@ -147,7 +147,7 @@ def resample(
     return fit_davidson(*drawn)[0]
 
 # %% ../../nbs/10_metrics/10_preference.ipynb #pr000028
-FEW_CLIPS = 8 # below, a bootstrap over clips is too narrow to be believed
+FEW_CLIPS = 8 # below, a bootstrap over clips is too narrow to be believed, and no interval is given
 
 def models_of(votes) -> list: # all that stand on a side
     return sorted({m for v in votes for m in (v.left, v.right)})
@@ -165,13 +165,17 @@ def bradley_terry(
     if len(models) < 2: raise ValueError("a score compares, and there is no vote on two models; vote first")
     won, tied = vote_tables(votes, models)
     strengths = fit_davidson(won.sum(0), tied.sum(0))[0]
-    few = f"; {len(won)} clips are few, and the interval is too narrow" if len(won) < FEW_CLIPS else ''
+    few = f"; no interval from {len(won)} clips, {FEW_CLIPS} are the least" if len(won) < FEW_CLIPS else ''
     about = "log-odds against the mean of the models; a difference of 1 is a preference of 73 %" + few
     ends = np.full((2, len(models)), np.nan)
-    if len(won) > 1: ends = np.percentile(resample(won, tied, n, seed)[:, :len(models)], (2.5, 97.5), 0)
+    if not few: ends = np.percentile(resample(won, tied, n, seed)[:, :len(models)], (2.5, 97.5), 0)
+    strengths = strengths.round(9) + 0. # no -0
     out = [Measured(m, float(s), *map(float, ends[:, i]), seen[m], 'log-odds', 'higher', about)
            for i, (m, s) in enumerate(zip(models, strengths))]
     return sorted(out, key=lambda m: -m.value)
+
+def _ends(values, fn): # of the interval, nan for too few
+    return bootstrap(values, fn) if len(values) >= FEW_CLIPS else (math.nan, math.nan)
 
 def preferred(
     votes,       # of `Vote`, all of them
@@ -186,7 +190,7 @@ def preferred(
     for (a, b), clips in sorted(by_pair.items(), key=lambda p: [order.index(m) for m in p[0]]):
         sums = np.array([[sum(c), len(c)] for c in clips.values()])
         share = float(sums[:, 0].sum()/sums[:, 1].sum())
-        low, high = bootstrap(sums, lambda s: s[:, 0].sum()/s[:, 1].sum())
+        low, high = _ends(sums, lambda s: s[:, 0].sum()/s[:, 1].sum())
         about = "ties count as half; 0.5 says that neither is preferred"
         out.append(Measured(f'{a} over {b}', share, low, high, int(sums[:, 1].sum()), 'share', None, about))
     return out
@@ -211,7 +215,7 @@ def rater_agreement(
     counts = np.array([c for c in answers.values() if sum(c) > 1])
     if not len(counts): return []
     agree, chance, beyond = kappa(counts)
-    ends = [bootstrap(counts, lambda c: kappa(c)[i]) for i in (0, 2)]
+    ends = [_ends(counts, lambda c: kappa(c)[i]) for i in (0, 2)]
     out = [Measured('agreement', agree, *ends[0], len(counts), 'share', 'higher', "two raters on the same pair"),
            Measured('agreement by chance', chance, n=len(counts), unit='share', better=None)]
     if math.isnan(beyond): return out
