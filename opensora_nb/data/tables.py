@@ -7,13 +7,13 @@ __all__ = ['PART_LETTERS', 'WHOLE_COLUMNS', 'NUMBER_COLUMNS', 'TEXT_COLUMNS', 'N
            'TRAIN_COLUMNS', 'MANY', 'OPENING', 'DROPPED', 'DRAWN', 'ASSUMED_FPS', 'outside_quotes', 'is_ordinary',
            'open_csv', 'whole_rows', 'csv_parts', 'number_kind', 'CsvTable', 'table_errors', 'scan_csv', 'scan_parquet',
            'scan_table', 'read_frame', 'collected', 'write_table', 'names_of', 'need_columns', 'keep_in_range',
-           'keep_with', 'without_urls', 'drop_repeated', 'keep_matching', 'add_sizes', 'with_resolution', 'sort_by',
-           'shuffle_rows', 'train_columns', 'shards_of', 'stack_tables', 'once', 'subtract_table', 'intersect_table',
-           'update_text', 'map_texts', 'spread_texts', 'clean_texts', 'clean_captions', 'refine_captions',
-           'append_text', 'map_row_texts', 'scored', 'add_scores_to_text', 'motion_words', 'add_camera_to_text',
-           'count_tokens', 'is_absolute', 'to_absolute', 'to_relative', 'relative_to', 'add_ids', 'split_kinds',
-           'numeric_columns', 'describe_columns', 'play_time', 'draw_column', 'draw_table', 'sure_buckets',
-           'few_of_each_bucket']
+           'keep_with', 'without_urls', 'keep_matching', 'first_of_each', 'drop_repeated', 'add_sizes',
+           'with_resolution', 'sort_by', 'shuffle_rows', 'train_columns', 'shards_of', 'stack_tables', 'once',
+           'subtract_table', 'intersect_table', 'update_text', 'map_texts', 'spread_texts', 'clean_texts',
+           'clean_captions', 'refine_captions', 'append_text', 'map_row_texts', 'scored', 'add_scores_to_text',
+           'motion_words', 'add_camera_to_text', 'count_tokens', 'is_absolute', 'to_absolute', 'to_relative',
+           'relative_to', 'add_ids', 'split_kinds', 'numeric_columns', 'describe_columns', 'play_time', 'draw_column',
+           'draw_table', 'sure_buckets', 'few_of_each_bucket']
 
 # %% ../../nbs/02_data/17_tables.ipynb #6b20012c
 import codecs, csv, glob, io, os, re, warnings, zlib
@@ -267,12 +267,12 @@ def scan_table(
 def read_frame(
     path:str|Path, # a table
 ):                 # a polars frame
-    "The whole table, in memory"
-    return collected(scan_table(path))
+    "The whole table, in memory, each column in one piece: sorting a table of many pieces takes twice as long"
+    return collected(scan_table(path)).rechunk()
 
 def collected(
     frame,            # a polars frame, lazy or not
-    engine='streaming', # of polars: streaming works in parts, in-memory sorts faster
+    engine='streaming', # of polars: streaming works in parts, in-memory sorts and compares faster
 ):                    # a polars frame
     "The rows of a plan, in memory"
     with table_errors("the table cannot be worked on"): return frame.lazy().collect(engine=engine)
@@ -350,11 +350,6 @@ def without_urls(frame): # rows whose caption holds no web address
     need_columns(frame, 'text', why='--remove-url')
     return frame.lazy().filter(~pl.col('text').fill_null('').str.contains('(?i)https?://'))
 
-def drop_repeated(frame, column): # the first row of each value
-    pl = require('polars', 'data')
-    need_columns(frame, column)
-    return frame.lazy().filter(pl.col(column).is_first_distinct())
-
 def keep_matching(frame, pattern, column='path'): # rows in which a pattern is found
     pl = require('polars', 'data')
     need_columns(frame, column)
@@ -362,6 +357,32 @@ def keep_matching(frame, pattern, column='path'): # rows in which a pattern is f
     except re.error as e:
         raise ValueError(f"{pattern!r} is no pattern: {e}; write \\ before . ( [ and the like") from None
     return frame.lazy().filter(pl.col(column).fill_null('').str.contains(pattern))
+
+# %% ../../nbs/02_data/17_tables.ipynb #68b3cd8f
+def first_of_each(column, bits=None): # polars texts -> (n,) is this the first row with its text?; 2**bits places
+    pl, n = require('polars', 'data'), len(column)
+    bits = bits or min(26, n.bit_length() + 2)
+    place = (column.hash().to_numpy() >> np.uint64(64 - bits)).astype(np.intp)
+    row, last, first = np.arange(n, dtype=np.int32), np.empty(1 << bits, np.int32), np.ones(n, bool)
+    last[place] = row # the last row of each place stays
+    early = np.flatnonzero(last[place] != row)
+    late = last[place[early]]
+    first[late[column.gather(early).eq_missing(column.gather(late)).to_numpy()]] = False # where a place has two rows
+    last[place[early]] = early
+    crowded = place[early[last[place[early]] != early]]
+    if len(crowded): # three and more
+        shared = np.zeros(1 << bits, bool)
+        shared[crowded] = True
+        compared = np.flatnonzero(shared[place])
+        first[compared] = column.gather(compared).is_first_distinct().to_numpy()
+    return pl.Series(first)
+
+def drop_repeated(frame, column): # the first row of each value
+    pl = require('polars', 'data')
+    need_columns(frame, column)
+    col = pl.col(column)
+    text = frame.lazy().collect_schema()[column] == pl.String
+    return frame.lazy().filter(col.map_batches(first_of_each, pl.Boolean) if text else col.is_first_distinct())
 
 # %% ../../nbs/02_data/17_tables.ipynb #adb44763
 def add_sizes(frame): # aspect_ratio and resolution, from height and width
