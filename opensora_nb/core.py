@@ -10,6 +10,7 @@ __all__ = ['DEVICES', 'DTYPES', 'set_seed', 'rng_for', 'torch_rng', 'pick_device
 import hashlib, os, random
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 import numpy as np, torch
@@ -91,12 +92,14 @@ def real_data() -> Path|None:
     return next((Path(c) for c in cands if c and Path(c).is_dir()), None)
 
 # %% ../nbs/00_start/01_core.ipynb #46975a61
+_version = cache(metadata.version) # a look at the disk; an exception is not kept
+
 def has_package(
     name:str, # name on PyPI, e.g. "gradio"
 ) -> bool:
     "Is this package really installed? (a folder of the same name does not count)"
     try:
-        metadata.version(name)
+        _version(name)
         return True
     except metadata.PackageNotFoundError: return False
 

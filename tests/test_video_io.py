@@ -4,8 +4,8 @@ from pathlib import Path
 import av, numpy as np, pytest
 from av.stream import Disposition
 from opensora_nb.core import real_data
-from opensora_nb.data.video_io import (ReadReport, VideoInfo, probe, read_frames, read_image, read_video, readable,
-                                       write_atomic, write_image, write_video)
+from opensora_nb.data.video_io import (ReadReport, VideoInfo, frame_times, probe, read_frames, read_image, read_video,
+                                       readable, write_atomic, write_image, write_video)
 
 ROOT = real_data()
 needs_real = pytest.mark.skipif(
@@ -205,3 +205,12 @@ def test_the_report_counts(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert len(list(readable(files[:3], 9))) == 3 # no warning when all is well
+
+def test_a_file_that_changed_is_looked_at_again(tmp_path):
+    "`probe` remembers the last files, but not one that was written anew"
+    path, clip = tmp_path/'a.mp4', np.zeros((8, 32, 32, 3), np.uint8)
+    write_video(path, clip, fps=8)
+    assert probe(path).num_frames == len(frame_times(path)) == 8
+    write_video(path, clip[:5], fps=8)
+    assert probe(path).num_frames == len(frame_times(path)) == 5
+    with pytest.raises(ValueError): frame_times(path)[0] = 1 # shared with whoever asks next

@@ -7,11 +7,10 @@ __all__ = ['SCENES', 'RECIPE_PARTS', 'EXTRA', 'OpenSoraRecipe', 'info_rows', 'sh
            'load_captioner', 'captioned_rows', 'measured_rows', 'cleaned_rows', 'repeated_rows', 'RecipePart', 'limits',
            'scoring', 'info_part', 'scenes_part', 'cut_part', 'quality_part', 'duplicates_part', 'aes_part',
            'flow_part', 'ocr_part', 'caption_part', 'clean_part', 'match_part', 'camera_part', 'recipe_stages',
-           'source_rows', 'own_folders', 'told_path', 'write_rows', 'run_opensora', 'library_loops', 'clips_per_second',
-           'pool_speed', 'stage_speeds']
+           'source_rows', 'own_folders', 'told_path', 'write_rows', 'run_opensora']
 
 # %% ../../nbs/02_data/28_opensora.ipynb #7828087b
-import re, time, warnings
+import re, warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,15 +26,14 @@ from .clip_scores import Aesthetic, Match
 from .dataset import caption_lines
 from .datautil import scan_folder
 from .duplicates import drop_duplicates, hash_rows
-from .pipeline import (DataStage, Pool, StageCall, StopRun, core_count, drop, run_pipeline,
-                                       threshold_rows)
+from .pipeline import DataStage, StopRun, core_count, drop, run_pipeline, threshold_rows
 from .pipeline_report import write_report
 from .quality import Quality
 from .scenes import (CutOptions, SceneSettings, cut_rows, opensora_v10_scenes, opensora_v12_scenes,
-                                     practice_clip, scene_rows)
+                                     scene_rows)
 from .scores import FlowDis, FlowRaft, TextArea, score_rows
 from .tables import OPENING, clean_texts, read_frame, write_table
-from .video_io import is_image, probe_frames, write_video
+from .video_io import is_image, probe_frames
 
 # %% ../../nbs/02_data/28_opensora.ipynb #f11f035a
 SCENES = {'own': SceneSettings, 'v1.2': opensora_v12_scenes, 'v1.0': opensora_v10_scenes} # what counts as a cut
@@ -264,56 +262,3 @@ def run_opensora(
     write_report(run, title=out.name)
     write_rows(run, out)
     return run
-
-# %% ../../nbs/02_data/28_opensora.ipynb #d3a5269d
-def library_loops(threads): # name of a part -> what one would write with its library, for one file
-    cv2 = require('cv2', 'data', 'opencv-python-headless')
-    detect = require('scenedetect', 'data', 'scenedetect-headless')
-    ocr = require('rapidocr', 'data')
-    cv2.setNumThreads(threads or core_count())
-    quiet = {'Global.log_level': 'critical', 'EngineConfig.onnxruntime.intra_op_num_threads': threads or -1,
-             'Det.limit_type': 'max', 'Det.limit_side_len': 640}
-    reader, flow = ocr.RapidOCR(params=quiet), cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    def frames(path):
-        film, good = cv2.VideoCapture(path), True
-        while good:
-            good, frame = film.read()
-            if good: yield frame
-    def scenes(path): detect.detect(path, detect.AdaptiveDetector(), start_in_scene=True)
-    def find_text(path): reader(list(frames(path))[24], use_det=True, use_cls=False, use_rec=True)
-    def find_flow(path):
-        few = [cv2.cvtColor(cv2.resize(f, (576, 320)), cv2.COLOR_BGR2GRAY) for f in list(frames(path))[:31:10]]
-        for a, b in zip(few, few[1:]): flow.calc(a, b, None)
-    return dict(scenes=scenes, flow=find_flow, ocr=find_text)
-
-def clips_per_second(work, paths): # of a loop, after one file to warm up
-    work(paths[0])
-    start = time.perf_counter()
-    for path in paths: work(path)
-    return len(paths)/(time.perf_counter() - start)
-
-def pool_speed(stage, paths, workers): # clips a second of a pool whose workers have their models
-    pool = Pool(workers)
-    def calls(paths): return [StageCall(p, [dict(path=p)]) for p in paths]
-    try:
-        for _ in pool.map(stage, calls(paths[:2*workers])): pass
-        start = time.perf_counter()
-        for _ in pool.map(stage, calls(paths)): pass
-        return len(paths)/(time.perf_counter() - start)
-    finally: pool.close()
-
-def stage_speeds(
-    folder:str|Path,  # gets clips to measure with
-    clips:int=24,     # how many
-    workers:int=2,    # of the pool
-) -> dict:            # part -> clips a second: library_one_thread, library_default, one_worker, pool
-    "Each stage against a loop over its library"
-    paths = [str(Path(folder)/f'{i}.mp4') for i in range(clips)]
-    for i, path in enumerate(paths): write_video(path, practice_clip(i, 48, (180, 320), (1 + i % 3, 0)), fps=24)
-    stages, _ = recipe_stages(OpenSoraRecipe(), str(folder), ('scenes', 'flow', 'ocr'))
-    out = {s.name: {} for s in stages}
-    for kind, threads in (('library_one_thread', 1), ('library_default', 0)):
-        for name, work in library_loops(threads).items(): out[name][kind] = clips_per_second(work, paths)
-    for s in stages:
-        out[s.name] |= dict(one_worker=pool_speed(s, paths, 1), pool=pool_speed(s, paths, workers))
-    return {k: {c: round(v, 2) for c, v in found.items()} for k, found in out.items()}

@@ -60,7 +60,7 @@ def find_bars(
     share:float=.98,   # of a row that stays dark
 ) -> Bars:             # all 0 where the whole clip is black
     "The black bars at the edges of a clip, in pixels"
-    brightest = frames.max((0, 3))
+    brightest = np.maximum.reduce([f[..., k] for f in frames for k in range(3)]) # quicker than frames.max((0, 3))
     top, bottom = (_dark_edge(x, level, share) for x in (brightest, brightest[::-1]))
     inside = brightest[top:len(brightest) - bottom].T
     left, right = (_dark_edge(x, level, share) for x in (inside, inside[::-1]))
@@ -72,7 +72,8 @@ def is_frozen(
     level:float=.5,             # grey levels by which the mean pixel may change
 ) -> bool:
     "Does nothing change between two frames?"
-    return bool(np.abs(a.astype(np.int16) - b).mean() <= level)
+    cv2 = require('cv2', 'data', 'opencv-python-headless')
+    return cv2.norm(np.ascontiguousarray(a), np.ascontiguousarray(b), cv2.NORM_L1) <= level*a.size
 
 @dataclass(frozen=True)
 class Quality(Scorer):

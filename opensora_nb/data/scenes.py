@@ -59,7 +59,7 @@ class SceneSettings:
     compare:str='rgb'       # rgb, or hsv as PySceneDetect does
     flash:int=2             # no cut where the picture comes back after so many frames, up to `window`; 0: don't look
     moved:float=.5          # no cut where motion explains more than this share of the change; 1: don't look
-    longest:int=256         # pixels of the longer side that is looked at
+    longest:int=256         # pixels of the longer side that is looked at; up to half as many more are left as they are
 
     def __post_init__(self):
         if self.detector not in DETECTORS:
@@ -80,28 +80,31 @@ def opensora_v12_scenes() -> SceneSettings:
 # %% ../../nbs/02_data/13_scenes.ipynb #9c26d535
 def _detector(settings): # of PySceneDetect
     sd = require('scenedetect', 'data', 'scenedetect-headless')
-    s, luma = settings, settings.compare == 'rgb'
-    if s.detector == 'content':
-        return sd.ContentDetector(threshold=s.threshold, min_scene_len=s.min_frames, luma_only=luma)
+    s = settings
     if s.detector == 'threshold': return sd.ThresholdDetector(threshold=s.threshold, min_scene_len=s.min_frames)
-    return sd.AdaptiveDetector(adaptive_threshold=s.threshold, min_scene_len=s.min_frames, luma_only=luma,
-                               window_width=s.window, min_content_val=s.min_change)
+    if s.detector == 'content': found = sd.ContentDetector(threshold=s.threshold, min_scene_len=s.min_frames)
+    else: found = sd.AdaptiveDetector(adaptive_threshold=s.threshold, min_scene_len=s.min_frames,
+                                      window_width=s.window, min_content_val=s.min_change)
+    if s.compare == 'rgb': found._calculate_frame_score = _as_it_is
+    return found
 
-def _looked_at(frame, compare): # the picture that a detector gets, blue before green before red
-    if compare == 'hsv': return np.ascontiguousarray(frame[..., ::-1])
-    grey = frame.transpose(2, 0, 1).reshape(-1, frame.shape[1])
-    return np.repeat(grey[..., None], 3, -1)
+def _as_it_is(at, change): return change # in place of the change in hue, saturation and brightness
+
+def _looked_at(frame, change, settings): # what a detector gets
+    if settings.detector == 'threshold': return frame
+    return change if settings.compare == 'rgb' else np.ascontiguousarray(frame[..., ::-1]) # blue before green
 
 def _change(a, b): # of the mean pixel, in grey levels
-    return float(np.abs(a.astype(np.int16) - b).mean())
+    cv2 = require('cv2', 'data', 'opencv-python-headless')
+    return cv2.norm(a, b, cv2.NORM_L1)/a.size
 
 def _unexplained(a, b): # share of the change from a to b that remains when a is moved to where b shows it
     cv2 = require('cv2', 'data', 'opencv-python-headless')
     if min(a.shape[:2]) < 16: return 1. # too small for the flow
-    grey = [cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in (a, b)]
+    grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)]
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(grey[1], grey[0], None)
     rows, columns = np.mgrid[:a.shape[0], :a.shape[1]].astype(np.float32)
-    moved = cv2.remap(np.ascontiguousarray(a), columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR,
+    moved = cv2.remap(a, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR,
                       borderMode=cv2.BORDER_REPLICATE)
     return _change(moved, b)/max(_change(a, b), 1e-6)
 
@@ -132,11 +135,11 @@ def find_cuts(
     detector, recent = _detector(settings), _Recent(2*settings.window + settings.flash + 4)
     cuts, change, before = [], [], None
     checked = settings.detector != 'threshold' and (settings.flash or settings.moved < 1)
-    for i, frame in enumerate(frames):
+    for i, frame in enumerate(map(np.ascontiguousarray, frames)):
         change.append(0. if before is None else _change(before, frame))
         recent.add(i, frame)
         before, at = frame, timecode(i, fps=24.)
-        found = [c.frame_num for c in detector.process_frame(at, _looked_at(frame, settings.compare))]
+        found = [c.frame_num for c in detector.process_frame(at, _looked_at(frame, change[-1], settings))]
         cuts += [t for t in found if not checked or recent.is_cut(t, settings)]
     if change: cuts += [c.frame_num for c in detector.post_process(at)]
     return sorted({t for t in cuts if 0 < t < len(change)}), np.array(change)
@@ -175,10 +178,11 @@ def detect_scenes(
     settings:SceneSettings=SceneSettings(), # what counts as a cut
 ) -> SceneCuts:
     "The shots of a video; `ValueError` in one sentence where it cannot be read"
-    times = shown_times(path)
-    cuts, change = find_cuts(iter_video(path, longest=settings.longest), settings)
+    times, info = shown_times(path), probe(path)
+    as_it_is = max(info.height, info.width) <= 1.5*settings.longest # to shrink it would take longer
+    cuts, change = find_cuts(iter_video(path, longest=None if as_it_is else settings.longest), settings)
     if len(change) + 1 != len(times): # some frames have no time stamp of their own
-        times = np.arange(len(change) + 1)/probe(path).fps
+        times = np.arange(len(change) + 1)/info.fps
     return SceneCuts(Path(path), tuple(cuts), change, times)
 
 # %% ../../nbs/02_data/13_scenes.ipynb #2bf96613

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NAN', 'FLOW_GAP', 'FLOW_FRAME', 'FLOW_TIME', 'FLOW_SHORT', 'OCR_SIDE', 'SCALES', 'is_black', 'points', 'Scorer',
-           'read_for', 'score_rows', 'dis_flow', 'flow_colours', 'flow_pairs', 'near_pairs', 'per_gap_flow',
-           'per_second_flow', 'FlowDis', 'FlowRaft', 'text_boxes', 'area_share', 'TextArea', 'check_scale', 'keep_rows']
+           'read_for', 'score_rows', 'dis_flow', 'new_dis', 'flow_colours', 'flow_pairs', 'near_pairs', 'per_gap_flow',
+           'mean_motion', 'per_second_flow', 'FlowDis', 'FlowRaft', 'text_boxes', 'area_share', 'TextArea',
+           'check_scale', 'keep_rows']
 
 # %% ../../nbs/02_data/20_scores.ipynb #ea261ffd
 import math
@@ -30,7 +31,8 @@ def is_black(
     share:float=.98,  # of the pixels
 ) -> bool:
     "Is there nothing to see on this frame?"
-    return bool((frame.max(-1) <= level).mean() >= share)
+    brightest = np.maximum(np.maximum(frame[..., 0], frame[..., 1]), frame[..., 2]) # quicker than frame.max(-1)
+    return bool((brightest <= level).mean() >= share)
 
 def points(
     num_frames:int,   # of the clip
@@ -107,10 +109,15 @@ def dis_flow(
     b:np.ndarray, # uint8 (h, w, 3) a later one
 ) -> np.ndarray:  # (h, w, 2) pixels to the right and down
     "Optical flow by dense inverse search (DIS) of OpenCV"
+    return new_dis()(a, b)
+
+def new_dis(): # `dis_flow` for many pairs of a size: its memory is taken once
     cv2 = require('cv2', 'data', 'opencv-python-headless')
-    grey = [cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in (a, b)]
-    if min(a.shape[:2]) < 16: return np.zeros((*a.shape[:2], 2), np.float32)
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    def flow(a, b):
+        if min(a.shape[:2]) < 16: return np.zeros((*a.shape[:2], 2), np.float32)
+        return dis.calc(*(cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in (a, b)), None)
+    return flow
 
 def flow_colours(
     flow:np.ndarray,  # (h, w, 2)
@@ -154,28 +161,38 @@ def per_gap_flow(
     flow=dis_flow,        # of two frames
 ) -> float:               # pixels per 10 frames at 320 x 576
     "Open-Sora's motion score: the mean of |u| and |v|; NaN where nothing can be compared"
-    sizes = []
-    for i, j in pairs:
-        a, b = frames[i], frames[j]
-        if is_black(a) or is_black(b): continue
-        if a.shape[0] > a.shape[1]: a, b = a.swapaxes(0, 1), b.swapaxes(0, 1) # portrait: exchanged, as in the original
-        sizes.append(float(np.abs(flow(_resized(a, *FLOW_FRAME), _resized(b, *FLOW_FRAME))).mean())*FLOW_GAP/(j - i))
+    small = {}
+    for i in {i for pair in pairs for i in pair}:
+        a = frames[i]
+        if is_black(a): continue
+        if a.shape[0] > a.shape[1]: a = a.swapaxes(0, 1) # portrait: exchanged, as in the original
+        small[i] = _resized(a, *FLOW_FRAME)
+    return mean_motion(small, pairs, flow, FLOW_GAP)
+
+def mean_motion(
+    frames:dict,      # frame number -> uint8 (h, w, 3), of those that can be compared
+    pairs:list,       # frame numbers
+    flow=dis_flow,    # of two frames
+    over:float=1,     # frames that the motion is told for
+) -> float:           # pixels
+    "The mean of |u| and |v| over pairs, for so many frames; NaN where nothing can be compared"
+    sizes = [float(np.abs(flow(frames[i], frames[j])).mean())*over/(j - i)
+             for i, j in pairs if i in frames and j in frames]
     return float(np.mean(sizes)) if sizes else NAN
 
 def per_second_flow(
     frames:dict,      # frame number -> uint8 (h, w, 3)
     pairs:list,       # frame numbers to compare
     fps:float,        # frames a second
+    flow=dis_flow,    # of two frames
 ) -> float:           # pixels per second where the shorter side has 320
     "How fast things move, whatever the rate and size of the clip; NaN where nothing can be compared"
-    sizes = []
-    for i, j in pairs:
-        if is_black(frames[i]) or is_black(frames[j]): continue
+    small = {}
+    for i in {i for pair in pairs for i in pair}:
+        if is_black(frames[i]): continue
         h, w = frames[i].shape[:2]
-        size = [max(16, round(n*FLOW_SHORT/min(h, w))) for n in (h, w)]
-        moved = np.abs(dis_flow(_resized(frames[i], *size), _resized(frames[j], *size))).mean()
-        sizes.append(float(moved)*fps/(j - i))
-    return float(np.mean(sizes)) if sizes else NAN
+        small[i] = _resized(frames[i], *(max(16, round(n*FLOW_SHORT/min(h, w))) for n in (h, w)))
+    return mean_motion(small, pairs, flow, fps)
 
 @dataclass(frozen=True)
 class FlowDis(Scorer):
@@ -193,9 +210,9 @@ class FlowDis(Scorer):
         return sorted({i for pair in pairs for i in pair})
 
     def one(self, clip, meta):
-        frames, n = dict(zip(meta['at'], clip)), meta['num_frames']
-        return dict(flow_dis=per_gap_flow(frames, flow_pairs(n)),
-                    flow_dis_per_s=per_second_flow(frames, near_pairs(n, meta['fps'], self.places), meta['fps']))
+        frames, n, fps = dict(zip(meta['at'], clip)), meta['num_frames'], meta['fps']
+        return dict(flow_dis=per_gap_flow(frames, flow_pairs(n), new_dis()),
+                    flow_dis_per_s=per_second_flow(frames, near_pairs(n, fps, self.places), fps, new_dis()))
 
 # %% ../../nbs/02_data/20_scores.ipynb #4fb27e60
 @cache

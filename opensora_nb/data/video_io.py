@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count, islice, repeat
 from pathlib import Path
 import av, numpy as np
 from av.sidedata.sidedata import Type as SideData
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from PIL import ExifTags, Image, ImageOps
 
 # %% ../../nbs/02_data/01_video_io.ipynb #ba9ec327
@@ -117,8 +117,8 @@ def _decode(c, s): # frames of stream s, in the order in which they are shown
 # %% ../../nbs/02_data/01_video_io.ipynb #845159f6
 def _layout(frame): # -> are rows and columns exchanged? then: is the height, the width reversed?
     matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
-    rows = np.frombuffer(matrix, np.int32).reshape(3, 3) if matrix else np.eye(3, dtype=int)
-    (a, b), (c, d) = rows[:2, :2].tolist()
+    if not matrix: return False, False, False
+    (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].tolist()
     swap = abs(b) + abs(c) > abs(a) + abs(d)
     return swap, (b if swap else d) < 0, (c if swap else a) < 0
 
@@ -132,9 +132,10 @@ class _Screen:
             self.width, self.height = (max(1, round(n*longest/side)) for n in (self.width, self.height))
         # height and width as shown
         self.size = (self.width, self.height) if _layout(first)[0] else (self.height, self.width)
+        self.scaler = VideoReformatter() # of all frames: to set one up takes longer than a frame
     def show(self, frame): # -> uint8 (h, w, 3)
         swap, up, left = _layout(frame)
-        image = frame.to_ndarray(format='rgb24', width=self.width, height=self.height)
+        image = self.scaler.reformat(frame, self.width, self.height, 'rgb24', threads=1).to_ndarray()
         if swap: image = image.swapaxes(0, 1)
         return image[::-1 if up else 1, ::-1 if left else 1]
 
@@ -186,7 +187,12 @@ def _may_be_empty(packet): # a hidden frame of VP8, or perhaps an MPEG-4 frame t
     codec = packet.stream.codec_context.name
     return not memoryview(packet)[0] & 16 if codec == 'vp8' else codec == 'mpeg4' and packet.size < 20
 
-def _scan(path, stream): # -> `VideoInfo` and (f,) seconds at which frames are shown
+def _scan(path, stream): # -> `VideoInfo` and (f,) seconds at which frames are shown; of a file just seen, from memory
+    found = _file(path, VIDEO).stat()
+    return _scan_file(str(path), stream, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+@lru_cache(16)
+def _scan_file(path, stream, mark): # a changed file has another mark
     with _open(path, stream) as (c, s), _complaints(c):
         first, doubt, stamps = None, False, []
         for packet in _packets(c, s):
@@ -203,6 +209,7 @@ def _scan(path, stream): # -> `VideoInfo` and (f,) seconds at which frames are s
             if max(counts) > 1: times = np.arange(sum(counts))/fps
         steady = bool((even_order(times) == np.arange(len(times))).all())
         codec, videos = s.codec_context.name, len(_videos(c))
+        times.setflags(write=False) # shared by all who ask
         return VideoInfo(len(times), h, w, fps, codec, bool(c.streams.audio), videos, steady), times
 
 def _decoded_stamps(path, stream): # (pts, dts) of all frames
@@ -353,14 +360,14 @@ def _stream(c, suffix, size, fps, crf): # a video stream in container c that kno
 def _encoder(file, suffix, size, fps, crf, note=''): # -> a function that takes one uint8 (h, w, 3) after the other
     with av.open(file, 'w', format=CODECS[suffix][0], options={'fflags': 'bitexact'}) as c: # no random ids
         s = _stream(c, suffix, size, fps, crf)
-        matrix = s.codec_context.colorspace
+        matrix, scaler = s.codec_context.colorspace, VideoReformatter()
         if note or matrix == _RGB: c.metadata['comment'] = note or _EXACT
 
         def put(img):
             frame = av.VideoFrame.from_ndarray(img, format='rgb24')
             how = {} if img.shape[:2] == tuple(size) else dict(width=s.width, height=s.height, interpolation='BICUBIC')
             if matrix != _RGB: how |= dict(dst_colorspace=_SCALER[matrix], dst_color_range=ColorRange.MPEG)
-            if how: frame = frame.reformat(format=s.pix_fmt, **how)
+            if how: frame = scaler.reformat(frame, format=s.pix_fmt, threads=1, **how)
             c.mux(s.encode(frame))
 
         yield put
