@@ -105,12 +105,13 @@ def has_package(
 
 def require(
     name:str,          # name to import
-    extra:str,         # extra of this package that brings it
+    extra:str,         # extra of this package that brings it; '' for a package that none does
     package:str=None,  # name on PyPI where it differs
 ):                     # the imported module
     "Import an optional package, or say in one sentence how to get it (`ImportError`)"
-    if not has_package(package or name):
-        raise ImportError(f"{package or name} is not installed; get it with: pip install 'opensora_nb[{extra}]'")
+    if not has_package(package := package or name):
+        install = f"'opensora_nb[{extra}]'" if extra else package
+        raise ImportError(f"{package} is not installed; get it with: pip install {install}")
     return import_module(name)
 
 # %% ../nbs/00_start/01_core.ipynb #29028b4b

@@ -160,6 +160,31 @@ def test_metadata_is_said_once():
     assert f'name = "{cfg["lib_name"]}"' in toml and f'requires-python = ">={cfg["min_python"]}"' in toml
     assert f'lib_path = "{cfg["lib_path"]}"' in toml
 
+def extras():
+    "Extra -> the packages that it brings, dev aside, as one would write them without a version"
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(ROOT/'settings.ini')
+    found = {k.removesuffix('_requirements'): v for k, v in ini['DEFAULT'].items() if k.endswith('_requirements')}
+    return {k: [re.split(r'[<>=\[]', p)[0] for p in v.split()] for k, v in found.items() if k != 'dev'}
+
+def requirements(text):
+    "Each `require(name, extra, package)` of a module -> (what is installed, the extra that is named)"
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call) or getattr(node.func, 'id', '') != 'require': continue
+        given = dict(zip(('name', 'extra', 'package'), node.args)) | {k.arg: k.value for k in node.keywords}
+        said = {k: ast.literal_eval(v) for k, v in given.items()}
+        yield said.get('package') or said['name'], said['extra']
+
+def test_install_lines_name_what_brings_the_package():
+    "Whoever follows `pip install 'opensora_nb[extra]'` has the package afterwards; a package of no extra is named itself"
+    texts = [text for text in map(Path.read_text, MODULES) if ' require(' in text]
+    brings, said = extras(), {r for text in texts for r in requirements(text)}
+    assert len(said) > 10
+    wrong = [f'{package} is not in the extra {extra or "…"}' for package, extra in sorted(said)
+             if package not in brings.get(extra, ()) and (extra or any(package in b for b in brings.values()))]
+    assert not wrong, wrong
+    assert [*requirements("require('lingua', 'data', package='x')")] == [('x', 'data')]
+
 OUTSIDE = { # every host that README, metadata and modules lead to, so that each was looked up by a person
     'github.com': 'Open-Sora', 'arxiv.org': 'its report'}
 

@@ -172,9 +172,54 @@ def test_transform_split_and_analyze_from_the_command(tmp_path, capsys, monkeypa
 @pytest.mark.slow
 def test_captions_in_several_processes(tmp_path, capsys):
     "Cleaning in two processes gives what one gives"
-    from opensora_nb.data.tables import clean_texts, spread_texts
+    from opensora_nb.data.tables import clean_texts, row_bar, spread_texts
     texts = [f'The Dog no. {i} runs, see www.x.org' for i in range(30)]*200
-    assert spread_texts(clean_texts, texts, 2) == clean_texts(texts[:30])*200
+    assert spread_texts(clean_texts, texts, 2, row_bar('texts')) == clean_texts(texts[:30])*200
+
+class Counter:
+    "In place of a bar: what it says, of how many, and how far it got"
+    every = []
+    def __init__(self, items=(), desc='', total=None, **more):
+        self.items, self.desc, self.n = items, desc, 0
+        self.total = len(items) if total is None and hasattr(items, '__len__') and len(items) else total
+        Counter.every.append(self)
+    def update(self, n=1): self.n += n
+    def __iter__(self):
+        for item in self.items:
+            self.update()
+            yield item
+
+@pytest.mark.parametrize('words, bars', [
+    ('datautil meta.csv --info --ext --filesize --load-caption txt',
+     {'load-caption': (6, 6), 'files': (6, 6), 'ext': (6, 6), 'filesize': (6, 6)}),
+    ('datautil meta.csv --clean-caption --merge-cmotion --score-to-text --relpath .',
+     {'paths': (None, 6), 'merge-cmotion': (6, 6), 'score-to-text': (6, 6), 'clean captions': (6, 6)}),
+    ('datautil meta.csv --path-subset [0-3].mp4 --clean-caption', {'clean captions': (None, 4)}),
+    ('transform vid_frame_extract meta.csv made frames --points 0', {'videos': (6, 6)}),
+    ('split meta.csv -c toy_mix', {'buckets': (6, 6)}), ('tag meta.csv --key auto', {'auto': (6, 6)})])
+def test_long_steps_have_a_bar(tmp_path, capsys, monkeypatch, words, bars):
+    "What reads files or goes over captions says how far it is, of how many where that is known"
+    monkeypatch.chdir(tmp_path)
+    rows = read_frame(write_dataset('made', 6, num_frames=3)).with_columns(
+        path='made/' + pl.col('path'), aes=5., flow=1., cmotion=pl.lit('static'),
+        num_frames=pl.lit(3), height=pl.lit(64), width=pl.lit(64))
+    write_table(rows, 'meta.csv')
+    Counter.every.clear()
+    for place in ('tqdm.auto.tqdm', 'tqdm.tqdm'): monkeypatch.setattr(place, Counter)
+    run(f'data {words}', capsys)
+    got = {b.desc: (b.total, b.n) for b in Counter.every if b.n and b.desc}
+    assert got == bars
+
+def test_a_bar_is_drawn_and_ends_its_line(tmp_path, capsys, monkeypatch):
+    "On a terminal, once its two seconds are over"
+    import tqdm.auto
+    from opensora_nb.data.datautil import prepare_table
+    real = tqdm.auto.tqdm
+    monkeypatch.setattr('tqdm.auto.tqdm', lambda *a, **k: real(*a, **{**k, 'delay': 0, 'mininterval': 0}))
+    write_table(pl.DataFrame(dict(path=['a.mp4']*1500, text=['The dog &amp; the cat']*1500)), tmp_path/'t.csv')
+    prepare_table(tmp_path/'t.csv', clean_caption=True)
+    said = capsys.readouterr().err
+    assert 'clean captions: 100%' in said and '1500/1500' in said and said.endswith('\n'), said[-500:]
 
 def test_public_sets_become_tables(tmp_path, capsys, monkeypatch):
     "A tree of UCF-101, and a list of captions beside a heap of videos"

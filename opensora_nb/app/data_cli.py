@@ -269,6 +269,7 @@ def tag_options(p):
 
 def tag_table(args):
     "Tags, merged captions, scores in captions, or descriptions by measurement"
+    from functools import partial
     from opensora_nb.data.caption_tags import auto_rows, merge_rows, tag_rows, tell_scores
     own = args.key in ('scores', 'auto') # no model is asked
     captioner, price = None if own else pick_captioner(args, False), price_of(args)
@@ -283,7 +284,9 @@ def tag_table(args):
         n = sum(any(r.get(c) for c in columns) for r in rows)
         print(f"{len(rows):,} rows, {0 if own else n:,} requests at most")
         return 0
-    if args.key == 'auto': return save_rows(auto_rows(rows, root), out, 'text_auto', 'caption_error')
+    if args.key == 'auto':
+        told = map_rows(partial(auto_rows, root=root), rows, 1, 'auto')
+        return save_rows(told, out, 'text_auto', 'caption_error')
     if args.key == 'scores': return save_rows(tell_scores(rows, args.style), out, 'text', 'caption_error')
     if args.key == 'merge':
         merged = merge_rows(rows, captioner, columns, 'text', journal, price)

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['PART_LETTERS', 'WHOLE_COLUMNS', 'NUMBER_COLUMNS', 'TEXT_COLUMNS', 'NO_NUMBER', 'NUMBER_KINDS', 'STEPS_TO',
-           'TRAIN_COLUMNS', 'MANY', 'OPENING', 'DROPPED', 'DRAWN', 'ASSUMED_FPS', 'outside_quotes', 'is_ordinary',
-           'open_csv', 'whole_rows', 'csv_parts', 'number_kind', 'CsvTable', 'table_errors', 'scan_csv', 'scan_parquet',
-           'scan_table', 'read_frame', 'collected', 'write_table', 'names_of', 'need_columns', 'keep_in_range',
-           'keep_with', 'without_urls', 'keep_matching', 'first_of_each', 'drop_repeated', 'add_sizes',
+           'TRAIN_COLUMNS', 'MANY', 'PART', 'OPENING', 'DROPPED', 'DRAWN', 'ASSUMED_FPS', 'outside_quotes',
+           'is_ordinary', 'open_csv', 'whole_rows', 'csv_parts', 'number_kind', 'CsvTable', 'table_errors', 'scan_csv',
+           'scan_parquet', 'scan_table', 'read_frame', 'collected', 'write_table', 'names_of', 'need_columns',
+           'keep_in_range', 'keep_with', 'without_urls', 'keep_matching', 'first_of_each', 'drop_repeated', 'add_sizes',
            'with_resolution', 'sort_by', 'shuffle_rows', 'train_columns', 'shards_of', 'stack_tables', 'once',
-           'subtract_table', 'intersect_table', 'update_text', 'map_texts', 'spread_texts', 'clean_texts',
-           'clean_captions', 'refine_captions', 'append_text', 'map_row_texts', 'scored', 'add_scores_to_text',
-           'motion_words', 'add_camera_to_text', 'count_tokens', 'is_absolute', 'to_absolute', 'to_relative',
-           'relative_to', 'add_ids', 'split_kinds', 'numeric_columns', 'describe_columns', 'play_time', 'draw_column',
-           'draw_table', 'sure_buckets', 'few_of_each_bucket']
+           'subtract_table', 'intersect_table', 'update_text', 'map_texts', 'row_bar', 'ticked', 'spread_texts',
+           'clean_texts', 'clean_captions', 'refine_captions', 'append_text', 'map_row_texts', 'scored',
+           'add_scores_to_text', 'motion_words', 'add_camera_to_text', 'count_tokens', 'is_absolute', 'to_absolute',
+           'to_relative', 'relative_to', 'add_ids', 'split_kinds', 'numeric_columns', 'describe_columns', 'play_time',
+           'draw_column', 'draw_table', 'sure_buckets', 'few_of_each_bucket']
 
 # %% ../../nbs/02_data/17_tables.ipynb #6b20012c
 import codecs, csv, glob, io, os, re, warnings, zlib
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 import numpy as np
-from ..core import require, rng_for
+from ..core import require, rng_for, shows_bars
 from .bucket import Buckets, assign
 from .captions import CAMERA_MOTIONS, clean_caption, score_text
 from .dataset import as_row, cells_of, column_names, read_text, separator_of, table_rows
@@ -469,29 +469,42 @@ def map_texts(
     function,        # list of strings -> list of strings; of a module, for several processes
     column='text',   # which column
     workers:int=1,   # processes
+    what:str='texts',# what the bar says
+    total:int=None,  # rows, where it is known how many there will be
 ):
     "The same table with another column of text, part by part"
-    pl = require('polars', 'data')
+    pl, bar = require('polars', 'data'), row_bar(what, total)
     need_columns(frame, column)
     def part(rows):
-        texts = rows[column].fill_null('').to_list()
-        return rows.with_columns(pl.Series(column, spread_texts(function, texts, workers), dtype=pl.String))
+        texts = spread_texts(function, rows[column].fill_null('').to_list(), workers, bar)
+        return rows.with_columns(pl.Series(column, texts, dtype=pl.String))
     return frame.lazy().map_batches(part, schema=frame.lazy().collect_schema(), streamable=True)
 
-MANY = 5000 # texts from which on several processes pay for their start
+MANY, PART = 5000, 1000 # texts from which on several processes pay for their start; texts at a time
 
-def spread_texts(function, texts, workers): # the work in processes, if there is much of it
-    if workers < 2 or len(texts) < MANY: return function(texts)
+def row_bar(what, total=None): # shown after two seconds, where bars are shown at all; `update(n)` counts
+    from tqdm.auto import tqdm
+    return tqdm(total=total, desc=what, unit='row', delay=2, disable=not shows_bars())
+
+def ticked(results, bar): # lists one after the other in one list; the bar counts what is in them
+    out = []
+    for part in results:
+        bar.update(len(part))
+        out += part
+    return out
+
+def spread_texts(function, texts, workers, bar): # the work in processes, if there is much of it
+    parts = [texts[i:i+PART] for i in range(0, len(texts), PART)]
+    if workers < 2 or len(texts) < MANY: return ticked(map(function, parts), bar)
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
-    parts = [texts[i:i+1000] for i in range(0, len(texts), 1000)]
-    with ProcessPoolExecutor(workers, get_context('spawn')) as pool: return sum(pool.map(function, parts), [])
+    with ProcessPoolExecutor(workers, get_context('spawn')) as pool: return ticked(pool.map(function, parts), bar)
 
 def clean_texts(texts): # two passes each, as Open-Sora's
     return [clean_caption(clean_caption(t)) for t in texts]
 
-def clean_captions(frame, workers=1): # `clean_caption` for all rows
-    return map_texts(frame, clean_texts, workers=workers)
+def clean_captions(frame, workers=1, total=None): # `clean_caption` for all rows
+    return map_texts(frame, clean_texts, workers=workers, what='clean captions', total=total)
 
 OPENING = (r'^\s*(?:[Tt]h(?:e|is) (?:video|image) (?:shows|captures|features|depicts|presents|portrays|is)\b'
            r'|[Ii]n th(?:e|is) (?:video|image),)\s*')
@@ -510,11 +523,11 @@ def append_text(frame, words): # the same words behind every caption; no space i
 # %% ../../nbs/02_data/17_tables.ipynb #bd3ca5ae
 DROPPED = 0.2 # of the rows lose a score in the caption (Open-Sora)
 
-def map_row_texts(frame, columns, function, why): # a new text for each row, from some of its columns
-    pl = require('polars', 'data')
+def map_row_texts(frame, columns, function, why, total=None): # a new text for each row, from some of its columns
+    pl, bar = require('polars', 'data'), row_bar(why.strip('-'), total)
     need_columns(frame, 'text', *columns, why=why)
     def part(rows):
-        texts = [function(row) for row in rows.select('text', *columns).iter_rows(named=True)]
+        texts = ticked(([function(row)] for row in rows.select('text', *columns).iter_rows(named=True)), bar)
         return rows.with_columns(pl.Series('text', texts, dtype=pl.String))
     return frame.lazy().map_batches(part, schema=frame.lazy().collect_schema(), streamable=True)
 
@@ -524,8 +537,8 @@ def scored(row, seed): # the caption with its scores, or without
     try: return score_text(row['text'] or '', **scores, style='train')
     except ValueError as e: raise ValueError(f"{row['path']}: {e}") from None
 
-def add_scores_to_text(frame, seed=42): # ` [aesthetic score: 5.5, motion score: 10.0]`
-    return map_row_texts(frame, ('path', 'aes', 'flow'), partial(scored, seed=seed), '--score-to-text')
+def add_scores_to_text(frame, seed=42, total=None): # ` [aesthetic score: 5.5, motion score: 10.0]`
+    return map_row_texts(frame, ('path', 'aes', 'flow'), partial(scored, seed=seed), '--score-to-text', total)
 
 def motion_words(
     label, # as either tool writes it: pan_right, zoom_in+tilt_up, "pan left", Undetermined
@@ -534,21 +547,23 @@ def motion_words(
     parts = [p.strip().replace('_', ' ') for p in str(label or '').lower().split('+')]
     return ', '.join(p for p in parts if p in CAMERA_MOTIONS)
 
-def add_camera_to_text(frame): # ` Camera motion: pan right.`
+def add_camera_to_text(frame, total=None): # ` Camera motion: pan right.`
     def told(row):
         words = motion_words(row['cmotion'])
         return score_text(row['text'] or '', camera_motion=words, style='train') if words else row['text']
-    return map_row_texts(frame, ('cmotion',), told, '--merge-cmotion')
+    return map_row_texts(frame, ('cmotion',), told, '--merge-cmotion', total)
 
 def count_tokens(
     frame,          # a polars frame
     count,          # list of strings -> list of numbers
+    total:int=None, # rows, where it is known how many there will be
 ):
     "The column text_len: tokens of each caption"
-    pl = require('polars', 'data')
+    pl, bar = require('polars', 'data'), row_bar('count tokens', total)
     need_columns(frame, 'text', why='--count-num-token')
     def part(rows):
-        return rows.with_columns(pl.Series('text_len', count(rows['text'].fill_null('').to_list()), dtype=pl.Int64))
+        numbers = spread_texts(count, rows['text'].fill_null('').to_list(), 1, bar)
+        return rows.with_columns(pl.Series('text_len', numbers, dtype=pl.Int64))
     schema = {**frame.lazy().collect_schema(), 'text_len': pl.Int64}
     return frame.lazy().map_batches(part, schema=schema, streamable=True)
 
@@ -565,7 +580,7 @@ def to_absolute(frame, root): # paths below a folder
 
 def to_relative(frame, root): # paths as seen from a folder
     need_columns(frame, 'path', why='--relpath')
-    return map_texts(frame, partial(relative_to, root=str(Path(root).absolute())), 'path')
+    return map_texts(frame, partial(relative_to, root=str(Path(root).absolute())), 'path', what='paths')
 
 def relative_to(paths, root): return [os.path.relpath(p, root) if p else p for p in paths]
 
@@ -665,7 +680,9 @@ def few_of_each_bucket(
     need_columns(frame, 'num_frames', 'height', 'width', why='a bucket')
     if limit < 1: raise ValueError(f"--limit is {limit}; use 1 or more rows of each bucket")
     seen, kept, sure, rows = Counter(), [], sure_buckets(buckets), collected(frame)
+    bar = row_bar('buckets', len(rows))
     for i, (f, h, w) in enumerate(rows.select('num_frames', 'height', 'width').iter_rows()):
+        bar.update()
         if not (f and h and w): continue # broken, or unknown
         place = assign(sure, f, h, w)
         if place.pair is None: continue
