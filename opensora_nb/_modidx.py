@@ -1479,8 +1479,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'opensora_nb/data/camera.py'),
                                          'opensora_nb.data.camera.camera_step': ( '02_data/camera.html#camera_step',
                                                                                   'opensora_nb/data/camera.py'),
-                                         'opensora_nb.data.camera.camera_words': ( '02_data/camera.html#camera_words',
-                                                                                   'opensora_nb/data/camera.py'),
                                          'opensora_nb.data.camera.label_path': ( '02_data/camera.html#label_path',
                                                                                  'opensora_nb/data/camera.py'),
                                          'opensora_nb.data.camera.labels_in': ( '02_data/camera.html#labels_in',

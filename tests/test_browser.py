@@ -207,7 +207,7 @@ def test_widgets_in_jupyterlab(lab, page):
 
 EXPLORERS = { # module -> what a cell says; few steps, so that the test is short
     'trajectory': 'TrajectoryExplorer(steps=4)', 'attention': 'AttentionExplorer(steps=4)',
-    'latents': 'LatentsExplorer()', 'buckets': 'BucketExplorer()'}
+    'latents': 'LatentsExplorer()', 'buckets': 'BucketExplorer()', 'thresholds': 'ThresholdExplorer()'}
 
 def changes(page, picture, do):
     "Whether a picture becomes another one, and its description too"
@@ -234,6 +234,14 @@ def check_clicks(page, found):
     picture = found['buckets'].locator('img').first
     assert changes(page, picture, lambda: click_at(picture, .3, .3)), 'a click on another clip'
 
+def check_thresholds(box, page):
+    "One step drops the three clips that stand still; at its end, a slider leaves the one that moves most"
+    box.locator('img[alt^="57 of 60 clips are kept (95%); dropped 3 by motion"]').wait_for()
+    box.locator('.noUi-handle').first.focus()
+    page.keyboard.press('End')
+    box.locator('img[alt^="1 of 60 clips are kept (2%); dropped 59 by motion"]').wait_for()
+    shot(box, 'explorer_thresholds')
+
 def check_edits(buckets, walk, page):
     "A table that is typed is planned, one that cannot be read is told; another walk has another picture"
     picture = buckets.locator('img').first
@@ -253,8 +261,8 @@ def test_explorers_in_jupyterlab(lab, page):
     run_in_lab(lab, page, 'explorers.ipynb', cells)
     found = {}
     advices = dict(trajectory='Move step', attention='Click a patch', latents='Click a number',
-                   buckets='Edit the table')
-    sliders = dict(trajectory=2, attention=1, latents=5, buckets=3) # step, frame, frame, clip
+                   buckets='Edit the table', thresholds='Move a slider')
+    sliders = dict(trajectory=2, attention=1, latents=5, buckets=3, thresholds=0) # step, frame, frame, clip, motion
     for name, advice in advices.items():
         found[name] = page.locator(f'.jp-OutputArea-output:has-text("{advice}")').first
         found[name].locator('img').wait_for()
@@ -268,6 +276,7 @@ def test_explorers_in_jupyterlab(lab, page):
         assert changes(page, picture, step), name
         shot(box, f'explorer_{name}')
 
+    check_thresholds(found['thresholds'], page)
     check_clicks(page, found)
     check_edits(found['buckets'], found['trajectory'], page)
     assert not page.away, page.away
@@ -394,16 +403,20 @@ def asks(p, demo, seed, steps, prompt='a+blue+square+moves+up'):
     p.bring_to_front()                                                   # a page behind another one draws nothing
     button(p, 'Generate video').click()
 
+def one_behind_the_other(demo, visitor, *asked):
+    "Two pages that asked for a clip of a seed and a number of steps: one is at work, the other waits behind it"
+    pages = visitor(), visitor()
+    for p, (seed, steps), says in zip(pages, asked, (re.compile(r'step \d+ of'), 'clips before yours: 1')):
+        asks(p, demo, seed, steps)
+        p.get_by_text(says).wait_for()
+    return pages
+
 DIGEST = """async url => { const r = await fetch(url); if (!r.ok) return r.status;
     const d = await crypto.subtle.digest('SHA-256', await r.arrayBuffer()); return [...new Uint8Array(d)].join(' ') }"""
 
 def test_two_tabs_get_their_own_clips(demo, visitor):
     "The one that waits says so, and its Stop works; then both press with different seeds, and none gets the other's"
-    one, other = visitor(), visitor()
-    asks(one, demo, 3, 1000)
-    one.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
-    asks(other, demo, 4, 2)
-    other.get_by_text('clips before yours: 1').wait_for()
+    one, other = one_behind_the_other(demo, visitor, (3, 1000), (4, 2))
     shot(other, 'demo_waiting')
     button(other, 'Stop').click()
     other.get_by_role('status').filter(has_text='Stopped while it was waiting').wait_for()
@@ -455,11 +468,7 @@ BEGINS = r"""new Promise(done => {
 
 def begins_after_closing(demo, visitor):
     "Seconds from closing a tab that is at work to the first step of the clip that waits behind it"
-    leaves, waits = visitor(), visitor()
-    asks(leaves, demo, 1, 1000)
-    leaves.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
-    asks(waits, demo, 5, 4)
-    waits.get_by_text('clips before yours: 1').wait_for()
+    leaves, waits = one_behind_the_other(demo, visitor, (1, 1000), (5, 4))
     waits.evaluate(f'window.begins = {BEGINS}; 0')
     closed = time.time()
     leaves.close(run_before_unload=False)

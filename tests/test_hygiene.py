@@ -176,7 +176,7 @@ def requirements(text):
         yield said.get('package') or said['name'], said['extra']
 
 def test_install_lines_name_what_brings_the_package():
-    "Whoever follows `pip install 'opensora_nb[extra]'` has the package afterwards; a package of no extra is named itself"
+    "Whoever follows `pip install 'opensora_nb[extra]'` has the package; one of no extra is named itself"
     texts = [text for text in map(Path.read_text, MODULES) if ' require(' in text]
     brings, said = extras(), {r for text in texts for r in requirements(text)}
     assert len(said) > 10

@@ -1,8 +1,9 @@
 "The engine: killed and started again, bad files, full disks, two runs in one place, and the same on Ray"
 import errno, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import av, numpy as np, pytest
+import numpy as np, pytest
 import pipeline_stages as stages
+from odd_files import sound_only
 from opensora_nb.data import pipeline
 from opensora_nb.data.pipeline import PipelineRun, DataStage, StopRun, run_pipeline
 from opensora_nb.data.video_io import write_video
@@ -79,14 +80,6 @@ def test_ctrl_c_keeps_what_is_there(tmp_path, capsys, monkeypatch):
 
 # ---- bad files
 
-def audio_only(path):
-    with av.open(str(path), 'w') as c:
-        s = c.add_stream('aac', rate=16000, layout='mono')
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format='fltp', layout='mono')
-        frame.sample_rate = 16000
-        c.mux(s.encode(frame))
-        c.mux(s.encode())
-
 @pytest.fixture(scope='module')
 def raw(tmp_path_factory):
     "Six good clips and six bad files -> rows"
@@ -96,7 +89,7 @@ def raw(tmp_path_factory):
     (folder/'empty.mp4').write_bytes(b'')
     (folder/'truncated.mp4').write_bytes(good[:len(good)//2])
     (folder/'wrong_extension.mp4').write_text('<html>404</html>')
-    audio_only(folder/'audio_only.mp4')
+    sound_only(folder/'audio_only.mp4')
     for name in ('kills', 'hangs'): shutil.copy(folder/'good0.mp4', folder/f'{name}.mp4')
     return [dict(path=str(p)) for p in sorted(folder.iterdir())]
 

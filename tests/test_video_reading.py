@@ -4,6 +4,7 @@ The right values come from ffmpeg itself (packets, timestamps, filters) or from 
 import io, time
 from fractions import Fraction
 import av, numpy as np, pytest
+from odd_files import sound_only
 from opensora_nb.data import video_io
 from opensora_nb.data.bucket import file_size
 from opensora_nb.data.dataset import ClipFiles
@@ -392,15 +393,6 @@ def patched(data, tag, after, new):
     k = data.index(tag) + after
     return data[:k] + new + data[k+len(new):]
 
-def sound_only(path):
-    with av.open(str(path), 'w') as c:
-        s = c.add_stream('aac', rate=8000, layout='mono')
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono')
-        frame.rate = 8000
-        c.mux(s.encode(frame))
-        c.mux(s.encode())
-    return path.read_bytes()
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     "Good files of 30 frames, as bytes"
@@ -409,7 +401,8 @@ def whole(tmp_path_factory):
     out = {k: record(folder/f'a.{k}', clip, codec, 10, gop=10).read_bytes() for k, codec in kinds.items()}
     for name, flags in (('fast', 'faststart'), ('pieces', 'frag_keyframe+empty_moov')):
         out[name] = record(folder/f'{name}.mp4', clip, gop=10, movflags=flags).read_bytes()
-    return out | dict(jpegs=record(folder/'j.avi', clip[:3], 'mjpeg').read_bytes(), sound=sound_only(folder/'s.mkv'))
+    out['sound'] = sound_only(folder/'s.mkv').read_bytes()
+    return out | dict(jpegs=record(folder/'j.avi', clip[:3], 'mjpeg').read_bytes())
 
 UNREADABLE, DAMAGED = 'is not a readable video', 'is damaged'
 # name -> (its bytes, what is said)

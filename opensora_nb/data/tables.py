@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART_LETTERS', 'WHOLE_COLUMNS', 'NUMBER_COLUMNS', 'TEXT_COLUMNS', 'NO_NUMBER', 'NUMBER_KINDS', 'STEPS_TO',
-           'TRAIN_COLUMNS', 'MANY', 'PART', 'OPENING', 'DROPPED', 'DRAWN', 'ASSUMED_FPS', 'outside_quotes',
+           'TRAIN_COLUMNS', 'MANY', 'TEXTS', 'OPENING', 'DROPPED', 'DRAWN', 'ASSUMED_FPS', 'outside_quotes',
            'is_ordinary', 'open_csv', 'whole_rows', 'csv_parts', 'number_kind', 'CsvTable', 'table_errors', 'scan_csv',
            'scan_parquet', 'scan_table', 'read_frame', 'collected', 'write_table', 'names_of', 'need_columns',
            'keep_in_range', 'keep_with', 'without_urls', 'keep_matching', 'first_of_each', 'drop_repeated', 'add_sizes',
@@ -480,7 +480,7 @@ def map_texts(
         return rows.with_columns(pl.Series(column, texts, dtype=pl.String))
     return frame.lazy().map_batches(part, schema=frame.lazy().collect_schema(), streamable=True)
 
-MANY, PART = 5000, 1000 # texts from which on several processes pay for their start; texts at a time
+MANY, TEXTS = 5000, 1000 # texts from which on several processes pay for their start; texts at a time
 
 def row_bar(what, total=None): # shown after two seconds, where bars are shown at all; `update(n)` counts
     from tqdm.auto import tqdm
@@ -494,7 +494,7 @@ def ticked(results, bar): # lists one after the other in one list; the bar count
     return out
 
 def spread_texts(function, texts, workers, bar): # the work in processes, if there is much of it
-    parts = [texts[i:i+PART] for i in range(0, len(texts), PART)]
+    parts = [texts[i:i+TEXTS] for i in range(0, len(texts), TEXTS)]
     if workers < 2 or len(texts) < MANY: return ticked(map(function, parts), bar)
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
@@ -544,8 +544,9 @@ def motion_words(
     label, # as either tool writes it: pan_right, zoom_in+tilt_up, "pan left", Undetermined
 ) -> str:  # of `CAMERA_MOTIONS`, with commas between; '' where nothing is known
     "Camera motion in words"
-    parts = [p.strip().replace('_', ' ') for p in str(label or '').lower().split('+')]
-    return ', '.join(p for p in parts if p in CAMERA_MOTIONS)
+    parts = [re.sub(r'[\s_-]+', ' ', p.strip()) for p in re.split('[+,]', str(label or '').lower())]
+    found = [p for p in parts if p in CAMERA_MOTIONS]
+    return ', '.join(p for p in found if p != 'static' or len(found) == 1)
 
 def add_camera_to_text(frame, total=None): # ` Camera motion: pan right.`
     def told(row):
