@@ -1575,6 +1575,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'opensora_nb/data/captioning.py'),
                                              'opensora_nb.data.captioning.Journal.add': ( '02_data/captioning.html#journal.add',
                                                                                           'opensora_nb/data/captioning.py'),
+                                             'opensora_nb.data.captioning.Journal.known': ( '02_data/captioning.html#journal.known',
+                                                                                            'opensora_nb/data/captioning.py'),
                                              'opensora_nb.data.captioning.Journal.read': ( '02_data/captioning.html#journal.read',
                                                                                            'opensora_nb/data/captioning.py'),
                                              'opensora_nb.data.captioning.Journal.take': ( '02_data/captioning.html#journal.take',

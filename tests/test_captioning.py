@@ -248,6 +248,27 @@ def test_tokens_of_answers_without_a_text_are_counted(rows):
         caption_rows(rows[:1], captioner, progress=False)
     assert (captioner.endpoint.tokens_in, captioner.endpoint.tokens_out) == (200, 14)
 
+def test_nonsense_is_paid_once(rows, tmp_path):
+    "A refusal is kept with its reason: the next run asks only what had no answer at all; --retry asks for both"
+    empty = json.dumps(dict(choices=[dict(message=dict(content=''))],
+                            usage=dict(prompt_tokens=100, completion_tokens=7))).encode()
+    journal = tmp_path/'j.jsonl'
+    def run(server, **how):
+        before = len(server.requests)
+        out = caption_rows(rows[:4], ask(server, workers=1), journal=journal, progress=False, **how)
+        return [(r['text'], r['caption_error'][:12]) for r in out], len(server.requests) - before
+    refusal = "I'm sorry, I can't describe this."
+    with practice_server(refusal, refusal, (200, empty), (200, empty), (500, b'no'), (500, b'no'), 'A star.') as server:
+        first, asked = run(server)
+        assert asked == 7 and [t for t, _ in first] == ['', '', '', 'A star.'] and all(why for _, why in first[:3])
+    with practice_server('A moon.') as server:
+        planned = plan_captions(rows[:4], ask(server), journal=journal)
+        assert (planned.todo, planned.kept, planned.refused) == (1, 1, 2) and '2 had an answer' in str(planned)
+        assert run(server) == (first[:2] + [('A moon.', ''), ('A star.', '')], 1) # the third had no answer
+        assert run(server)[1] == 0
+        assert run(server, retry=True) == ([('A moon.', '')]*3 + [('A star.', '')], 2)
+        assert run(server)[1] == 0
+
 def test_a_budget_ends_a_run_that_goes_on_later(rows, tmp_path):
     "Spent is spent: what was paid for is kept, and more money buys the rest"
     with practice_server('A star.') as server:
@@ -351,7 +372,7 @@ def test_osnb_data_caption_and_tag(rows, tmp_path, capsys):
         assert '3 requests to send' in capsys.readouterr().out
         assert main(line) == 0 and len(server.requests) == 3
         assert '5 rows, 4 with text, 1 with a reason' in capsys.readouterr().out
-        assert main(line) == 0 and len(server.requests) == 3
+        assert main(line) == main([*line, '--retry']) == 0 and len(server.requests) == 3
         out = read_frame(captioned)
         assert out['text'].to_list()[:2] == ['a "red" cat,\nasleep', 'A grey [wall].']
         assert 'there is no file' in out['caption_error'][4]

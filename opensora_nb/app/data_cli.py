@@ -158,6 +158,7 @@ def table_options(p, out): # which rows, and where they go
     p.add_argument('--root', metavar='FOLDER', help="what relative paths start from (default: the table's folder)")
     p.add_argument('--head', type=int, default=0, metavar='N', help="only the first N rows (default: all)")
     p.add_argument('--plan', action='store_true', help="count and estimate, and send nothing")
+    p.add_argument('--retry', action='store_true', help="ask again where an earlier answer was nonsense")
 
 def caption_options(p):
     table_options(p, 'TABLE_caption.csv')
@@ -240,9 +241,10 @@ def caption_table(args):
     rows, out, root = open_rows(args, '_caption')
     journal = args.journal or out.with_suffix('.jsonl')
     if args.plan:
-        print(plan_captions(rows, captioner, settings, root, journal, price))
+        print(plan_captions(rows, captioner, settings, root, journal, price, args.retry))
         return
-    code = save_rows(caption_rows(rows, captioner, settings, root, journal, price), out, 'text', 'caption_error')
+    told = caption_rows(rows, captioner, settings, root, journal, price, retry=args.retry)
+    code = save_rows(told, out, 'text', 'caption_error')
     print(said_cost(journal, price))
     return code
 
@@ -289,10 +291,10 @@ def tag_table(args):
         return save_rows(told, out, 'text_auto', 'caption_error')
     if args.key == 'scores': return save_rows(tell_scores(rows, args.style), out, 'text', 'caption_error')
     if args.key == 'merge':
-        merged = merge_rows(rows, captioner, columns, 'text', journal, price)
+        merged = merge_rows(rows, captioner, columns, 'text', journal, price, retry=args.retry)
         code = save_rows(merged, out, 'text', 'caption_error')
     else:
-        tagged = tag_rows(rows, captioner, args.key, args.question, journal, price)
+        tagged = tag_rows(rows, captioner, args.key, args.question, journal, price, retry=args.retry)
         code = save_rows(tagged, out, args.key, f'{args.key}_error')
     print(said_cost(journal, price))
     return code

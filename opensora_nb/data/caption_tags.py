@@ -60,6 +60,7 @@ def tag_rows(
     journal:str|Path=None,    # .jsonl that keeps answers
     price:Price=Price(),
     progress:bool=True,       # show a bar
+    retry:bool=False,         # ask again where the journal holds nonsense
 ) -> list[dict]:              # as many, in order, with the column, and why it holds no tags in <key>_error
     "List objects, actions or what you ask for; rows without a caption get `NO_TAGS`. Errors of `answer_all`"
     if not question and key not in TAG_QUESTIONS:
@@ -69,7 +70,7 @@ def tag_rows(
     def job(row): return text_job(Request(inserted(row['text'], form)), captioner, read_tags, tag_fault)
     jobs = [None if is_empty(row.get('text')) else job(row) for row in rows]
     with Journal(journal) as kept:
-        records = answer_all([j for j in jobs if j], captioner, kept, price, progress, key)
+        records = answer_all([j for j in jobs if j], captioner, kept, price, progress, key, retry)
     answers = [records[j.key] if j else dict(text='', fault='the row has no caption') for j in jobs]
     return [row | {key: a['text'] or NO_TAGS, f'{key}_error': a.get('fault') or ''} for row, a in zip(rows, answers)]
 
@@ -88,6 +89,7 @@ def merge_rows(
     journal:str|Path=None,    # .jsonl that keeps answers
     price:Price=Price(),
     progress:bool=True,       # show a bar
+    retry:bool=False,         # ask again where the journal holds nonsense
 ) -> list[dict]:              # as many, in order, with <column>, the old one in <column>_before, and caption_error
     "Write one caption of several, or a caption anew; rows without any stay as they are. Errors of `answer_all`"
     def job(row):
@@ -96,7 +98,7 @@ def merge_rows(
         return text_job(Request('\n'.join([task, *said])), captioner, str) if said else None
     jobs = [job(row) for row in rows]
     with Journal(journal) as kept:
-        records = answer_all([j for j in jobs if j], captioner, kept, price, progress, 'merge')
+        records = answer_all([j for j in jobs if j], captioner, kept, price, progress, 'merge', retry)
     out = []
     for row, j in zip(rows, jobs):
         a, before = records[j.key] if j else {}, row.get(column)

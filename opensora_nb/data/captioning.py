@@ -359,7 +359,8 @@ class Journal:
         path:str|Path=None, # .jsonl; None: memory only
     ):
         self.path, self.file, self.broken = path and Path(path), None, 0
-        self.answers, self.tokens, self.asked = {}, [0, 0], 0 # key -> record; in and out, of all lines; lines
+        self.answers, self.refused = {}, {}   # key -> record, with a text or with a reason why there is none
+        self.tokens, self.asked = [0, 0], 0   # in and out, of all lines; lines
         if self.path and self.path.is_dir():
             raise ValueError(f"{path} is a folder; the journal is a file, such as captions.jsonl")
         if self.path and self.path.exists(): self.read()
@@ -374,11 +375,15 @@ class Journal:
                       "a kill leaves one")
 
     def take(self, record):
-        "Count a record, and remember it if it holds an answer"
+        "Count a record, and remember it if it holds an answer, or nonsense that was paid for"
         key, text = record['key'], record['text']
         self.tokens = [a + int(record.get(k, 0)) for a, k in zip(self.tokens, ('tokens_in', 'tokens_out'))]
         self.asked += 1
         if isinstance(text, str) and text and not record.get('fault'): self.answers[key] = record
+        elif record.get('refused', record.get('fault') and not record.get('lost')): self.refused[key] = record
+
+    def known(self, retry=False): # key -> record of what need not be asked; retry: nonsense is asked again
+        return self.answers if retry else self.refused | self.answers
 
     def add(self, record):
         "Take a record and write it down"
@@ -466,7 +471,9 @@ def answer_batch(captioner, jobs): # -> a record for each; nonsense is asked onc
             record['tokens_in'] += answer.tokens_in
             record['tokens_out'] += answer.tokens_out
             if record['fault'] and answer.again and not again: left.append((job, request, record))
-            else: records.append(record | dict(lost=bool(answer.fault)))
+            else:
+                lost, paid = bool(answer.fault), answer.again and answer.tokens_in + answer.tokens_out > 0
+                records.append(record | dict(lost=lost, refused=bool(record['fault']) and (paid or not lost)))
         ready = left
     return records
 
@@ -524,10 +531,12 @@ def answer_all(
     price:Price=Price(),
     progress:bool=True,    # show a bar
     what:str='captions',   # for the bar
+    retry:bool=False,      # ask again where the journal holds nonsense
 ) -> dict:                 # key -> record with text, fault, model, tokens_in, tokens_out
     "Answer what the journal does not hold; `StoppedEarly` or `EndpointError` where that ends early, with the rest kept"
     jobs = {j.key: j for j in jobs}
-    records = {k: journal.answers[k] for k in jobs if k in journal.answers}
+    known = journal.known(retry)
+    records = {k: known[k] for k in jobs if k in known}
     todo = [j for k, j in jobs.items() if k not in records]
     watch, crew = Watch(price, journal), Crew(captioner, todo)
     bar = tqdm(total=len(jobs), initial=len(records), desc=what, unit='row', mininterval=1,
@@ -612,11 +621,13 @@ def caption_rows(
     journal:str|Path=None,         # .jsonl that keeps answers; None: nothing outlives a kill
     price:Price=Price(),
     progress:bool=True,            # show a bar
+    retry:bool=False,              # ask again where the journal holds nonsense
 ) -> list[dict]:                   # as many, in order, with text, caption_model, caption_prompt, caption_error
     "Write captions; a row that gets none keeps what it had and says why. Errors of `answer_all`"
     jobs = caption_jobs(rows, captioner, settings, root)
     with Journal(journal) as kept:
-        records = answer_all([j[0] for j in jobs if isinstance(j, tuple)], captioner, kept, price, progress)
+        wanted = [j[0] for j in jobs if isinstance(j, tuple)]
+        records = answer_all(wanted, captioner, kept, price, progress, retry=retry)
     out = []
     for row, job in zip(rows, jobs):
         new = {settings.column: '', **NO_CAPTION, **row}
@@ -638,6 +649,7 @@ class CaptionPlan:
     rows:int      # of the table
     todo:int      # requests
     kept:int      # rows that the journal answers
+    refused:int   # rows whose answer was no caption
     has:int       # rows that keep their caption
     faults:dict   # reason -> rows that have no file
     tokens:tuple  # in and out, estimated
@@ -646,6 +658,7 @@ class CaptionPlan:
     def __str__(self):
         lines = [f"{self.rows:,} rows: {self.todo:,} requests to send, {self.kept:,} answered already, "
                  f"{self.has:,} have a caption, {sum(self.faults.values()):,} cannot be captioned"]
+        if self.refused: lines.append(f"  {self.refused:,} had an answer that is no caption; --retry asks again")
         lines += [f"  {n:,} x {why}" for why, n in sorted(self.faults.items(), key=lambda kv: -kv[1])[:5]]
         lines.append(f"about {self.tokens[0]:,.0f} tokens in, {self.tokens[1]:,.0f} out ({self.source})")
         cost = f"about {self.price.of(self.tokens):.2f}" if self.price.of((1, 1)) else "give prices to learn it"
@@ -666,11 +679,13 @@ def plan_captions(
     root:str|Path='',
     journal:str|Path=None,
     price:Price=Price(),
+    retry:bool=False, # count those whose answer was nonsense too
 ) -> CaptionPlan:
     "Count, and estimate; nothing is sent"
     jobs, kept, prompts = caption_jobs(rows, captioner, settings, root), Journal(journal), settings.prompts()
     keys = {j[0].key: r for j, r in zip(jobs, rows) if isinstance(j, tuple)}
-    todo = [r for k, r in keys.items() if k not in kept.answers]
+    known = kept.known(retry)
+    todo = [r for k, r in keys.items() if k not in known]
     if kept.asked: each, source = [t/kept.asked for t in kept.tokens], f"as {kept.asked:,} answers so far"
     else:
         some = todo[::max(1, len(todo)//20)][:20]
@@ -678,6 +693,7 @@ def plan_captions(
         each, source = [float(np.mean(taken)) if taken else 0., 120.], "by rule; 120 a caption"
     def short(why): return re.sub(r'\S*/\S*', '…', why)
     faults = dict(Counter(short(j) for j in jobs if isinstance(j, str)))
-    kept_rows = sum(isinstance(j, tuple) and j[0].key in kept.answers for j in jobs)
-    return CaptionPlan(rows=len(rows), todo=len(todo), kept=kept_rows, has=jobs.count(None), faults=faults,
-                       tokens=tuple(t*len(todo) for t in each), source=source, price=price)
+    def rows_in(found): return sum(isinstance(j, tuple) and j[0].key in found for j in jobs)
+    good, all_known = rows_in(kept.answers), rows_in(known)
+    return CaptionPlan(rows=len(rows), todo=len(todo), kept=good, refused=all_known - good, has=jobs.count(None),
+                       faults=faults, tokens=tuple(t*len(todo) for t in each), source=source, price=price)
