@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEVICES', 'DTYPES', 'set_seed', 'rng_for', 'torch_rng', 'pick_device', 'fast_bf16', 'pick_dtype', 'assets',
-           'repo_root', 'real_data', 'has_package', 'require', 'bars', 'shows_bars']
+           'repo_root', 'real_data', 'has_package', 'require', 'machine', 'bars', 'shows_bars']
 
 # %% ../nbs/00_start/01_core.ipynb #4e1906cd
-import hashlib, os, random
+import hashlib, os, platform, random
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -113,6 +113,16 @@ def require(
         install = f"'opensora_nb[{extra}]'" if extra else package
         raise ImportError(f"{package} is not installed; get it with: pip install {install}")
     return import_module(name)
+
+# %% ../nbs/00_start/01_core.ipynb #68dce98a
+def machine() -> dict: # cpu, cores, threads, python, torch
+    "Where this runs, for a result one wants to compare"
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')]
+    return dict(cpu=names[0] if names else platform.processor() or platform.machine(),
+                cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+                threads=torch.get_num_threads(), python=platform.python_version(), torch=torch.__version__)
 
 # %% ../nbs/00_start/01_core.ipynb #29028b4b
 _BARS = ContextVar('bars', default=True)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RARE', 'FONT_SIZE', 'WIDE', 'DPI', 'FIGURES', 'TINTS', 'to_uint8', 'palette_png', 'contact_sheet', 'Picture',
-           'animate', 'play', 'read_jsonl', 'moving_average', 'picture', 'figure_style', 'curve', 'count_params',
-           'Walk', 'tensor_walk', 'Svg', 'boxes', 'diagram', 'heat']
+           'animate', 'play', 'moving_picture', 'read_jsonl', 'moving_average', 'picture', 'figure_style', 'curve',
+           'count_params', 'Walk', 'tensor_walk', 'Svg', 'boxes', 'diagram', 'heat']
 
 # %% ../nbs/00_start/04_viz.ipynb #54d9818e
-import html, io, json, math, re, sys, textwrap
+import base64, html, io, json, math, re, sys, textwrap
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image, ImageDraw, ImageFont
@@ -76,7 +76,6 @@ def palette_png(
         _indexed(image, _palette([image], colors)).save(buf, 'PNG', optimize=True)
         if buf.tell() <= limit: break
     return buf.getvalue()
-
 
 # %% ../nbs/00_start/04_viz.ipynb #b2e67091
 FONT_SIZE = 12 # px, readable in a rendered page without zooming
@@ -179,6 +178,22 @@ def play(
     from IPython.display import HTML
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     return HTML(mediapy.show_videos(_clips(clips), titles, fps=fps, return_html=True))
+
+# %% ../nbs/00_start/04_viz.ipynb #85dbcc97
+def moving_picture(
+    frames:np.ndarray, # uint8 (f, h, w, 3)
+    fps:float,
+    alt:str,           # what it shows, for those who cannot see it
+    side:int=192,      # longer side on the screen
+) -> str:
+    "A small clip within the text of a web page (WebP), for previews and reports"
+    step = -(-max(frames.shape[1:3])//256)
+    first, *rest = [Image.fromarray(f) for f in frames[:, ::step, ::step]]
+    buf = io.BytesIO()
+    first.save(buf, 'WEBP', save_all=True, append_images=rest, duration=round(1000/fps), loop=0, quality=60)
+    w, h = (round(side*n/max(first.size)) for n in first.size)
+    return (f'<img alt="{html.escape(alt)}" width="{w}" height="{h}" '
+            f'src="data:image/webp;base64,{base64.b64encode(buf.getvalue()).decode()}">')
 
 # %% ../nbs/00_start/04_viz.ipynb #d222db34
 def read_jsonl(

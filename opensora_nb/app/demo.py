@@ -19,9 +19,10 @@ from urllib.parse import urlencode, urlsplit
 from ..config import read_json
 from .options import form_fields
 from .studio import CHINESE, FILE_LIFE, HELP, IN_LINE, PLAYER_SIDE, Studio, Telling, Weights
-from .studio import moving_picture, order_of, run_job, status_html, story_html, tongue, trouble_html
+from .studio import order_of, run_job, status_html, story_html, tongue, trouble_html
 from .visitors import Gate, hostname
 from ..sample.settings import ASSETS, RELEASED, embedded
+from ..viz import moving_picture
 
 # %% ../../nbs/13_app/11_demo.ipynb #1168dfab
 @dataclass(frozen=True)

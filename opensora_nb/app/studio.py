@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PLAYER_SIDE', 'CHINESE', 'HELP', 'SAID', 'FILE_LIFE', 'EACH', 'IN_LINE', 'STORY', 'STORY_END', 'STORY_STEP',
-           'enlarge', 'player_file', 'moving_picture', 'Tongue', 'tongue', 'chinese_sentence', 'Weights', 'Studio',
-           'Order', 'order_of', 'work', 'run_job', 'status_html', 'Telling', 'trouble_html', 'story_html']
+           'enlarge', 'player_file', 'Tongue', 'tongue', 'chinese_sentence', 'Weights', 'Studio', 'Order', 'order_of',
+           'work', 'run_job', 'status_html', 'Telling', 'trouble_html', 'story_html']
 
 # %% ../../nbs/13_app/10_studio.ipynb #c1dd22f6
-import asyncio, base64, html, io, queue, re, tempfile, threading, time
+import asyncio, html, queue, re, tempfile, threading, time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from .visitors import Flags, Listeners, Owners, check_upload, own_name
 from ..data.video_io import write_image, write_video
 from ..sample.settings import RELEASED
 from ..sample.turns import Turns
+from ..viz import moving_picture
 
 # %% ../../nbs/13_app/10_studio.ipynb #219b3014
 PLAYER_SIDE = 384 # px on the screen: shorter clips are enlarged to about this
@@ -44,21 +45,6 @@ def player_file(
     name = own_name(f'{made.video.prompt[:50]} seed{made.video.config.seed}')
     if len(frames) == 1: return write_image(Path(folder)/f'{name}.png', frames[0])
     return write_video(Path(folder)/f'{name}.mp4', frames, made.fps)
-
-def moving_picture(
-    frames:np.ndarray, # uint8 (f, h, w, 3)
-    fps:float,
-    alt:str,           # what it shows, for those who cannot see it
-    side:int=192,      # longer side on the screen
-) -> str:
-    "A small clip within the page's text, for previews"
-    step = -(-max(frames.shape[1:3])//256)
-    first, *rest = [Image.fromarray(f) for f in frames[:, ::step, ::step]]
-    buf = io.BytesIO()
-    first.save(buf, 'WEBP', save_all=True, append_images=rest, duration=round(1000/fps), loop=0, quality=60)
-    w, h = (round(side*n/max(first.size)) for n in first.size)
-    return (f'<img alt="{html.escape(alt)}" width="{w}" height="{h}" '
-            f'src="data:image/webp;base64,{base64.b64encode(buf.getvalue()).decode()}">')
 
 # %% ../../nbs/13_app/10_studio.ipynb #697a4d22
 CHINESE = {

@@ -18,7 +18,8 @@ from ..data.sizes import CHUNK, SPACE
 from ..models.family import class_of
 from ..sample.forecast import blank_condition, clock, depths_of
 from .diffusion import T2VTrain, fit_model, known_parts, reads_one_vector
-from .launch import machine, resolve
+from ..core import machine
+from .launch import resolve
 from .loop import TrainConfig
 from .trials import GB, NoiseClips, Trials, free_memory, hollow_vae, known_vae
 from .vae import VAEModule, VAETrain
