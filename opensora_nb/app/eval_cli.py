@@ -6,8 +6,8 @@
 __all__ = ['EVAL_COMMANDS', 'check_at_least_one', 'weights_options', 'score_options', 'toy_options', 'sampling_options',
            'score_weights', 'eval_sizes', 'refuse_other_scores', 'sampling_config', 'sample_batches', 'toy_only',
            'score_own_clips', 'own_clips', 'nearest_captions', 'score_prompts', 'check_readable', 'wrong_rounds',
-           'at_size', 'score_ceiling', 'following', 'honest', 'which_eval', 'eval_options', 'eval_command',
-           'vote_options', 'run_vote']
+           'at_size', 'score_ceiling', 'following', 'honest', 'report_options', 'report_command', 'which_eval',
+           'eval_options', 'eval_command', 'vote_options', 'run_vote']
 
 # %% ../../nbs/13_app/19_eval_cli.ipynb #ae9d0bcc
 import argparse, json
@@ -270,8 +270,37 @@ def honest(args) -> dict:
     print(f"honesty of {args.weights}: {args.num} clips of level {args.level}", report, sep='\n')
     return report.to_dict()
 
+# %% ../../nbs/13_app/19_eval_cli.ipynb #2f54925d
+def report_options(p):
+    from opensora_nb.config import add_options
+    from opensora_nb.metrics.suite_runs import SuiteConfig
+    p.add_argument('weights', nargs='+', metavar='RUN',
+                   help="embedded names, run folders or folders of weights; the others are compared with the first")
+    p.add_argument('--out', metavar='FOLDER',
+                   help="gets report.html, figures.json and the clips; the same command goes on where it was stopped "
+                        "(default: report_RUN_RUN)")
+    p.add_argument('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
+    add_options(p, SuiteConfig)
+
+def report_command(args):
+    "Measure runs and write the report"
+    from opensora_nb.config import from_options
+    from opensora_nb.metrics.suite import Suite, run_names
+    from opensora_nb.metrics.suite_report import in_short, write_suite_report
+    from opensora_nb.metrics.suite_runs import SuiteConfig
+    cfg = from_options(SuiteConfig, args)
+    out = Path(args.out or f"report_{'_'.join(run_names(args.weights))}")
+    suite = Suite(args.weights, out, cfg, args.device)
+    try: found = suite.run()
+    except KeyboardInterrupt:
+        raise ValueError(f"stopped; what was made is in {out}, and the same command goes on from there") from None
+    print(*in_short(found), f"report: {write_suite_report(suite)}", sep='\n')
+
 # %% ../../nbs/13_app/19_eval_cli.ipynb #7067090c
-EVAL_COMMANDS = dict() # word -> Command; a measure adds its line here
+EVAL_COMMANDS = { # a measure adds its line here
+    'report': Command(report_options, report_command,
+                      "one page about runs: every measure, clips, which differences are real"),
+}
 
 def which_eval(
     argv:list[str], # words after `osnb eval`

@@ -104,3 +104,13 @@ narrower = dict(expected=800., hints=("How does an interval shrink with the numb
                                       "With the root: four times as narrow needs 4 squared as many."),
                 wrong=[(200., "An interval shrinks with the root of the number of clips."),
                        (100., "An interval shrinks with the root of the number of clips; you took the root of 4.")])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #180d5505
+half_as_wide = dict(expected=192., hints=("How does an interval shrink with the number of prompts?",
+                                          "With the root: twice as narrow needs 2 squared as many."),
+                    wrong=[(96., "Twice as many make it narrower by the root of two only."),
+                           (24., "Fewer prompts make an interval wider.")])
+lucky_ones = dict(expected=1.5, hints=("What does the 95 in a 95 % interval promise?",
+                                       "Each interval leaves the truth out with a chance of 5 in 100."),
+                  wrong=[(0., "Equal models differ in what is measured of them; an interval is wrong 5 times in 100."),
+                         (28.5, "That is how many intervals are right.")])
