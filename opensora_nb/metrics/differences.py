@@ -6,13 +6,13 @@
 __all__ = ['FEWEST', 'resamples', 'group_sums', 'bootstrap_means', 'percentiles', 'estimate', 'PairedDifference',
            'paired_difference', 'leave_one_out', 'jackknife']
 
-# %% ../../nbs/10_metrics/12_differences.ipynb #afda881f
+# %% ../../nbs/10_metrics/12_differences.ipynb #924567a1
 from dataclasses import asdict, dataclass
 import numpy as np
 from ..core import rng_for
 from .measured import Measured, wilson
 
-# %% ../../nbs/10_metrics/12_differences.ipynb #0024f8e9
+# %% ../../nbs/10_metrics/12_differences.ipynb #818991c0
 def resamples(
     groups:int,      # prompts
     draws:int=2000,  # how many times they are drawn anew
@@ -34,7 +34,7 @@ def bootstrap_means(
     drawn = resamples(len(sums))
     return (drawn @ sums)/np.maximum(drawn @ counts, 1)
 
-# %% ../../nbs/10_metrics/12_differences.ipynb #a7728942
+# %% ../../nbs/10_metrics/12_differences.ipynb #618a3fef
 FEWEST = 5 # prompts; with fewer, draws say too little about others
 
 def percentiles(draws): return [float(v) for v in np.percentile(draws, (2.5, 97.5))]
@@ -56,7 +56,7 @@ def estimate(
     elif prompts >= FEWEST: ends = percentiles(bootstrap_means(rows, groups))
     return Measured(name, mean, *ends, n, **more)
 
-# %% ../../nbs/10_metrics/12_differences.ipynb #ca202179
+# %% ../../nbs/10_metrics/12_differences.ipynb #816f82b2
 @dataclass(frozen=True)
 class PairedDifference:
     "How far b lies above a"
@@ -104,7 +104,7 @@ def paired_difference(
     low, high = percentiles(bootstrap_means(rows, groups)) if enough else (np.nan, np.nan)
     return PairedDifference(name, first, second, float(np.nanmean(rows)), low, high, better)
 
-# %% ../../nbs/10_metrics/12_differences.ipynb #5c081316
+# %% ../../nbs/10_metrics/12_differences.ipynb #b58e441d
 def leave_one_out(
     value,             # picks (clips of a set, as numbers) -> the figure of that set
     groups:np.ndarray, # (n,) number of the prompt of each clip

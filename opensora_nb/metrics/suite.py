@@ -8,7 +8,7 @@ __all__ = ['COST_MEASURES', 'AUTOENCODER_MEASURES', 'CLIP_MEASURES', 'READ', 'Me
            'second_rows', 'memory_rows', 'toy_measures', 'measures_for', 'run_names', 'JudgedRun', 'Suite', 'groups_of',
            'figure', 'compared', 'where_measured', 'suite_figures']
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #e616eec9
+# %% ../../nbs/10_metrics/14_suite.ipynb #5d9cd30b
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,11 +26,11 @@ from .flicker import flicker
 from .measured import Measured, table
 from .nearest import nearest
 from .recon import psnr, round_trip, ssim
-from .suite_runs import Run, SuiteConfig, Task, make_task, stamp, write_numbers
+from .suite_runs import SuiteRun, SuiteConfig, SuiteTask, make_task, stamp, write_numbers
 from ..sample.settings import ModelDefaults, weights_folder
 from ..toy.objects import score_world
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #c9bffdcd
+# %% ../../nbs/10_metrics/14_suite.ipynb #b7757192
 @dataclass(frozen=True)
 class Measure:
     "How one figure is read"
@@ -69,7 +69,7 @@ def variety_rows(run, task): # rms difference from the other clips of the same p
         if len(others): out[i] = np.sqrt(np.square(x[others] - x[i]).mean(1)).mean()
     return out
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #1440ae57
+# %% ../../nbs/10_metrics/14_suite.ipynb #047d89a2
 def returned_rows(run, task, near): # true clips through the autoencoder, compared with themselves
     return np.array([near(c, b) for c, b in zip(task.truth, run.returned(task))])
 
@@ -109,9 +109,9 @@ def toy_measures(task): # what a program reads
                    "true clips would mean copies", nearest_rows, 'grey levels', None)
     return [every, *parts, near, again]
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #073db48b
+# %% ../../nbs/10_metrics/14_suite.ipynb #e75c3169
 def measures_for(
-    task:Task,
+    task:SuiteTask,
 ) -> tuple: # list of `Measure`; dict: name of a measure that does not apply -> why
     "Every measure that applies"
     found, left_out = [*CLIP_MEASURES, *AUTOENCODER_MEASURES, *COST_MEASURES], {}
@@ -122,7 +122,7 @@ def measures_for(
         left_out['difference between seeds'] = "one clip a prompt; ask for --seeds 2 or more"
     return found, left_out
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #d2bc4509
+# %% ../../nbs/10_metrics/14_suite.ipynb #2cdb4720
 def run_names(
     weights:list, # of str
 ) -> list:        # short names, no two alike
@@ -131,7 +131,7 @@ def run_names(
     short = [Path(w).name or w for w in weights]
     return [s if short.count(s) == 1 else w.strip('/').replace('/', '_') for s, w in zip(short, weights)]
 
-class JudgedRun(Run, Judged):
+class JudgedRun(SuiteRun, Judged):
     "A run whose clips are judged"
     def returned(self, task): # true clips after the autoencoder; kept in memory for the measures that follow
         if not hasattr(self, '_returned'):
@@ -139,7 +139,7 @@ class JudgedRun(Run, Judged):
             self._returned = [round_trip(self.pipe.vae, c) for c in bar]
         return self._returned
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #b6e9b196
+# %% ../../nbs/10_metrics/14_suite.ipynb #75c0f80e
 class Suite:
     "Runs on one task, their rows and figures"
     def __init__(self,
@@ -200,7 +200,7 @@ class Suite:
         write_atomic(self.folder/'figures.json', json.dumps(out, indent=1).encode())
         return out
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #c5b322b9
+# %% ../../nbs/10_metrics/14_suite.ipynb #1ff1903e
 def groups_of(suite, measure, rows): # which rows belong together: those of a prompt, a true clip, a batch
     mine = measure.of == 'clips' and len(rows) == len(suite.task.groups)
     return suite.task.groups if mine else np.arange(len(rows))
@@ -235,7 +235,7 @@ def compared(
     e = jackknife(measure.name, apart(np.arange(len(a))), leave_one_out(apart, groups), len(a))
     return PairedDifference(measure.name, *names, e.value, e.low, e.high, measure.better)
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #375ee5b5
+# %% ../../nbs/10_metrics/14_suite.ipynb #fc81b3af
 def where_measured(device): # processor, or the GPU, and versions
     gpu = dict(gpu=torch.cuda.get_device_name()) if torch.device(device).type == 'cuda' else {}
     return machine() | gpu | dict(opensora_nb=version('opensora_nb'))
