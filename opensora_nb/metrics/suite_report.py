@@ -7,7 +7,7 @@ __all__ = ['RUN_COLOURS', 'TRUE_COLOUR', 'WAYS', 'MOST_PROMPTS', 'MORE_STYLE', '
            'against', 'interval_svg', 'figure_cell', 'verdict_cell', 'measure_lines', 'measure_table',
            'telling_prompts', 'clip_cell', 'clip_table', 'true_row', 'asked_table', 'write_suite_report']
 
-# %% ../../nbs/10_metrics/15_suite_report.ipynb #a1f5d57c
+# %% ../../nbs/10_metrics/15_suite_report.ipynb #c0043032
 import html, json
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,7 @@ from .measured import Measured
 from .suite import Suite, suite_figures
 from ..viz import moving_picture
 
-# %% ../../nbs/10_metrics/15_suite_report.ipynb #09feb7f7
+# %% ../../nbs/10_metrics/15_suite_report.ipynb #8f07c377
 def number(v): # as people write it
     return f'{v:.0f}' if abs(v) >= 100 else f'{v:.3g}'
 
@@ -53,7 +53,7 @@ def against(out, other): # sentences about a run and the first
     return [*said, f"Of {len(judged)} differences looked at, about {luck:.1f} would pass this test by luck alone "
                    "if the two were equal."]
 
-# %% ../../nbs/10_metrics/15_suite_report.ipynb #6cbe8e60
+# %% ../../nbs/10_metrics/15_suite_report.ipynb #b9328936
 RUN_COLOURS = ('#4878b0', '#d9864f', '#5a9e6f', '#b05c8a', '#7a6fb0', '#8a7a4f') # of runs; true clips are grey
 TRUE_COLOUR = '#777777'
 
@@ -96,7 +96,7 @@ def verdict_cell(d): # of a difference
     return (f'<td class="{kind}">{told}<br><small>{d["value"]:+.3g} ({number(d["low"])} to {number(d["high"])})'
             '</small></td>')
 
-# %% ../../nbs/10_metrics/15_suite_report.ipynb #b38a759a
+# %% ../../nbs/10_metrics/15_suite_report.ipynb #aa3ff3ab
 WAYS = {'higher': 'higher is better', 'lower': 'lower is better', None: 'compare with true clips'}
 
 def measure_lines(out, name): # a row of the table, as HTML
@@ -120,7 +120,7 @@ def measure_table(out): # all measures
     lines = ''.join(measure_lines(out, name) for name in order)
     return f'<table><tr><th>measure</th>{"".join(heads)}<th>95 % intervals</th>{tail}</tr>{lines}</table>'
 
-# %% ../../nbs/10_metrics/15_suite_report.ipynb #4bea205d
+# %% ../../nbs/10_metrics/15_suite_report.ipynb #466f4ae3
 MOST_PROMPTS = 10
 
 def telling_prompts(suite) -> list: # positions of clips to show, the telling ones first
@@ -155,16 +155,16 @@ def true_row(suite): # a few true clips
              for c, t in list(zip(suite.task.truth, suite.task.told))[:6]]
     return ''.join(shown)
 
-# %% ../../nbs/10_metrics/15_suite_report.ipynb #1f9492bc
+# %% ../../nbs/10_metrics/15_suite_report.ipynb #8d73b34a
 MORE_STYLE = '''td.clear{background:#eaf4ea}td.noise{color:#666}.no{color:#b00}small{color:#555}
 figure{width:140px}img{image-rendering:pixelated}.wide{overflow-x:auto}th{vertical-align:bottom}
 td:first-child{max-width:330px}'''
 
 HOW_TO_READ = '''<p>Behind each figure stands its 95 % interval: other prompts of the same kind would have given a
 figure within it in 95 of 100 reports. All runs had the same prompts and the same noise, so clips are compared in
-pairs; that makes the interval of a difference narrower than the intervals of the two figures, which may overlap although the
-difference is clear. “Within the noise” does not say that two runs are equal: more prompts may tell them apart
-(<code>--num</code>).</p>'''
+pairs; that makes the interval of a difference narrower than the intervals of the two figures, which may overlap
+although the difference is clear. “Within the noise” does not say that two runs are equal: more prompts may tell them
+apart (<code>--num</code>).</p>'''
 
 def asked_table(out): # what was asked, and where
     asked = {k: v for k, v in out['settings'].items() if v not in (None, '')}
