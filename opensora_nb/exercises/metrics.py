@@ -6,9 +6,11 @@
 __all__ = []
 
 # %% ../../nbs/14_exercises/10_metrics.ipynb #9a67ff3f
+import torch
 import math
 from ..check import Exercise, Wrong, check_value
 from ..metrics.preference import kappa, votes_needed
+from ..metrics.lpips import motion_weights
 from ..metrics.score_audit import total_variation
 from ..metrics.val_loss import paired_error
 
@@ -114,3 +116,27 @@ lucky_ones = dict(expected=1.5, hints=("What does the 95 in a 95 % interval prom
                                        "Each interval leaves the truth out with a chance of 5 in 100."),
                   wrong=[(0., "Equal models differ in what is measured of them; an interval is wrong 5 times in 100."),
                          (28.5, "That is how many intervals are right.")])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #63032388
+def sizes_of(d): return d.square().sum(1, keepdim=True).sqrt()
+def weigh(d): return motion_weights(d, d.shape[2:])
+
+def flow_of(n, h, w): return torch.randn(n, 2, h, w, generator=torch.Generator().manual_seed(n*h))
+
+flows = [flow_of(1, 4, 4), flow_of(3, 5, 7), flow_of(2, 8, 3)]
+weights_of_motion = Exercise(
+    like=weigh,
+    cases=[(f,) for f in flows] + [(torch.zeros(1, 2, 3, 3),)],
+    wrong=[Wrong(lambda d: sizes_of(d), "The weights of a picture should sum to one."),
+           Wrong(lambda d: sizes_of(d)/sizes_of(d).sum(),
+                 "Each picture has weights of its own; you have summed over the batch."),
+           Wrong(lambda d: d.square().sum(1, keepdim=True)/d.square().sum((1, 2, 3), keepdim=True),
+                 "That is the square of the length of the flow; the root is missing."),
+           Wrong(lambda d: sizes_of(d)/sizes_of(d).sum((2, 3), keepdim=True),
+                 "Where nothing differs you divide 0 by 0. All places should weigh the same then.")],
+    hints=["The length of a flow is the root of the sum over its two channels.",
+           "`size.sum((2, 3), keepdim=True)` is one number for each picture; add something tiny for flows of zero."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #4e7c974b
+fair_mean = dict(expected=25., hints=("How often does each clip count?", "Once, however long it is."),
+                 wrong=[((17*30 + 3*20)/20, "That is the mean over all frames: the longer clip counts more.")])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'CONVS', 'LPIPS_FILES', 'LPIPS_FOLDER', 'VGGSlices', 'Scaling', 'ChannelWeights', 'unit', 'LPIPS',
-           'check_pair', 'find_lpips', 'load_lpips', 'EdgeDistance', 'make_perceptual']
+           'check_pair', 'find_lpips', 'fill_lpips', 'load_lpips', 'EdgeDistance', 'make_perceptual']
 
 # %% ../../nbs/06_vae/07_perceptual.ipynb #74b20ca6
 from pathlib import Path
@@ -59,31 +59,42 @@ def unit(f): return f/(f.square().sum(1, keepdim=True).sqrt() + 1e-10) # length 
 
 class LPIPS(nn.Module):
     "Perceptual distance of two batches of pictures (Zhang et al. 2018), in the layout of taming-transformers; frozen"
-    def __init__(self):
+    def __init__(self,
+        net=None,      # pictures -> features of five levels; None: `VGGSlices`
+        widths=WIDTHS, # their channels
+        least:int=16,  # pixels a side that the network needs
+    ):
         super().__init__()
-        self.scaling_layer, self.net = Scaling(), VGGSlices()
-        for i, c in enumerate(WIDTHS): self.add_module(f'lin{i}', ChannelWeights(c))
+        self.scaling_layer, self.net, self.least = Scaling(), net or VGGSlices(), least
+        for i, c in enumerate(widths): self.add_module(f'lin{i}', ChannelWeights(c))
         self.requires_grad_(False)
 
-    def forward(
+    def layers(
         self,
         a:Tensor, # (n, 3, h, w) or (n, 1, h, w) in [-1, 1]
         b:Tensor, # same shape
-    ) -> Tensor:  # (n, 1, 1, 1)
-        "The distance of each pair; gradients flow into both"
+    ) -> list:    # five of (n, 1, h_i, w_i)
+        "Where the pictures differ, at each level of the network; gradients flow into both"
         check_pair(a, b)
         if a.shape[1] == 1: a, b = (v.expand(-1, 3, -1, -1) for v in (a, b))
         n, c, h, w = a.shape
         if c != 3:
             raise ValueError(f"LPIPS compares pictures of 3 channels (or 1), these have {c}; "
                              "use perceptual='edges' or 'none'")
-        if min(h, w) < 16:
-            raise ValueError("LPIPS halves a picture four times and needs at least 16 pixels a side, "
-                             f"these have {h}x{w}")
+        if min(h, w) < self.least:
+            raise ValueError(f"LPIPS makes a picture smaller level by level and needs at least {self.least} pixels "
+                             f"a side, these have {h}x{w}")
+        both = zip(self.net(self.scaling_layer(a)), self.net(self.scaling_layer(b)))
+        return [getattr(self, f'lin{i}')((unit(p) - unit(q)).square()) for i, (p, q) in enumerate(both)]
+
+    def forward(
+        self,
+        a:Tensor, # (n, 3, h, w) or (n, 1, h, w) in [-1, 1]
+        b:Tensor, # same shape
+    ) -> Tensor:  # (n, 1, 1, 1)
+        "The distance of each pair: the mean of each level, summed"
         out = 0
-        for i, (p, q) in enumerate(zip(self.net(self.scaling_layer(a)), self.net(self.scaling_layer(b)))):
-            weighted = getattr(self, f'lin{i}')((unit(p) - unit(q)).square())
-            out = out + weighted.mean((2, 3), keepdim=True)
+        for weighted in self.layers(a, b): out = out + weighted.mean((2, 3), keepdim=True)
         return out
 
 def check_pair(a, b): # pictures that can be compared
@@ -101,36 +112,41 @@ LPIPS_FOLDER = 'weights/lpips'
 
 def find_lpips(
     folder:str|Path=LPIPS_FOLDER, # where they should be
+    files:dict=LPIPS_FILES,       # name -> what it is
+    without:str="train without it: perceptual='edges' needs no weights, 'none' leaves the term out",
 ) -> dict:                        # name -> path
     "The files of LPIPS; `FileNotFoundError` says which are missing, what they are and where to put them"
-    found = {name: next((p for p in _places(name, folder) if p.is_file()), None) for name in LPIPS_FILES}
+    found = {name: next((p for p in _places(name, folder) if p.is_file()), None) for name in files}
     if None not in found.values(): return found
-    what = '; '.join(f"{name} ({what}): {'found' if found[name] else 'missing'}" for name, what in LPIPS_FILES.items())
+    what = '; '.join(f"{name} ({what}): {'found' if found[name] else 'missing'}" for name, what in files.items())
     raise FileNotFoundError(f"LPIPS needs two files in the folder {str(folder)!r}, and nothing is downloaded here. "
-                            f"{what}. Put what is missing into that folder, or train without it: "
-                            "perceptual='edges' needs no weights, 'none' leaves the term out")
+                            f"{what}. Put what is missing into that folder, or {without}")
 
 def _places(name, folder): # where a file may be
-    if not name.startswith('vgg16'): return [Path(folder)/name]
+    if '-' not in name: return [Path(folder)/name]
     return [Path(folder)/name, Path(torch.hub.get_dir())/'checkpoints'/name]
+
+def fill_lpips(model, found, files):
+    "Put the weights of two files, the channel weights and the network, into an `LPIPS`"
+    lins_file, net_file = files
+    lins, net = read_state(found[lins_file]), read_state(found[net_file])
+    own = model.state_dict()
+    state = {k: v for k, v in own.items() if k.startswith('scaling_layer')}
+    for k in own:
+        if k in state: continue
+        if k.startswith('net.'): file, src, name = net_file, net, f"features.{k.split('.', 2)[2]}"
+        else: file, src, name = lins_file, lins, k
+        if name not in src:
+            raise ValueError(f"{found[file]} lacks {name}; it is another file. It should be {files[file]}")
+        state[k] = src[name]
+    load_into(model, state)
 
 def load_lpips(
     folder:str|Path=LPIPS_FOLDER, # holds vgg.pth and vgg16-397923af.pth
 ) -> LPIPS:                       # frozen, in eval mode
     "Read LPIPS from local files, weights only; files that do not fit raise `ValueError`"
-    files = find_lpips(folder)
-    lins, vgg = read_state(files['vgg.pth']), read_state(files['vgg16-397923af.pth'])
     model = LPIPS()
-    own = model.state_dict()
-    state = {k: v for k, v in own.items() if k.startswith('scaling_layer')}
-    for k in own:
-        if k in state: continue
-        if k.startswith('net.'): file, src, name = 'vgg16-397923af.pth', vgg, f"features.{k.split('.', 2)[2]}"
-        else: file, src, name = 'vgg.pth', lins, k
-        if name not in src:
-            raise ValueError(f"{files[file]} lacks {name}; it is another file. It should be {LPIPS_FILES[file]}")
-        state[k] = src[name]
-    load_into(model, state)
+    fill_lpips(model, find_lpips(folder), LPIPS_FILES)
     return model.eval()
 
 # %% ../../nbs/06_vae/07_perceptual.ipynb #2e1d7c06
@@ -158,6 +174,19 @@ class EdgeDistance(nn.Module):
             e = F.avg_pool2d(err, s) if s > 1 else err
             out = out + sum(torch.diff(e, dim=d).abs().mean((1, 2, 3)) for d in (2, 3))
         return (out/len(fits))[:, None, None, None]
+
+    def layers(self, a, b): # one of (n, 1, h_i, w_i) for each scale; their means sum to what `forward` gives
+        "Where the pictures differ, at each scale"
+        check_pair(a, b)
+        err = a.float() - b.float()
+        fits = [s for s in self.scales if min(a.shape[2:]) >= 2*s]
+        out = []
+        for s in fits:
+            e = F.avg_pool2d(err, s) if s > 1 else err
+            h, w = e.shape[2:]
+            down, right = (torch.diff(e, dim=d).abs().mean(1, keepdim=True) for d in (2, 3))
+            out.append((F.pad(down, (0, 0, 0, 1))*h/(h - 1) + F.pad(right, (0, 1))*w/(w - 1))/len(fits))
+        return out
 
 # %% ../../nbs/06_vae/07_perceptual.ipynb #214964a2
 def make_perceptual(
