@@ -57,7 +57,8 @@ def forward_flops(
         model, x = empty(class_of(cfg), replace(cfg, depth=depth)), zeros(cfg.in_channels, *latent)
         return count_flops(lambda: model(x, torch.ones(1, device='meta'), y, **facts))
     few, more, times = depths_of(cfg)
-    return at(few) + times*(at(more) - at(few))
+    base = at(few)
+    return base + times*(at(more) - base)
 
 def encode_flops(
     cfg,                # of the autoencoder: VideoVAEConfig, or AutoencoderKLConfig for one of single frames
