@@ -128,6 +128,24 @@ def test_the_commands_make_one_table_from_films(tmp_path, capsys):
     assert main(['data', 'score', 'aes', f'{tmp_path}/meta.csv']) == 1
     assert 'needs the head' in capsys.readouterr().err
 
+def test_a_table_in_another_folder_still_finds_its_clips(tmp_path, capsys):
+    "--out anywhere, no --root: the next command reads the new table; films that differ in their suffix are both cut"
+    raw, film = tmp_path/'raw', practice_clip(0, 8)
+    for name in ('a.mp4', 'a.mov'): write_video(raw/name, film, 24)
+    (raw/'meta.csv').write_text('path\na.mp4\na.mov\n')
+    def paths(table): return read_frame(tmp_path/table)['path'].to_list()
+    def data(*words): return main(['data', *(str(tmp_path/w) if '.csv' in w or w == 'clips' else w for w in words)])
+    assert not data('score', 'hash', 'raw/meta.csv', '--out', 'raw/h.csv') and paths('raw/h.csv') == ['a.mp4', 'a.mov']
+    assert not data('score', 'hash', 'raw/meta.csv', '--out', 'up.csv') and paths('up.csv') == ['raw/a.mp4', 'raw/a.mov']
+    assert not data('score', 'hash', 'up.csv', '--out', 'far/off.csv')
+    assert paths('far/off.csv') == [str(raw/'a.mp4'), str(raw/'a.mov')]
+    assert not data('tag', 'far/off.csv', '--key', 'auto', '--out', 'far/auto.csv')
+    assert all(read_frame(tmp_path/'far/auto.csv')['text_auto'])
+    assert not data('score', 'hash', 'raw/meta.csv', '--out', 'told.csv', '--root', str(raw))
+    assert paths('told.csv') == ['a.mp4', 'a.mov'] # as the user says, with the same --root for the next command
+    assert not data('cut', 'up.csv', '--save-dir', 'clips', '--out', 'cut.csv')
+    assert paths('cut.csv') == ['clips/a_mp4_scene-0.mp4', 'clips/a_mov_scene-0.mp4']
+
 @needs_films
 @pytest.mark.slow
 def test_motion_of_real_clips_grows_with_their_speed(tmp_path):

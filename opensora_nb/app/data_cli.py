@@ -7,11 +7,11 @@ __all__ = ['TOY_LEVELS', 'DECODE_HELP', 'TAG_KEYS', 'FOLDER_KINDS', 'SCENE_PRESE
            'DATA_COMMANDS', 'Command', 'shapes_options', 'write_shapes', 'sprites_options', 'unpack_sprites',
            'probe_options', 'probe_files', 'read_sizes', 'bucket_options', 'plan_clip_buckets', 'store_options',
            'stored_features', 'model_options', 'table_options', 'caption_options', 'pick_captioner', 'open_rows',
-           'save_rows', 'price_of', 'caption_table', 'said_cost', 'tag_options', 'tag_table', 'convert_options',
-           'convert_folder', 'datautil_options', 't5_counter', 'run_datautil', 'analyze_options', 'analyze_tables',
-           'split_options', 'named_buckets', 'split_tables', 'transform_options', 'transform_files', 'rows_options',
-           'rows_of_table', 'map_rows', 'save_scored', 'scene_options', 'detect_table', 'cut_options', 'cut_table',
-           'clip_score_options', 'pick_scorer', 'score_table', 'download_options', 'download_list',
+           'begin_at', 'save_rows', 'price_of', 'caption_table', 'said_cost', 'tag_options', 'tag_table',
+           'convert_options', 'convert_folder', 'datautil_options', 't5_counter', 'run_datautil', 'analyze_options',
+           'analyze_tables', 'split_options', 'named_buckets', 'split_tables', 'transform_options', 'transform_files',
+           'rows_options', 'rows_of_table', 'map_rows', 'save_scored', 'scene_options', 'detect_table', 'cut_options',
+           'cut_table', 'clip_score_options', 'pick_scorer', 'score_table', 'download_options', 'download_list',
            'interpolate_options', 'interpolate_clips', 'run_options', 'run_stages', 'data_options', 'data_command',
            'what_first']
 
@@ -212,8 +212,17 @@ def open_rows(
     out = Path(args.out or out)
     if out.suffix.lower() not in ('.csv', '.parquet'):
         raise ValueError(f"--out is a .csv or a .parquet file, not {out}")
-    root = args.root or (path if path.is_dir() else path.parent)
-    return rows[:args.head] if args.head > 0 else rows, out, root
+    return begin_at(rows[:args.head] if args.head > 0 else rows, path if path.is_dir() else path.parent, out, args)
+
+def begin_at(rows, folder, out, args): # -> rows, new table, root: relative paths begin where the new table lies
+    if args.root: return rows, out, args.root # as the user says, before and after
+    there, here = Path(folder).absolute(), out.absolute().parent
+    if there.resolve() == here.resolve(): return rows, out, folder
+    def seen(path):
+        if not isinstance(path, str) or not path.strip() or '://' in path or Path(path).is_absolute(): return path
+        file = there/path
+        return file.relative_to(here).as_posix() if file.is_relative_to(here) else str(file)
+    return [dict(r, path=seen(r['path'])) if 'path' in r else r for r in rows], out, here
 
 def save_rows(rows, out, column, why): # -> exit code: 1 where no row has what it should have
     import polars as pl
@@ -454,7 +463,7 @@ def rows_of_table(args, suffix): # rows, new table, root; a single clip is a tab
     if not clips or len(args.paths) > 1: return open_rows(args, suffix)
     if not clips[0].is_file(): raise FileNotFoundError(f"no such file: {clips[0]}")
     out = Path(args.out or clips[0].with_name(f'{clips[0].stem}{suffix}.csv'))
-    return [dict(path=clips[0].name)], out, args.root or clips[0].parent
+    return begin_at([dict(path=clips[0].name)], clips[0].parent, out, args)
 
 def map_rows(work, rows, workers, name): # work: a list of rows -> rows, in processes; a bar with rate and time to go
     from concurrent.futures import ProcessPoolExecutor
@@ -525,10 +534,10 @@ def cut_options(p):
 
 def cut_table(args):
     from functools import partial
-    from opensora_nb.data.scenes import CutOptions, cut_rows
+    from opensora_nb.data.scenes import CutOptions, clip_stems, cut_rows
     options = CutOptions(args.mode, args.shorter_size, args.target_fps, args.min_seconds, args.max_seconds, args.chunks)
     rows, out, root = rows_of_table(args, '_clips')
-    work = partial(cut_rows, folder=Path(args.save_dir).absolute(), options=options, root=root)
+    work = partial(cut_rows, folder=Path(args.save_dir).absolute(), options=options, root=root, stems=clip_stems(rows))
     made, beside = map_rows(work, rows, args.workers, 'cut'), out.absolute().parent
     for row in made: # a table and its clips can be moved together
         if Path(row['path']).is_relative_to(beside): row['path'] = Path(row['path']).relative_to(beside).as_posix()

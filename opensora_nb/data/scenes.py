@@ -6,7 +6,7 @@
 __all__ = ['DETECTORS', 'IN_MP4', 'practice_clip', 'SceneSettings', 'opensora_v10_scenes', 'opensora_v12_scenes', 'find_cuts',
            'SceneCuts', 'shown_times', 'detect_scenes', 'read_timestamp', 'show_scenes', 'CutScores', 'score_cuts',
            'CutOptions', 'Piece', 'plan_pieces', 'CutClip', 'frame_range', 'clip_size', 'cut_video', 'on_row',
-           'row_path', 'scene_rows', 'clip_row', 'cut_rows']
+           'row_path', 'scene_rows', 'clip_row', 'clip_stems', 'cut_rows']
 
 # %% ../../nbs/02_data/13_scenes.ipynb #34ed3575
 import json, math, re
@@ -487,15 +487,32 @@ def clip_row(
     kept = {k: v for k, v in row.items() if k not in ('timestamp', 'num_scenes', 'error', 'filesize')}
     return kept | dict(path=str(file), id=file.stem, relpath=file.relative_to(folder).as_posix()) | size | source
 
+def clip_stems(
+    rows:Iterable[dict], # with `path`, all films that are cut into one folder
+) -> dict:               # path -> how its clips are called, for films such as dog.mp4 and dog.mov
+    "Names for clips of films that differ in their suffix only: dog_mp4_scene-0.mp4 and dog_mov_scene-0.mp4"
+    alike = {}
+    for row in rows:
+        path = Path(str(row.get('path')))
+        place = str(row.get('relpath') or path.name)
+        alike.setdefault((str(Path(place).parent).lower(), path.stem.lower()), {})[str(row.get('path'))] = path
+    out = {}
+    for films in alike.values():
+        if len(films) == len({p.suffix.lower() for p in films.values()}) > 1:
+            out |= {told: f'{p.stem}_{p.suffix[1:]}' for told, p in films.items()}
+    return out
+
 def cut_rows(
     rows:Iterable[dict],             # with `path`; `timestamp` says the shots, without it a film is one
     folder:str|Path,                 # where clips go
     options:CutOptions=CutOptions(),
     root:str|Path='',                # folder that relative paths begin at
     on_error:str='row',              # row: keep a film that cannot be cut, with the reason; raise
+    stems:dict=None,                 # `clip_stems` of the whole table, where `rows` is a part of it
 ) -> list[dict]:
     "A row for each clip; a film whose shots are all too short has none"
-    folder = Path(folder)
+    folder, rows = Path(folder), list(rows)
+    stems = clip_stems(rows) if stems is None else stems
     def work(row):
         path, told = row_path(row, root), row.get('timestamp')
         below = Path(str(row.get('relpath') or path.name))
@@ -503,6 +520,6 @@ def cut_rows(
             raise ValueError(f"relpath {str(below)!r} leads out of the folder of clips")
         whole = told is None or told == '' or told != told
         shots = [(0., float(shown_times(path)[-1]))] if whole else read_timestamp(told)
-        clips = cut_video(path, shots, folder/below.parent, options)
+        clips = cut_video(path, shots, folder/below.parent, options, stems.get(str(row['path'])))
         return [clip_row(row, c, folder) for c in clips]
     return [new for row in rows for new in on_row(work, row, on_error)]
