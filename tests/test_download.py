@@ -112,3 +112,6 @@ def test_the_commands(tmp_path, capsys):
     smooth = read_video(tmp_path/'smooth'/'a_x4.mp4')
     assert len(smooth) == 13
     assert main(['data', 'interpolate', str(tmp_path/'list.txt'), '--out', str(tmp_path/'smooth')]) == 1
+    for name in ('x/a.mp4', 'y/a.mp4'): write_video(tmp_path/'two'/name, np.zeros((2, 32, 32, 3), np.uint8), 8)
+    assert main(['data', 'interpolate', str(tmp_path/'two'), '--out', str(tmp_path/'both'), '--method', 'repeat']) == 0
+    assert sorted(p.name for p in (tmp_path/'both').iterdir()) == ['x_a_x2.mp4', 'y_a_x2.mp4']

@@ -97,12 +97,20 @@ def test_a_film_that_breaks_off_leaves_no_clip(film, tmp_path, monkeypatch):
     assert row['error'] == "film.mp4 is damaged" and not list((tmp_path/'clips').iterdir())
 
 def test_two_films_of_one_name_do_not_overwrite_each_other(film, tmp_path):
-    "rex.mp4 and rex.webm would become the same clip: the second is refused, with the way out"
+    "rex.mp4 and rex.webm would become the same clip, and so would films of two folders: all get names of their own"
     shutil.copy(film, tmp_path/'rex.mp4')
     write_video(tmp_path/'rex.webm', FILM, 24)
     rows = [dict(path=str(tmp_path/n), timestamp='[[0, 0.5]]') for n in ('rex.mp4', 'rex.webm', 'rex.mp4')]
     first, second, again = cut_rows(rows, tmp_path/'clips')
-    assert 'error' not in first and 'error' not in again and 'relpath' in second['error']
+    assert [r['relpath'] for r in (first, second, again)] == [f'rex_{s}_scene-0.mp4' for s in ('mp4', 'webm', 'mp4')]
+    for name in ('x', 'y'):
+        (tmp_path/name).mkdir()
+        shutil.copy(film, tmp_path/name/'rex.mp4')
+    made = cut_rows([dict(path=f'{n}/rex.mp4', timestamp='[[0, 0.5]]') for n in 'xy'], tmp_path/'two', root=tmp_path)
+    assert [r['relpath'] for r in made] == ['x_rex_scene-0.mp4', 'y_rex_scene-0.mp4']
+    cut_rows(rows[:1], tmp_path/'clips', stems={})
+    with pytest.raises(ValueError, match='relpath'): # one film at a time: the clip that is there stays
+        cut_rows(rows[1:2], tmp_path/'clips', stems={rows[1]['path']: 'rex'}, on_error='raise')
 
 def test_longer_shots_lose_their_end_or_become_several(film, tmp_path):
     "As in Open-Sora the beginning is kept; chunks keep everything"

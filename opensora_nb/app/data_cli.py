@@ -621,12 +621,13 @@ def interpolate_options(p):
 def interpolate_clips(args):
     from tqdm import tqdm
     from opensora_nb.data.interpolate import interpolate_rows
+    from opensora_nb.data.scenes import clip_stems
     from opensora_nb.data.video_io import is_video
     files = [f for p in map(Path, args.paths) for f in (sorted(p.rglob('*')) if p.is_dir() else [p])
              if is_video(f) or not p.is_dir()]
-    bad = 0
+    bad, stems = 0, clip_stems([dict(path=str(f)) for f in files])
     for f in tqdm(files, desc='interpolate', unit='clip'):
-        try: row, = interpolate_rows([dict(path=str(f))], args.out, args.passes, args.method, args.slow)
+        try: row, = interpolate_rows([dict(path=str(f))], args.out, args.passes, args.method, args.slow, stems=stems)
         except (ValueError, FileNotFoundError) as e:
             bad += 1
             tqdm.write(f"{f}: cannot be used: {e}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core import require
+from .scenes import clip_stems
 from .video_io import probe_frames, read_frames, write_video
 
 # %% ../../nbs/02_data/25_interpolate.ipynb #f6c9fc6b
@@ -104,16 +105,17 @@ def interpolate_rows(
     method:str='flow',    # flow, blend or repeat
     slow:bool=False,      # keep the rate?
     below_fps:float=None, # only clips of fewer frames a second; others stay as they are
+    stems:dict=None,      # `clip_stems` of all, where `rows` is a part of them
 ) -> list[dict]:          # path, num_frames and fps of the new files
     "`interpolate_file` as a stage"
     if method not in MIDDLES: raise ValueError(f"unknown method {method!r}; use one of {', '.join(MIDDLES)}")
-    out = []
+    out, stems = [], clip_stems(rows) if stems is None else stems
     for row in rows:
         source, fps = Path(row['path']), row.get('fps')
         if below_fps and (fps or probe_frames(source).fps) >= below_fps:
             out.append(row)
             continue
-        target = Path(folder)/f'{source.stem}_x{2**passes}.mp4'
+        target = Path(folder)/f'{stems.get(row["path"], source.stem)}_x{2**passes}.mp4'
         new = interpolate_file(source, target, passes, MIDDLES[method], slow)
         out.append(dict(row, path=str(target), **new))
     return out

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core import require
-from .scenes import on_row, row_path
+from .scenes import clip_stems, on_row, row_path
 from .scores import NAN, Scorer, is_black, points
 from .video_io import iter_video, probe, read_at, video_writer
 
@@ -130,9 +130,12 @@ def crop_rows(
     on_error:str='row',   # row: keep a clip that cannot be read, with the reason; raise
 ) -> list[dict]:
     "The same rows; a clip with black bars is replaced by one without, and `bars` says what was cut off"
+    rows = list(rows)
+    stems = clip_stems(rows)
     def work(row):
         path = row_path(row, root)
         target = Path(folder)/Path(str(row.get('relpath') or path.name)).with_suffix('.mp4')
+        target = target.with_stem(stems.get(str(row['path']), target.stem))
         if '..' in target.parts: raise ValueError(f"relpath {row['relpath']!r} leads out of the folder")
         if target.exists() and target.samefile(path): raise ValueError(f"{path} would overwrite itself")
         bars = crop_bars(path, target)

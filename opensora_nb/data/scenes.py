@@ -488,19 +488,24 @@ def clip_row(
     return kept | dict(path=str(file), id=file.stem, relpath=file.relative_to(folder).as_posix()) | size | source
 
 def clip_stems(
-    rows:Iterable[dict], # with `path`, all films that are cut into one folder
-) -> dict:               # path -> how its clips are called, for films such as dog.mp4 and dog.mov
-    "Names for clips of films that differ in their suffix only: dog_mp4_scene-0.mp4 and dog_mov_scene-0.mp4"
-    alike = {}
+    rows:Iterable[dict], # with `path`, all films whose clips go into one folder
+) -> dict:               # path -> what stands in the name of its clips for the film's, where others have the same
+    "Names for films that differ in their suffix only (dog_mp4, dog_mov), or in their folder (park_dog, house_dog)"
+    alike, out = {}, {}
     for row in rows:
         path = Path(str(row.get('path')))
-        place = str(row.get('relpath') or path.name)
-        alike.setdefault((str(Path(place).parent).lower(), path.stem.lower()), {})[str(row.get('path'))] = path
-    out = {}
+        place = Path(str(row.get('relpath') or path.name)).parent
+        alike.setdefault((str(place).lower(), path.stem.lower()), {})[str(row.get('path'))] = path
     for films in alike.values():
-        if len(films) == len({p.suffix.lower() for p in films.values()}) > 1:
-            out |= {told: f'{p.stem}_{p.suffix[1:]}' for told, p in films.items()}
+        if len(films) < 2: continue
+        suffixes, folders = ([f(p) for p in films.values()] for f in (_with_suffix, _with_folder))
+        numbers = [f'{p.stem}_{i}' for i, p in enumerate(films.values())]
+        apart = [names for names in (suffixes, folders) if len({n.lower() for n in names}) == len(films)]
+        out |= dict(zip(films, (*apart, numbers)[0]))
     return out
+
+def _with_suffix(path): return f'{path.stem}_{path.suffix[1:]}'
+def _with_folder(path): return f'{path.parent.name}_{path.stem}'
 
 def cut_rows(
     rows:Iterable[dict],             # with `path`; `timestamp` says the shots, without it a film is one
