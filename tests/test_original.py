@@ -331,8 +331,11 @@ WRONG = [
     ('colossalai',                                                  'colossalai run'),
     (f'colossalai run --hostfile empty {TRAIN} {V12}/stage1.py',    'names no machine'),
     ('python scripts/misc/search_bs.py configs/opensora-v1-2/misc/bs.py --plan', 'has no --plan'),
-    ('python scripts/misc/eval_loss.py configs/opensora-v1-2/misc/eval_loss.py --data-path c.csv',
-     'osnb eval scores weights'),
+    ('python eval/loss/eval_loss.py configs/opensora-v1-2/misc/eval_loss.py', 'needs clips'),
+    ('python eval/loss/eval_loss.py --data-path c.csv', 'takes config in front, not 0 words'),
+    ('python eval/loss/eval_loss.py c.py --data-path', '--data-path needs a value'),
+    ('python eval/loss/eval_loss.py c.py --data-pth c.csv', "has no option '--data-pth'"),
+    ('python eval/loss/tabulate_rl_loss.py --log_dir logs', "osnb eval loss … --output FILE writes that table"),
     ('python scripts/misc/extract_feat.py configs/opensora-v1-2/misc/extract.py',
      'training computes latents and captions itself'),
     (f'torchrun --nnodes 2 --nproc_per_node 8 {SAMPLE} --prompt x', '2 machines cannot sample together'),
@@ -407,3 +410,24 @@ def test_earlier_releases_are_planned_as_they_are_typed(tmp_path, monkeypatch, c
     assert main(['plan', 'v10_stages', '--measure', 'False']) == 0 and 'all stages' in capsys.readouterr().out
     assert main(shlex.split(f'torchrun --nnodes 2 --nproc_per_node 8 {TRAIN} {V12}/stage1.py')) == 1
     assert 'torchrun --nnodes 2 --node_rank 0' in capsys.readouterr().err
+
+LOSS = 'eval/loss/eval_loss.py configs/opensora-v1-2/misc/eval_loss.py'
+EVAL_LINES = [ # documented line, and the words here
+    (f'torchrun --standalone --nproc_per_node 1 {LOSS} --data-path /d/img.csv --ckpt-path /c/ckpt',
+     'eval loss --preset opensora-1.2 --data /d/img.csv --ckpt-path /c/ckpt --resolution all'),
+    (f'torchrun --standalone --nproc_per_node 1 {LOSS} --data-path /d/vid.csv --ckpt-path /c/ckpt --resolution 720p',
+     'eval loss --preset opensora-1.2 --data /d/vid.csv --ckpt-path /c/ckpt --resolution 720p'),
+    (f'CUDA_VISIBLE_DEVICES=1 torchrun --master_port 29501 --nproc_per_node 1 {LOSS} --data-path i.csv --ckpt-path c '
+     '--start-index 5 --end-index 6',
+     'eval loss --preset opensora-1.2 --data i.csv --ckpt-path c --start-index 5 --end-index 6 --resolution all'),
+]
+
+@pytest.mark.parametrize('line, words', EVAL_LINES, ids=[line[:60] for line, _ in EVAL_LINES])
+def test_documented_measuring_lines(line, words):
+    "Each is read by the command it becomes, with the values that were typed"
+    from opensora_nb.app.eval_cli import EVAL_COMMANDS
+    got, processes = from_original(shlex.split(line))
+    assert (got, processes) == (shlex.split(words), 1)
+    p = argparse.ArgumentParser()
+    EVAL_COMMANDS[got[1]].options(p)
+    p.parse_args(got[2:])

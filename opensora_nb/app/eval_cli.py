@@ -6,8 +6,10 @@
 __all__ = ['EVAL_COMMANDS', 'check_at_least_one', 'weights_options', 'score_options', 'toy_options', 'sampling_options',
            'score_weights', 'eval_sizes', 'refuse_other_scores', 'sampling_config', 'sample_batches', 'toy_only',
            'score_own_clips', 'own_clips', 'nearest_captions', 'score_prompts', 'check_readable', 'wrong_rounds',
-           'at_size', 'score_ceiling', 'following', 'honest', 'report_options', 'report_command', 'which_eval',
-           'eval_options', 'eval_command', 'vote_options', 'run_vote']
+           'at_size', 'score_ceiling', 'following', 'honest', 'report_options', 'report_command', 'loss_options',
+           'measurement_options', 'published_options', 'loss_defaults', 'loss_source', 'loss_plan', 'loss_pipeline',
+           'loss_so_far', 'fitting_plan', 'measure_loss', 'measure_buckets', 'loss_stamp', 'plot_loss',
+           'print_differences', 'which_eval', 'eval_options', 'eval_command', 'vote_options', 'run_vote']
 
 # %% ../../nbs/13_app/19_eval_cli.ipynb #ae9d0bcc
 import argparse, json
@@ -296,8 +298,187 @@ def report_command(args):
         raise ValueError(f"stopped; what was made is in {out}, and the same command goes on from there") from None
     print(*in_short(found), f"report: {write_suite_report(suite)}", sep='\n')
 
+# %% ../../nbs/13_app/19_eval_cli.ipynb #ef500ad6
+def loss_options(p):
+    p.add_argument('weights', nargs='?', default=None,
+                   help="an embedded name, a run folder or a folder of weights (default: tiny)")
+    add = p.add_argument_group('clips').add_argument
+    add('--data', metavar='PATH', help="a table or folder of held-out clips (default: held-out clips of the toy world)")
+    add('--num', type=int, metavar='N', help="clips of each bucket at most (default: all; of the toy world 64)")
+    add('--level', default='core', choices=TOY_LEVELS, help="of the toy world (default: core)")
+    add('--sizes', default='', metavar='LIST',
+        help="FRAMESxHEIGHTxWIDTH with commas between (default: the weights' own size)")
+    add('--resolution', nargs='+', default=[], metavar='R',
+        help="buckets of these resolutions instead, such as 144p 240p; all: every one that Open-Sora 1.2 evaluates")
+    add('--frames', nargs='+', type=int, default=[], metavar='N',
+        help="with --resolution, lengths (default: those that Open-Sora 1.2 evaluates)")
+    add('--start-index', type=int, default=0, metavar='N', help="first of the resolutions, from 0 (default: 0)")
+    add('--end-index', type=int, metavar='N', help="resolution at which to stop (default: all)")
+    measurement_options(p.add_argument_group('the measurement').add_argument)
+    published_options(p.add_argument_group('published weights').add_argument)
+
+def measurement_options(add):
+    add('--num-times', type=int, default=10, metavar='N', help="times between 0 and 1 (default: 10)")
+    add('--seed', type=int, default=42, help="of the noise (default: 42)")
+    add('--batch-size', type=int, metavar='N', help="clips at a time; the numbers stay the same")
+    add('--output', metavar='FILE', help="write the losses of all clips as JSON, and go on where it stopped")
+    add('--plot', metavar='FILE', help="draw the loss by time, with 95 %% bands")
+    add('--baseline', metavar='FILE', help="compare with another such JSON, clip by clip")
+
+def published_options(add):
+    add('--preset', metavar='NAME', help="opensora-1.2 or another preset of published weights")
+    for name, what in (('ckpt-path', 'transformer'), ('vae', 'autoencoder'), ('text-encoder', 'text encoder')):
+        add(f'--{name}', metavar='W', help=f"its {what} (default: the preset's own)")
+    add('--dtype', help="fp32, bf16 or fp16 (default: bf16 on a GPU, else fp32)")
+    add('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
+
+def loss_defaults(args): # -> `ModelDefaults`, and the weights of this kit, '' where they are published ones
+    from opensora_nb.config import load_config
+    from opensora_nb.sample.pipeline import ModelDefaults, weights_folder
+    from opensora_nb.sample.settings import RELEASED
+    if args.preset and args.preset not in RELEASED:
+        raise ValueError(f"unknown preset {args.preset!r}; use one of {', '.join(RELEASED)}")
+    if args.weights and args.ckpt_path: raise ValueError(f"{args.weights} and --ckpt-path {args.ckpt_path}: give one")
+    small = args.weights or args.ckpt_path or 'tiny'
+    if args.preset and not (Path(small)/'pipeline.json').is_file():
+        if args.weights: raise ValueError(f"the transformer of {args.preset} is --ckpt-path, not {args.weights}")
+        return RELEASED[args.preset].defaults, ''
+    file = weights_folder(small)/'pipeline.json'
+    if not file.is_file():
+        raise FileNotFoundError(f"{small} holds no transformer with its settings (no pipeline.json), so it has no "
+                                "validation loss")
+    return load_config(ModelDefaults, file), small
+
+def loss_source(args, defaults): # -> a source; (frames, height, width) of each of its files, None for the toy world
+    from opensora_nb.data.dataset import DataConfig, ToySource, find_data
+    from opensora_nb.data.multi_size import native_sizes
+    if args.data:
+        if not Path(args.data).exists(): raise FileNotFoundError(f"there is no table or folder {args.data}")
+        return native_sizes(find_data(DataConfig(path=args.data, frame_interval=defaults.frame_interval)))
+    if not defaults.levels: raise ValueError("these weights know no toy world; give clips with --data TABLE")
+    if args.resolution: raise ValueError("clips of the toy world fit any size; use --sizes in place of --resolution")
+    return ToySource(n=args.num or 64, seed=1000 + args.seed, level=args.level, split='test'), None
+
+def loss_plan(args, defaults, native, count): # -> bucket -> ({size: clips}, clips at a time)
+    from opensora_nb.data.multi_size import read_size
+    from opensora_nb.metrics.val_loss import eval_buckets, in_bucket
+    step, plan = defaults.frame_interval, {}
+    if args.resolution:
+        names = () if args.resolution == ['all'] else args.resolution
+        table = eval_buckets(names, args.frames)
+        order = list(dict.fromkeys(b.split('/')[0] for b in table))[args.start_index:args.end_index]
+        for bucket, batch in table.items():
+            if bucket.split('/')[0] in order: plan[bucket] = in_bucket(native, bucket, step), batch
+    else:
+        given = [read_size(s.strip()) for s in args.sizes.split(',')] if args.sizes else []
+        for size in given or [(defaults.num_frames, *defaults.image_size)]:
+            least = (size[0] - 1)*step + 1
+            def fits(i): return native is None or native[i][0] >= least and (native[i][0] > 1) == (least > 1)
+            ids = [i for i in range(count) if fits(i)]
+            plan[f'{size[1]}x{size[2]}/{size[0]}'] = {size: ids} if ids else {}, 16
+    return {name: ({s: ids[:args.num] for s, ids in groups.items()}, args.batch_size or batch)
+            for name, (groups, batch) in plan.items()}
+
+def loss_pipeline(args, small, texts, sizes): # the weights, for clips of these sizes
+    from opensora_nb.sample.pipeline import load_pipeline
+    from opensora_nb.sample.released import load_released
+    from opensora_nb.sample.settings import RELEASED
+    if small: return load_pipeline(small, args.device, args.dtype or 'auto')
+    if len(sizes) > 1 and RELEASED[args.preset].kinds[0] not in ('STDiT2', 'STDiT3'):
+        raise ValueError(f"{args.preset} is built for one size, and there are {len(sizes)}; measure one at a time")
+    f, h, w = sizes[0]
+    return load_released(texts, args.ckpt_path, args.vae, args.text_encoder, args.device, args.dtype or 'auto',
+                         preset=args.preset, num_frames=f, image_size=(h, w))
+
+def loss_so_far(args, about): # results of an earlier call with the same settings
+    from opensora_nb.metrics.val_loss import LossReport
+    if not args.output or not Path(args.output).is_file(): return {}
+    try: old = json.loads(Path(args.output).read_text(encoding='utf-8'))
+    except ValueError: old = {}
+    if not isinstance(old, dict) or old.get('about') != about: return {}
+    return LossReport.from_dict(old).results
+
+def fitting_plan(args, defaults, source, native): # the plan without buckets that no clip fits, which are named
+    plan = loss_plan(args, defaults, native, len(source))
+    for name in [k for k, (groups, _) in plan.items() if not groups]:
+        print(f"{name}: no clip fits")
+        plan.pop(name)
+    if plan: return plan
+    raise ValueError(f"none of the {len(source)} clips fits a size that was asked for: a clip has at least its frames, "
+                     "in a bucket more than its frames and 0.8 of its pixels")
+
+def fitting_plan(args, defaults, source, native): # the plan without buckets that no clip fits, which are named
+    plan = loss_plan(args, defaults, native, len(source))
+    for name in [k for k, (groups, _) in plan.items() if not groups]:
+        print(f"{name}: no clip fits")
+        plan.pop(name)
+    if plan: return plan
+    raise ValueError(f"none of the {len(source)} clips fits a size that was asked for: a clip has at least its frames, "
+                     "in a bucket more than its frames and 0.8 of its pixels")
+
+def measure_loss(args):
+    "Measure bucket by bucket; each is on disk before the next begins"
+    from opensora_nb.metrics.measured import table
+    from opensora_nb.metrics.val_loss import LossReport, check_same_noise, eval_times
+    check_at_least_one(args, 'num_times', *(n for n in ('num', 'batch_size') if getattr(args, n) is not None))
+    baseline = LossReport.load(args.baseline) if args.baseline else None
+    defaults, small = loss_defaults(args)
+    source, native = loss_source(args, defaults)
+    plan, name = fitting_plan(args, defaults, source, native), small or args.ckpt_path or args.preset
+    about = dict(name=name, weights=loss_stamp(small or args.ckpt_path or ''), data=args.data or f'toy {args.level}',
+                 num=args.num, seed=args.seed, times=args.num_times, dtype=args.dtype)
+    schedule = 'rflow' if defaults.schedule == 'rflow' else 'ddpm'
+    report = LossReport(name, schedule, args.seed, tuple(eval_times(args.num_times)), {})
+    if baseline: check_same_noise(baseline, report)
+    report.results = {k: r for k, r in loss_so_far(args, about).items() if k in plan}
+    measure_buckets(args, report, {k: p for k, p in plan.items() if k not in report.results}, source, small, about)
+    said = f"validation loss of {name} ({schedule}, {args.num_times} times)"
+    print(said, table(report.rows()), sep='\n')
+    if args.plot: plot_loss(args.plot, report, baseline)
+    if baseline: print_differences(baseline, report)
+
+def measure_buckets(args, report, plan, source, small, about): # the buckets of a plan, into the report and its file
+    from tqdm import tqdm
+    from opensora_nb.metrics.val_loss import bucket_loss, encode_held_out
+    if not plan: return
+    groups = [of for of, _ in plan.values()]
+    ids = sorted({i for of in groups for part in of.values() for i in part})
+    texts = [(source.texts(i) or [''])[0] for i in ids]
+    pipe = loss_pipeline(args, small, texts, [size for of in groups for size in of])
+    for name, (of, batch) in plan.items():
+        def bar(x, name=name): return tqdm(x, desc=name, unit='clip', leave=False)
+        parts = [encode_held_out(pipe, source.at(size[0], size[1:]), mine, bar) for size, mine in of.items()]
+        report.results[name] = bucket_loss(pipe, parts, name, times=list(report.times), seed=args.seed, batch=batch)
+        if args.output: Path(args.output).write_text(json.dumps(report.to_dict() | dict(about=about), indent=1) + '\n')
+
+def loss_stamp(where): # changes when weights are written anew
+    from opensora_nb.sample.pipeline import weights_folder
+    try: folder = weights_folder(where)
+    except (FileNotFoundError, ValueError): folder = Path(where)
+    files = sorted(folder.rglob('*.safetensors')) if where else []
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+def plot_loss(file, report, baseline=None):
+    "The loss by time of every bucket, and of those of the baseline"
+    import matplotlib
+    matplotlib.use('Agg')
+    from opensora_nb.metrics.val_loss import loss_curves
+    curves = {f'{report.weights}, {name}': r for name, r in report.results.items()}
+    if baseline: curves |= {f'{baseline.weights}, {n}': r for n, r in baseline.results.items() if n in report.results}
+    loss_curves(curves).figure.savefig(file, dpi=120)
+    print(file)
+
+def print_differences(baseline, report):
+    "What is larger than its noise"
+    from opensora_nb.metrics.val_loss import compare_reports
+    print(f"{report.weights} minus {baseline.weights}, clip by clip on the same noise:")
+    for d in compare_reports(baseline, report):
+        print(f"  {d}")
+        if d.dropped: print(f"  {d.dropped} clips are in one of them only, and were left out")
+
 # %% ../../nbs/13_app/19_eval_cli.ipynb #7067090c
 EVAL_COMMANDS = { # a measure adds its line here
+    'loss': Command(loss_options, measure_loss, "the validation loss on held-out clips, by size and time"),
     'report': Command(report_options, report_command,
                       "one page about runs: every measure, clips, which differences are real"),
 }

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LAUNCHERS', 'ALONE', 'CONFIGS', 'SETTINGS', 'IDLE', 'FLAGS', 'YES', 'NO', 'PRECISION', 'CAPTION_TOOLS',
            'CAPTION_DEFAULTS', 'CAPTION_IDLE', 'LLAVA_HUB', 'SCORE_TOOLS', 'SCORE_ALONE', 'TABLE_TOOLS',
-           'TOOLS_ELSEWHERE', 'RENAMED', 'SCRIPTS', 'ELSEWHERE', 'count_hosts', 'read_launcher', 'read_setting',
-           'read_options', 'read_load', 'recipe_for', 'starting_weights', 'warn_of_idle', 'translate_training',
-           'read_captioning', 'translate_captioning', 'score_tool', 'translate_scoring', 'table_tool',
-           'translate_tables', 'from_original']
+           'TOOLS_ELSEWHERE', 'RENAMED', 'EVAL_IDLE', 'EVAL_TOOLS', 'SCRIPTS', 'ELSEWHERE', 'count_hosts',
+           'read_launcher', 'read_setting', 'read_options', 'read_load', 'recipe_for', 'starting_weights',
+           'warn_of_idle', 'translate_training', 'read_captioning', 'translate_captioning', 'score_tool',
+           'translate_scoring', 'table_tool', 'translate_tables', 'read_eval', 'translate_eval', 'from_original']
 
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #0a6f1c1e
 import difflib, math, os, re, shlex, warnings
@@ -359,12 +359,57 @@ def translate_tables(
         if word == '--count-num-token' and words[k+1:k+2] != ['t5']: out.append('t5')
     return ['data', TABLE_TOOLS[tool], *out]
 
+# %% ../../nbs/13_app/16_opensora_cli.ipynb #28c964b3
+EVAL_IDLE = '--flash-attn', '--layernorm-kernel', '--outputs', '--num-workers', '--batch-size' # change nothing here
+EVAL_TOOLS = { # script of the original -> the words here, names of what stands alone, and what each option is
+    'eval_loss.py': (('eval', 'loss'), ('config',),
+        {'--data-path': '--data', '--ckpt-path': '--ckpt-path', '--resolution': '--resolution', '--seed': '--seed',
+         '--start-index': '--start-index', '--end-index': '--end-index', '--dtype': '--dtype'})}
+
+def read_eval(
+    words:list[str], # after the script
+    script:str,      # one of `EVAL_TOOLS`
+) -> tuple:          # what stands alone, option here -> value
+    "The words of a measuring line; `ValueError` for what it does not take, or lacks"
+    _, names, takes = EVAL_TOOLS[script]
+    alone, given, idle, words = [], {}, [], list(words)
+    while words:
+        word, has, value = words.pop(0).partition('=')
+        if not word.startswith('--'):
+            alone.append(word + has + value)
+            continue
+        name = word.replace('_', '-')
+        if name not in takes and name not in EVAL_IDLE:
+            raise ValueError(f"{script} has no option {word!r}; it takes {', '.join([*names, *takes, *EVAL_IDLE])}")
+        if not has:
+            if takes.get(name) is True: value = True
+            elif words and not words[0].startswith('--'): value = words.pop(0)
+            else: raise ValueError(f"{word} needs a value")
+        if name in takes: given[name if takes[name] is True else takes[name]] = value
+        else: idle.append(name)
+    if len(alone) != len(names):
+        raise ValueError(f"{script} takes {' and '.join(names) or 'options alone'} in front, not {len(alone)} words")
+    if idle: warnings.warn(f"without effect here: {', '.join(idle)}")
+    return alone, given
+
+def translate_eval(
+    script:str,          # one of `EVAL_TOOLS`
+    words:list[str],     # what follows it
+) -> list[str]:          # the same for `osnb`
+    "Translate a measuring line; `ValueError` for what has no counterpart"
+    alone, given = read_eval(words, script)
+    new = list(EVAL_TOOLS[script][0])
+    if script == 'eval_loss.py':
+        new += ['--preset', 'opensora-1.1' if 'v1-1' in alone.pop(0) else 'opensora-1.2']
+        if '--data' not in given: raise ValueError("eval_loss.py needs clips: --data-path TABLE")
+        given.setdefault('--resolution', 'all')
+    return [*new, *alone, *(w for k, v in given.items() for w in ([k] if v is True else [k, v]))]
+
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #2e9f797c
 # script of the original -> sub-command here
 SCRIPTS = {'inference.py': 'sample', 'inference-long.py': 'sample', **dict.fromkeys(CONFIGS, 'train')}
 ELSEWHERE = { # script -> what to do instead
-    'eval_loss.py': "the loss by size and time is not computed here; osnb eval scores weights, "
-                    "and a run with validate_path has its loss",
+    'tabulate_rl_loss.py': "osnb eval loss … --output FILE writes that table itself, as 'loss' in its JSON",
     'extract_feat.py': "training computes latents and captions itself, before its first step, and keeps them",
     'profile_train.py': "osnb plan counts a recipe, and log.jsonl of a run tells its seconds"}
 
@@ -383,6 +428,7 @@ def from_original(
     script = words.pop(0).rsplit('/', 1)[-1]
     tool = re.sub('(caption_pllava).*', r'\1', script.removesuffix('.py').rsplit('.', 1)[-1])
     if tool in CAPTION_TOOLS: return translate_captioning(tool, words), 1
+    if script in EVAL_TOOLS: return translate_eval(script, words), 1
     if script in ELSEWHERE: raise ValueError(f"the script {script} has no counterpart here: {ELSEWHERE[script]}")
     if script not in SCRIPTS:
         those = ', '.join(f'{k} (osnb {v})' for k, v in SCRIPTS.items())

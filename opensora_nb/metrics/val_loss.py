@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LOSS_SAYS', 'EVAL_BUCKETS', 'HeldOut', 'encode_held_out', 'clip_names', 'eval_times', 'fixed_noise', 'loss_at',
            'losses_of', 'ValLoss', 'bucket_loss', 'loss_curves', 'paired_error', 'LossDifference', 'compare_losses',
-           'eval_buckets', 'in_bucket', 'LossReport', 'compare_reports']
+           'eval_buckets', 'in_bucket', 'LossReport', 'check_same_noise', 'compare_reports', 'logged_losses']
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #66f1d68e
-import json, zlib
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #c3e1d319
+import json, re, zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from ..flow.schedules import schedule_for
 from .measured import Measured, mean_of
 from ..sample.pipeline import encode_prompts
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #24b562b0
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #907b1afa
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     "Clips of one size as latents, and what a model is told about them"
@@ -76,7 +76,7 @@ def clip_names(
     twice = Counter(p.name for p in paths)
     return tuple(p.name if twice[p.name] == 1 else str(p) for p in paths)
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #a1f2c8fe
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #675a0dea
 def eval_times(
     n:int=10,      # how many
 ) -> list[float]:  # in (0, 1), 1 = noise
@@ -84,7 +84,7 @@ def eval_times(
     if n < 1: raise ValueError(f"{n} times are none; use 1 or more, Open-Sora 1.2 takes 10")
     return [k/(n + 1) for k in range(1, n + 1)]
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #6b36ab6e
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #432a990e
 def fixed_noise(
     shape:tuple, # (c, f, h, w) of the latent
     clip:str,    # its name
@@ -94,7 +94,7 @@ def fixed_noise(
     "Noise that belongs to a clip and a time"
     return torch.randn(shape, generator=torch_rng(seed, 11, zlib.crc32(clip.encode()), k))
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #0f08443b
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #06c2bb24
 def loss_at(
     ask:Callable, # predict(xt, t): a velocity, or noise
     x:Tensor,     # (b, c, f, h, w) latents
@@ -128,7 +128,7 @@ def losses_of(
             out[a:a+batch, k] = loss_at(ask, part, eps, torch.full((len(part),), t).to(x.device), schedule).cpu()
     return out
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #c0a198c5
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #7655cae8
 LOSS_SAYS = "how well held-out clips are predicted; it compares models of one autoencoder and one schedule"
 
 @dataclass(frozen=True, repr=False)
@@ -160,11 +160,17 @@ class ValLoss:
     def by_time(self) -> list: # of `Measured`, one a time
         return [mean_of(f'validation loss {self.bucket} at t={t:.3f}', column, better='lower')
                 for t, column in zip(self.times, self.losses.T)]
+    def to_log(self) -> dict:
+        "Numbers for the log of a run: the mean, its interval, and the loss at every time"
+        m = self.measured()
+        ends = dict(low=m.low, high=m.high) if m.has_interval else {}
+        by_time = {f't{t:.3f}': r.value for t, r in zip(self.times, self.by_time())}
+        return {f'loss_{self.bucket}': m.value} | {f'loss_{self.bucket}_{k}': v for k, v in (ends | by_time).items()}
     def __repr__(self):
         return (f"ValLoss({self.bucket}: {self.mean:.4f} ± {self.error:.4f}, {len(self.clips)} clips, "
                 f"{len(self.times)} times)")
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #138445b5
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #12c1a9d9
 def bucket_loss(
     pipe,           # a `Pipeline`
     parts,          # a `HeldOut`, or a list of them, one for each shape of the bucket
@@ -179,9 +185,11 @@ def bucket_loss(
         for p in parts:
             out.append(losses_of(p.asked(pipe), p.x.to(device), p.clips, schedule=pipe.defaults.schedule, **how))
     clips = tuple(c for p in parts for c in p.clips)
-    return ValLoss(bucket or 'x'.join(map(str, parts[0].size)), clips, tuple(how['times']), np.concatenate(out))
+    f, h, w = parts[0].size
+    losses = np.concatenate(out).round(7) # as a file keeps them
+    return ValLoss(bucket or f'{h}x{w}/{f}', clips, tuple(how['times']), losses)
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #039d2b07
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #985f4f28
 def loss_curves(
     results:dict, # name -> `ValLoss`
     ax=None,      # of matplotlib; none: a new figure
@@ -197,7 +205,7 @@ def loss_curves(
     ax.legend(frameon=False)
     return ax
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #4297b1e3
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #b94e6026
 def paired_error(
     a,         # (n,) losses of one model, a clip each
     b,         # (n,) losses of another on the same clips
@@ -241,7 +249,7 @@ def compare_losses(
     alone = float(np.hypot(first.std(ddof=1), second.std(ddof=1))/len(both)**.5)
     return LossDifference(a.bucket, m, alone, paired_error(first, second), len({*a.clips} ^ {*b.clips}))
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #353eec22
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #1ba18435
 EVAL_BUCKETS = { # resolution -> frames -> clips at a time (Open-Sora 1.2, configs/opensora-v1-2/misc/eval_loss.py)
     '144p': {1: 100, 51: 30, 102: 20, 204: 8, 408: 4}, '240p': {1: 100, 51: 24, 102: 12, 204: 4, 408: 2},
     '360p': {1: 60, 51: 12, 102: 6, 204: 2, 408: 1}, '480p': {1: 40, 51: 6, 102: 3, 204: 1},
@@ -274,7 +282,7 @@ def in_bucket(
         if (place := assign(only, *size, interval)).pair: out[place.size].append(i)
     return dict(out)
 
-# %% ../../nbs/10_metrics/11_val_loss.ipynb #991e64a2
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #36337c54
 @dataclass
 class LossReport:
     "Validation losses of one set of weights, bucket by bucket"
@@ -296,7 +304,7 @@ class LossReport:
         return out
     def to_dict(self) -> dict:
         "For JSON"
-        each = {name: dict(zip(r.clips, r.losses.round(7).tolist())) for name, r in self.results.items()}
+        each = {name: dict(zip(r.clips, r.losses.tolist())) for name, r in self.results.items()}
         return dict(weights=self.weights, schedule=self.schedule, seed=self.seed, times=list(self.times),
                     loss=self.loss(), measured=[m.as_row() for m in self.rows()], clips=each)
     @classmethod
@@ -313,15 +321,36 @@ class LossReport:
     @classmethod
     def load(cls, file): return cls.from_dict(json.loads(Path(file).read_text(encoding='utf-8')))
 
-def compare_reports(
+def check_same_noise(
     a:LossReport, b:LossReport, # of two sets of weights
-) -> list:                      # a `LossDifference` for each bucket that both have
-    "b minus a, clip by clip; `ValueError` where the noise was another, or what is predicted"
+):
+    "`ValueError` where the noise was another, or what is predicted"
     for what in ('seed', 'schedule', 'times'):
         mine, other = getattr(a, what), getattr(b, what)
         if mine != other:
             raise ValueError(f"{a.weights} has {what} {mine}, {b.weights} has {other}; such losses cannot be compared")
+
+def compare_reports(
+    a:LossReport, b:LossReport, # of two sets of weights
+) -> list:                      # a `LossDifference` for each bucket that both have
+    "b minus a, clip by clip; `ValueError` as in `check_same_noise`, and for no bucket in common"
+    check_same_noise(a, b)
     both = [name for name in a.results if name in b.results]
     if not both:
         raise ValueError(f"the reports have no bucket in common: {', '.join(a.results)} and {', '.join(b.results)}")
     return [compare_losses(a.results[name], b.results[name]) for name in both]
+
+# %% ../../nbs/10_metrics/11_val_loss.ipynb #9b3e6440
+def logged_losses(
+    rows,           # lines of log.jsonl, as dictionaries
+    bucket:str=None,# HEIGHTxWIDTH/FRAMES; none: the first there is
+) -> np.ndarray:    # (n, 4) step, mean, low, high
+    "The validation loss over a run; `ValueError` where none was logged"
+    found = list(dict.fromkeys(k for r in rows for k in r if re.fullmatch(r'val_loss_[^_]*/[^_]*', k)))
+    key = f'val_loss_{bucket}' if bucket else next(iter(found), '')
+    if key not in found:
+        there = ', '.join(k.removeprefix('val_loss_') for k in found) or 'none'
+        raise ValueError(f"the log holds no validation loss of {bucket or 'any bucket'} at fixed times (there is "
+                         f"{there}); train with validate_path and validate_times=10")
+    return np.array([[r['step'], r[key], r.get(key + '_low', np.nan), r.get(key + '_high', np.nan)]
+                     for r in rows if key in r])

@@ -8,8 +8,8 @@ __all__ = ['NOISE', 'TOLD', 'NO_MOTION', 'TextToVideo', 'mask_shares', 'bucket_s
            'CaptionLabels', 'CaptionFeatures', 'reads_one_vector', 'name_of_encoder', 'encode_captions', 'known_parts',
            'labels_of', 'read_transformer', 'as_video', 'fit_model', 'resized', 'of_frames', 'any_vae',
            'check_text_weights', 'read_init', 'check_same_parts', 'model_for_features', 'model_with_words',
-           'select_trainable', 'FlowLoss', 'PromptScore', 'T2VTask', 'told_batch', 'count_same_noise', 'count_moving',
-           'told_texts', 'told_captions', 'told_buckets', 'temporal_output']
+           'select_trainable', 'FlowLoss', 'PromptScore', 'told_about', 'T2VTask', 'told_batch', 'count_same_noise',
+           'count_moving', 'told_texts', 'told_captions', 'told_buckets', 'temporal_output']
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #ed8b62d0
 import hashlib, json, re, shlex, sys
@@ -47,6 +47,7 @@ from ..vae.image import AutoencoderKLConfig
 from ..vae.released import IMAGE_VAE_REPO, load_image_vae, load_released_vae
 from ..vae.video import VideoVAEConfig, video_vae_v12
 from ..data.video_io import IMG_FPS
+from ..metrics.val_loss import ValLoss, clip_names, eval_times, losses_of
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig
 from ..sample.pipeline import weights_folder, generate, load_model, load_pipeline, load_vae, vae_config
 from ..toy.objects import score_world
@@ -149,10 +150,13 @@ class T2VTrain(TrainConfig):
     validate_on:int = opt(64, "toy data: held-out prompts for validation; 0: none", least=0, most=10**6)
     validate_steps:int = opt(0, "toy data: sampling steps of validation, fewer are quicker; 0 takes sampling_steps",
                              least=0, most=1000)
-    validate_sizes:tuple[str, ...] = opt((), "toy data: more sizes to score, FRAMESxHEIGHTxWIDTH")
+    validate_sizes:tuple[str, ...] = opt((), "toy data: more sizes to score, FRAMESxHEIGHTxWIDTH; "
+                                         "other data: more sizes for validate_times")
     confirm_on:int = opt(200, "toy data: other held-out prompts, with all sampling_steps, before stop_at ends a run",
                          least=1, most=10**6)
     validate_path:str|None = opt(None, "other data: a CSV or folder of clips for the validation loss")
+    validate_times:int = opt(0, "with validate_path: also the loss at this many fixed times, each clip with the same "
+                             "noise in every run, as osnb eval loss measures it; 0: none", least=0, most=1000)
 
     def __post_init__(self):
         super().__post_init__()
@@ -198,6 +202,9 @@ class T2VTrain(TrainConfig):
             raise ValueError(f"caption_drop is a share in [0, 1), not {self.caption_drop}")
 
     def check_validation(self):
+        if self.validate_times and not self.validate_path:
+            raise ValueError(f"validate_times={self.validate_times} needs clips that are held out; "
+                             "set validate_path to a table or folder of them")
         for size in self.validate_sizes: check_size(*read_size(size))
         if self.stop_at and (self.data.path or not self.validate_on):
             why = 'for clips of your own' if self.data.path else 'with validate_on=0'
@@ -273,9 +280,11 @@ class LatentData:
         self.cfg, self.vae, self.device, self.state = cfg, vae, device, PartialState()
         self.size = (cfg.data.num_frames, *cfg.data.image_size)
         self.open()
-        held_out = open_data(replace(cfg.data, path=cfg.validate_path)) if cfg.validate_path else None
+        held_out = self.held_out(self.size) if cfg.validate_path else None
         self.stores = self.encode_sizes() if self.mixed else self.encode_one_size()
         self.validation = None if held_out is None else self.encode(held_out)
+        self.fixed = {} # size -> latents of held-out clips, and their names
+        if cfg.validate_times: self.encode_fixed(held_out)
         if self.state.is_main_process: make_room(store_of(cfg), cfg.features_gb)
         if cfg.pictures: self.keep_first_frames()
         self.texts = {} # clip -> its captions; no caption: the empty text
@@ -293,6 +302,15 @@ class LatentData:
         if lost := sorted(set(bucket_shares(cfg.masks_of)) - names):
             raise ValueError(f"masks_of names the bucket {lost[0]}, and buckets={cfg.buckets} has none of that name; "
                              f"it has {', '.join(sorted(names))}")
+
+    def held_out(self, size): # clips of `validate_path` in a size
+        return open_data(replace(self.cfg.data, path=self.cfg.validate_path, num_frames=size[0], image_size=size[1:]))
+
+    def encode_fixed(self, held_out): # for the loss at fixed times: the own size, and more
+        self.fixed[self.size] = self.validation, clip_names(held_out, range(len(held_out)))
+        for size in map(read_size, () if self.cfg.pictures else self.cfg.validate_sizes):
+            source = self.held_out(size)
+            self.fixed[size] = self.encode(source), clip_names(source, range(len(source)))
 
     def bucket_names(self): # as `masks_of` may write them: RESOLUTION/FRAMES, or FRAMES
         names = set()
@@ -663,6 +681,10 @@ class PromptScore:
         return dict(strict=strict, every=report.every, **report.accuracy)
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #e75ca889
+def told_about(fps, size): # what the model is told about clips beside their captions
+    height, width = (torch.full((len(fps),), float(n)) for n in size[1:])
+    return dict(fps=fps, height=height, width=width, ar=height/width, num_frames=torch.full_like(height, size[0]))
+
 class T2VTask(Task):
     "Rectified flow, or DDPM, on stored latents"
     goal = 'strict'
@@ -722,10 +744,8 @@ class T2VTask(Task):
 
     def assemble(self, x, fps, captions, ids, epoch, size): # latents, what is drawn for them, what the model is told
         picks, drawn = self.flow_loss.draw(x, ids, epoch, size, [captions.count(i) for i in ids])
-        height, width = (torch.full((len(ids),), float(n)) for n in size[1:])
         masks = self.flow_loss.frame_masks(x.shape[2], ids, epoch, self.data.bucket(size))
-        told = dict(fps=fps, height=height, width=width, ar=height/width, num_frames=torch.full_like(height, size[0]))
-        return told | dict(x=x, **drawn, **captions.batch(ids, picks), **masks)
+        return told_about(fps, size) | dict(x=x, **drawn, **captions.batch(ids, picks), **masks)
 
     def augment(self, batch, ids, epoch, size): # describe some samples in another true way
         clips = self.data.clips(size)
@@ -738,7 +758,7 @@ class T2VTask(Task):
     def loss(self, module, batch): return self.flow_loss(module, batch)
 
     def validate(self):
-        if self.data.validation is not None: return dict(loss=self.validation_loss())
+        if self.data.validation is not None: return dict(loss=self.validation_loss(), **self.fixed_losses())
         return self.score.validate(self.sampling_pipeline)
     def confirm(self): return self.score.confirm(self.sampling_pipeline)
 
@@ -869,6 +889,21 @@ def temporal_output(
     "The largest weight by which temporal attention is added to the tokens; 0: the video model begins as an image model"
     adds = re.compile(r'temporal_blocks\.\d+\.attn\.proj\.weight|blocks\.\d+\.attn_temp\.proj\.weight')
     return max((p.abs().max().item() for k, p in net.named_parameters() if adds.fullmatch(k)), default=None)
+
+@patch
+def fixed_losses(self:T2VTask):
+    "The loss by size at fixed times with fixed noise; see `metrics.val_loss`"
+    out, predict, n = {}, as_velocity if self.cfg.schedule == 'rflow' else as_noise, self.cfg.validate_times
+    self.module.eval()
+    for size, (held_out, names) in self.data.fixed.items():
+        captions = self.captions_of({i: held_out.texts(i) or [''] for i in range(len(held_out))})
+        x, fps = rows_of(held_out, range(len(held_out)))
+        def asked(rows):
+            told = told_about(fps[list(rows)], size) | captions.batch(list(rows), [0]*len(rows))
+            return predict(self.module, **{k: v.to(self.device) for k, v in told.items()})
+        losses = losses_of(asked, x.to(self.device), names, eval_times(n), schedule=self.cfg.schedule)
+        out |= ValLoss(f'{size[1]}x{size[2]}/{size[0]}', names, tuple(eval_times(n)), losses).to_log()
+    return out
 
 @patch
 def given(self:T2VTask):
