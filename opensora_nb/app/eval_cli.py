@@ -9,7 +9,9 @@ __all__ = ['EVAL_COMMANDS', 'check_at_least_one', 'weights_options', 'score_opti
            'at_size', 'score_ceiling', 'following', 'honest', 'report_options', 'report_command', 'loss_options',
            'measurement_options', 'published_options', 'loss_defaults', 'loss_source', 'loss_plan', 'loss_pipeline',
            'loss_so_far', 'fitting_plan', 'measure_loss', 'measure_buckets', 'loss_stamp', 'plot_loss',
-           'print_differences', 'which_eval', 'eval_options', 'eval_command', 'vote_options', 'run_vote']
+           'print_differences', 'vae_options', 'reconstruction_options', 'pair_options', 'vae_command', 'measure_vae',
+           'latent_line', 'open_vae', 'compare_folders', 'which_eval', 'eval_options', 'eval_command', 'vote_options',
+           'run_vote']
 
 # %% ../../nbs/13_app/19_eval_cli.ipynb #ae9d0bcc
 import argparse, json
@@ -476,8 +478,108 @@ def print_differences(baseline, report):
         print(f"  {d}")
         if d.dropped: print(f"  {d.dropped} clips are in one of them only, and were left out")
 
+# %% ../../nbs/13_app/19_eval_cli.ipynb #24f4fbc0
+def vae_options(p):
+    p.add_argument('weights', nargs='?', default='tiny',
+                   help="an embedded name, a run folder, a folder of weights, or published weights (default: tiny)")
+    reconstruction_options(p.add_argument_group('an autoencoder').add_argument)
+    pair_options(p.add_argument_group('what is compared').add_argument)
+    p.add_argument('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
+    p.add_argument('--output', metavar='DIR',
+                   help="clips.csv, scores.json and sheet.png (default: none; of an autoencoder SAVE_DIR_scores)")
+
+def reconstruction_options(add):
+    add('--data-path', '--data_path', metavar='PATH', help="a table or folder of clips, or toy (default: none)")
+    add('--save-dir', '--save_dir', metavar='DIR', help="where the clips go: DIR_ori, DIR_rec, DIR_spatial")
+    add('--image-size', '--image_size', type=int, nargs=2, default=(64, 64), metavar='N',
+        help="height and width of clips (default: 64 64)")
+    add('--num-samples', '--num_samples', type=int, metavar='N', help="the first N clips (default: all; of toy 16)")
+    add('--frame-interval', '--frame_interval', type=int, default=1, metavar='K', help="every K-th frame (default: 1)")
+    add('--cal-stats', '--cal_stats', action='store_true', help="mean and standard deviation of the latents")
+    add('--crf', type=int, default=0, help="quality of the files; 0: exact, 18: for browsers (default: 0)")
+
+def pair_options(add):
+    add('--real-video-dir', '--real_video_dir', metavar='A', help="a folder of originals")
+    add('--generated-video-dir', '--generated_video_dir', metavar='B', help="a folder with files of the same names")
+    add('--metric', nargs='+', default=['psnr', 'ssim', 'edges', 'flicker'], metavar='M',
+        help="some of psnr ssim lpips flolpips flicker edges floedges (default: psnr ssim edges flicker)")
+    add('--num-frames', '--num_frames', type=int, metavar='N', help="frames (default: 17 of --data-path, else all)")
+    add('--sample-rate', '--sample_rate', type=int, default=1, metavar='K', help="one of every K frames (default: 1)")
+    add('--resolution', type=int, metavar='N', help="scale the shorter side to N pixels (default: as it is)")
+    add('--crop-size', '--crop_size', type=int, metavar='N', help="a square from the middle (default: all)")
+    add('--subset-size', '--subset_size', type=int, metavar='N', help="the first N pairs (default: all)")
+    add('--lpips-folder', metavar='DIR', help="holds the files of LPIPS (default: weights/lpips)")
+
+def vae_command(args):
+    "Reconstruct clips and measure, or measure two folders; 1 where a measure that was asked for could not be taken"
+    from opensora_nb.metrics.clip_pairs import check_measures
+    args.metric = check_measures(args.metric)
+    folders = bool(args.real_video_dir), bool(args.generated_video_dir)
+    if any(folders) and args.data_path:
+        raise ValueError("--data-path makes reconstructions, --real-video-dir compares what is there; give one of them")
+    if args.data_path: return measure_vae(args)
+    if not all(folders):
+        raise ValueError("give --data-path CLIPS and --save-dir DIR to score an autoencoder, or --real-video-dir A and "
+                         "--generated-video-dir B to compare two folders")
+    return compare_folders(args, dict(ori=args.real_video_dir, rec=args.generated_video_dir), args.output)
+
+def measure_vae(args):
+    "Clips through the autoencoder into folders, then their measures"
+    from opensora_nb.core import pick_device
+    from opensora_nb.data.dataset import open_source
+    from opensora_nb.metrics.clip_pairs import reconstruct_clips
+    from opensora_nb.sample.pipeline import load_vae
+    if not args.save_dir: raise ValueError("--data-path needs --save-dir DIR, where the clips go")
+    path = None if args.data_path == 'toy' else args.data_path
+    source = open_source(path, num_frames=args.num_frames or 17, image_size=tuple(args.image_size),
+                         frame_interval=args.frame_interval, split='test', n=args.num_samples or 16)
+    vae = open_vae(args.weights).to(pick_device(args.device))
+    made = reconstruct_clips(vae, source, args.save_dir, args.num_samples, args.crf)
+    latents = made.pop('latents', None)
+    for part, folder in made.items(): print(f"{part}: {folder}")
+    if args.cal_stats: print(latent_line(latents))
+    args.num_frames, args.frame_interval = None, 1
+    return compare_folders(args, made, args.output or f'{args.save_dir}_scores')
+
+def latent_line(latents) -> str: # of `LatentStats`, or None where no clip was encoded
+    if not latents: return "latents: all clips were there already; delete the folders for their statistics"
+    channels = ', '.join(f'{m:.3f}±{s:.3f}' for m, s in zip(latents['channel_mean'], latents['channel_std']))
+    return f"latents: mean {latents['mean']:.4f}, standard deviation {latents['std']:.4f}; by channel {channels}"
+
+def open_vae(where):
+    "An autoencoder of this kit, or a published one"
+    from opensora_nb.sample.pipeline import load_vae
+    try: return load_vae(where)
+    except FileNotFoundError:
+        if not (Path(where).exists() or '/' in str(where)): raise
+    from opensora_nb.vae.released import load_released_vae
+    return load_released_vae(where).float().eval()
+
+def compare_folders(args, folders, out=None):
+    "Originals with each other part; tables on the terminal, files where a folder is given"
+    from opensora_nb.core import pick_device
+    from opensora_nb.metrics.clip_pairs import PairOptions, measure_pairs, pair_folders, pair_sheet
+    from opensora_nb.vae.perceptual import LPIPS_FOLDER
+    options = PairOptions(args.num_frames, args.sample_rate, args.resolution, args.crop_size)
+    missing = False
+    for part, folder in list(folders.items())[1:]:
+        pairs = pair_folders(folders['ori'], folder, args.subset_size)
+        report = measure_pairs(pairs, args.metric, options, args.lpips_folder or LPIPS_FOLDER,
+                               pick_device(args.device))
+        print(f"{folder}, {len(report.rows)} clips against {folders['ori']}:", report, sep='\n')
+        missing |= bool(report.missing)
+        if not out: continue
+        print(*report.save(Path(out)/part), sep='\n')
+        if part == 'rec' and report.measures: # the worst clip first, of the first measure
+            worst = report.worst(report.measures[0])
+            names = [worst, *(n for n, *_ in pairs if n != worst)][:4]
+            pair_sheet(folders, names).save(Path(out)/'sheet.png')
+            print(Path(out)/'sheet.png')
+    return int(missing)
+
 # %% ../../nbs/13_app/19_eval_cli.ipynb #7067090c
 EVAL_COMMANDS = { # a measure adds its line here
+    'vae': Command(vae_options, vae_command, "reconstructions of an autoencoder, or two folders of clips"),
     'loss': Command(loss_options, measure_loss, "the validation loss on held-out clips, by size and time"),
     'report': Command(report_options, report_command,
                       "one page about runs: every measure, clips, which differences are real"),
