@@ -431,3 +431,31 @@ def test_documented_measuring_lines(line, words):
     p = argparse.ArgumentParser()
     EVAL_COMMANDS[got[1]].options(p)
     p.parse_args(got[2:])
+
+COMPARE = 'python eval/vae/eval_common_metric.py'
+VAE_LINES = [ # as its pages have them, and what must come of it
+    ('torchrun --standalone --nnodes=1 --nproc_per_node=1 scripts/inference_vae.py configs/vae/inference/video.py '
+     '--ckpt-path V --data-path c.csv --save-dir out/v',
+     'V --num-frames 17 --image-size 256 256 --num-samples 100 --save-dir out/v --data-path c.csv --cal-stats'),
+    ('python scripts/inference_vae.py configs/vae/inference/image.py --data-path c.csv',
+     'hpcai-tech/OpenSora-VAE-v1.2 --num-frames 1 --image-size 256 256 --save-dir samples/vae_image --data-path c.csv'),
+    (f'{COMPARE} --batch_size 2 --real_video_dir A_ori --generated_video_dir A_rec --device cuda --sample_fps 24 '
+     '--crop_size 256 --resolution 256 --num_frames 17 --sample_rate 1 --metric ssim psnr lpips flolpips',
+     '--num-frames 17 --resolution 256 --real-video-dir A_ori --generated-video-dir A_rec --device cuda '
+     '--crop-size 256 --sample-rate 1 --metric ssim psnr lpips flolpips'),
+    (f'{COMPARE} --real_video_dir A --generated_video_dir B --subset_size None --metric psnr',
+     '--num-frames 100 --resolution 336 --real-video-dir A --generated-video-dir B --metric psnr')]
+
+@pytest.mark.parametrize('line, want', VAE_LINES, ids=range(len(VAE_LINES)))
+@pytest.mark.filterwarnings('ignore:without effect here')
+def test_lines_that_score_an_autoencoder(line, want):
+    from opensora_nb.app.cli import command_parser
+    argv, processes = from_original(shlex.split(line))
+    assert (argv[:2], shlex.join(argv[2:]), processes) == (['eval', 'vae'], want, 1)
+    command_parser(argv).parse_args(argv) # its options exist
+
+@pytest.mark.parametrize('line, said', [
+    ('python scripts/inference_vae.py --data-path c.csv', 'needs a config first'),
+    (f'{COMPARE} --metrik psnr', "has no option '--metrik'"), (f'{COMPARE} --resolution', 'needs a value')])
+def test_wrong_lines_that_score_an_autoencoder(line, said):
+    with pytest.raises(ValueError, match=said): from_original(shlex.split(line))

@@ -1,7 +1,9 @@
 "Measures of reconstruction against other programs: scikit-image, torchmetrics"
-import shutil
+import json, shutil
 from pathlib import Path
 import numpy as np, pytest, torch
+from opensora_nb.app.cli import main
+from opensora_nb.data.video_io import write_image, write_video
 from opensora_nb.metrics.lpips import frame_lpips, load_alex_lpips
 from opensora_nb.metrics.recon import frame_psnr, frame_ssim
 from opensora_nb.vae.perceptual import load_lpips
@@ -65,3 +67,53 @@ def test_lpips_agrees_with_torchmetrics(name, load, file, size, monkeypatch, tmp
     clip, other_clip = ((v.permute(0, 2, 3, 1)/2 + .5).double().numpy() for v in (a, b))
     want = mapped(a, b).mean((1, 2, 3)).numpy() # the map of Open-Sora's evaluation, and its mean
     assert np.abs(frame_lpips(clip, other_clip, ours) - want).max() < 1e-6
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    "Three clips, and the same with noise"
+    root, rng = tmp_path_factory.mktemp('pairs'), np.random.default_rng(0)
+    for i in range(3):
+        clip = np.full((6, 32, 40, 3), 40*i, np.uint8)
+        clip[:, 8:20, 8:20] = (200, 90, 30)
+        write_video(root/'a'/f'{i}.mp4', clip, 8, crf=0)
+        write_video(root/'b'/f'{i}.mp4', (clip + rng.integers(0, 9, clip.shape)).astype(np.uint8), 8, crf=0)
+    return root
+
+def compare(root, a, b, *more):
+    return main(['eval', 'vae', '--real-video-dir', str(root/a), '--generated-video-dir', str(root/b), *more])
+
+@pytest.mark.parametrize('change, said', [
+    (lambda d: (d/'2.mp4').unlink(),                                     'holds 3 clips'),
+    (lambda d: (d/'2.mp4').rename(d/'3.mp4'),                            'no partner: 2'),
+    (lambda d: write_video(d/'1.mp4', np.zeros((5, 32, 40, 3), np.uint8), 8),  '1 has 6 frames in'),
+    (lambda d: write_video(d/'1.mp4', np.zeros((6, 32, 32, 3), np.uint8), 8),  '1 is 32x40 in'),
+    (lambda d: write_video(d/'1.mp4', np.zeros((6, 32, 40, 3), np.uint8), 12), '1 runs at 8 frames a second'),
+    (lambda d: [f.unlink() for f in d.iterdir()],                        'holds no videos')])
+def test_folders_that_cannot_be_compared_say_which_clip(change, said, folders, tmp_path, capsys):
+    shutil.copytree(folders/'b', tmp_path/'b')
+    shutil.copytree(folders/'a', tmp_path/'a')
+    change(tmp_path/'b')
+    assert compare(tmp_path, 'a', 'b') == 1
+    assert said in capsys.readouterr().err
+
+def test_one_clip_and_grey_clips_have_numbers_without_an_interval(folders, tmp_path, capsys):
+    grey = np.repeat(np.random.default_rng(0).integers(0, 256, (6, 32, 40, 1)), 3, -1).astype(np.uint8)
+    for d in 'ab': write_video(tmp_path/d/'0.mp4', grey if d == 'a' else grey//2, 8, crf=0)
+    assert compare(tmp_path, 'a', 'b', '--output', str(tmp_path/'out')) == 0
+    said = json.loads((tmp_path/'out'/'rec'/'scores.json').read_text())
+    assert [m['n'] for m in said['measures']] == [1]*4
+    assert all(m['low'] is None for m in said['measures'])
+    assert (tmp_path/'out'/'sheet.png').is_file()
+
+def test_pictures_have_no_motion_and_the_report_says_so(tmp_path, capsys):
+    for d in 'ab': write_image(tmp_path/d/'0.png', np.full((32, 32, 3), 90, np.uint8))
+    assert compare(tmp_path, 'a', 'b', '--metric', 'psnr', 'flicker') == 1
+    assert 'flicker is not measured: 1 of 1 clips are single frames' in capsys.readouterr().out
+
+def test_settings_of_the_original(folders, capsys):
+    "Its own line; LPIPS lacks its files here, is named, and the others are measured"
+    words = ['--metric', 'ssim', 'psnr', 'lpips', '--lpips-folder', str(folders), '--num-frames', '4', '--resolution',
+             '24', '--crop-size', '24']
+    assert compare(folders, 'a', 'b', *words) == 1
+    out = capsys.readouterr().out
+    assert 'psnr' in out and 'ssim' in out and 'lpips is not measured' in out

@@ -598,7 +598,7 @@ def read_words(
     "Translate a command line of Open-Sora, and the second spellings of our own"
     from opensora_nb.app.opensora_cli import from_original
     words, processes = from_original(argv)
-    if words != argv and words[0] in ('train', 'data'):
+    if words != argv and words[0] in ('train', 'data', 'eval'):
         print(f"osnb: read as: osnb {shlex.join(words)}", file=sys.stderr)
     if words[:2] == ['train', 'search-batch']: words = words[1:]
     if words[:1] == ['data']: words = ['data', *what_first(words[1:])]

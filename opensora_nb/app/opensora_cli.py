@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['LAUNCHERS', 'ALONE', 'CONFIGS', 'SETTINGS', 'IDLE', 'FLAGS', 'YES', 'NO', 'PRECISION', 'CAPTION_TOOLS',
            'CAPTION_DEFAULTS', 'CAPTION_IDLE', 'LLAVA_HUB', 'SCORE_TOOLS', 'SCORE_ALONE', 'TABLE_TOOLS',
-           'TOOLS_ELSEWHERE', 'RENAMED', 'EVAL_IDLE', 'EVAL_TOOLS', 'SCRIPTS', 'ELSEWHERE', 'count_hosts',
-           'read_launcher', 'read_setting', 'read_options', 'read_load', 'recipe_for', 'starting_weights',
-           'warn_of_idle', 'translate_training', 'read_captioning', 'translate_captioning', 'score_tool',
-           'translate_scoring', 'table_tool', 'translate_tables', 'read_eval', 'translate_eval', 'from_original']
+           'TOOLS_ELSEWHERE', 'RENAMED', 'EVAL_IDLE', 'EVAL_TOOLS', 'VAE_CONFIGS', 'VAE_RELEASED', 'VAE_ONE',
+           'VAE_MANY', 'VAE_IDLE', 'SCRIPTS', 'ELSEWHERE', 'count_hosts', 'read_launcher', 'read_setting',
+           'read_options', 'read_load', 'recipe_for', 'starting_weights', 'warn_of_idle', 'translate_training',
+           'read_captioning', 'translate_captioning', 'score_tool', 'translate_scoring', 'table_tool',
+           'translate_tables', 'read_eval', 'translate_eval', 'read_vae_words', 'translate_vae', 'from_original']
 
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #0a6f1c1e
 import difflib, math, os, re, shlex, warnings
@@ -405,6 +406,65 @@ def translate_eval(
         given.setdefault('--resolution', 'all')
     return [*new, *alone, *(w for k, v in given.items() for w in ([k] if v is True else [k, v]))]
 
+# %% ../../nbs/13_app/16_opensora_cli.ipynb #bea60a23
+VAE_CONFIGS = { # end of a config's path -> options
+    'video': ['--num-frames', '17', '--image-size', '256', '256', '--num-samples', '100', '--cal-stats'],
+    'image': ['--num-frames', '1', '--image-size', '256', '256'],
+    '17x256x256': ['--num-frames', '17', '--image-size', '256', '256'],
+    '1x256x256': ['--num-frames', '1', '--image-size', '256', '256']}
+VAE_RELEASED = 'hpcai-tech/OpenSora-VAE-v1.2' # what its configs load
+VAE_ONE = ('--data-path', '--save-dir', '--num-frames', '--num-samples', '--frame-interval', '--device',
+           '--real-video-dir', '--generated-video-dir', '--resolution', '--crop-size', '--sample-rate',
+           '--subset-size')  # take one value, here as there
+VAE_MANY = {'--metric': 7, '--image-size': 2} # take several
+VAE_IDLE = {'--batch-size': "clips are measured one by one", '--num-workers': "clips are read one by one",
+            '--sample-fps': "the original reads it and does not use it", '--fvd-method': "the original has no FVD",
+            '--dtype': "the autoencoder runs in fp32", '--seed': "nothing is drawn", '--fps': "files keep their rate",
+            '--verbose': "a bar is shown on a terminal"}
+
+def read_vae_words(
+    script:str,      # for messages
+    words:list[str], # options
+) -> dict:           # option -> list of values
+    "The options of a line that scores an autoencoder; `ValueError` for one that is not known"
+    out, words = {}, list(words)
+    while words:
+        name, has, value = words.pop(0).partition('=')
+        name = name.replace('_', '-')
+        if name not in (*VAE_ONE, *VAE_MANY, *VAE_IDLE, '--ckpt-path', '--cal-stats'):
+            takes = ', '.join((*VAE_ONE, *VAE_MANY, '--ckpt-path'))
+            raise ValueError(f"{script} has no option {name!r}; it takes {takes}")
+        values = [value] if has else []
+        while not has and words and not words[0].startswith('--') and len(values) < VAE_MANY.get(name, 1):
+            values.append(words.pop(0))
+        if not values: raise ValueError(f"{name} needs a value")
+        if values != ['None']: out[name] = values
+    return out
+
+def translate_vae(
+    script:str,      # inference_vae.py or eval_common_metric.py
+    words:list[str], # what follows it
+) -> list[str]:
+    "The same for `osnb eval vae`"
+    base, given = {}, words
+    if script == 'inference_vae.py':
+        name = words[0].rsplit('/', 1)[-1].removesuffix('.py') if words and not words[0].startswith('-') else ''
+        if name not in VAE_CONFIGS:
+            takes = ', '.join(f'configs/vae/inference/{k}.py' for k in VAE_CONFIGS)
+            raise ValueError(f"inference_vae.py needs a config first that has a counterpart here: {takes}")
+        given = words[1:]
+        stats = '--cal-stats' in VAE_CONFIGS[name]
+        base = read_vae_words(script, [w for w in VAE_CONFIGS[name] if w != '--cal-stats'])
+        base |= {'--save-dir': [f'samples/vae_{"image" if name.startswith(("image", "1x")) else "video"}']}
+    else: base, stats = {'--num-frames': ['100'], '--resolution': ['336']}, False
+    read = base | read_vae_words(script, given)
+    waste = [f"{k} ({why})" for k, why in VAE_IDLE.items() if k in read]
+    if waste: warnings.warn(f"without effect here: {', '.join(waste)}")
+    stats = read.pop('--cal-stats', [str(stats)])[0].lower() in YES
+    weights = read.pop('--ckpt-path', [VAE_RELEASED] if script == 'inference_vae.py' else [])
+    options = [w for k, values in read.items() if k not in VAE_IDLE for w in (k, *values)]
+    return ['eval', 'vae', *weights, *options, *['--cal-stats']*stats]
+
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #2e9f797c
 # script of the original -> sub-command here
 SCRIPTS = {'inference.py': 'sample', 'inference-long.py': 'sample', **dict.fromkeys(CONFIGS, 'train')}
@@ -429,6 +489,9 @@ def from_original(
     tool = re.sub('(caption_pllava).*', r'\1', script.removesuffix('.py').rsplit('.', 1)[-1])
     if tool in CAPTION_TOOLS: return translate_captioning(tool, words), 1
     if script in EVAL_TOOLS: return translate_eval(script, words), 1
+    if script in ('inference_vae.py', 'eval_common_metric.py'):
+        if processes*nodes > 1: warnings.warn(f"one process scores an autoencoder here, not {processes*nodes}")
+        return translate_vae(script, words), 1
     if script in ELSEWHERE: raise ValueError(f"the script {script} has no counterpart here: {ELSEWHERE[script]}")
     if script not in SCRIPTS:
         those = ', '.join(f'{k} (osnb {v})' for k, v in SCRIPTS.items())
