@@ -530,7 +530,7 @@ def sharp_side(p):
 def answers(p, vote, press):
     "Press, and wait until the page says that the vote is kept; it is on the disk by then"
     rows, kept = len(vote.votes.read_text().splitlines()), int(p.locator('[data-kept]').get_attribute('data-kept'))
-    p.wait_for_timeout(450)                                              # nobody is quicker than `LEAST`
+    p.wait_for_timeout(450)                                              # nobody is quicker than `LEAST_LOOK`
     press()
     p.locator(f'[data-kept="{kept + 1}"]').wait_for()
     assert len(vote.votes.read_text().splitlines()) == rows + 1

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['LAUNCHERS', 'ALONE', 'CONFIGS', 'SETTINGS', 'IDLE', 'FLAGS', 'YES', 'NO', 'PRECISION', 'CAPTION_TOOLS',
-           'CAPTION_DEFAULTS', 'CAPTION_IDLE', 'LLAVA_HUB', 'SCORE_TOOLS', 'SCORE_ALONE', 'TABLE_TOOLS',
-           'TOOLS_ELSEWHERE', 'RENAMED', 'EVAL_IDLE', 'EVAL_TOOLS', 'VAE_CONFIGS', 'VAE_RELEASED', 'VAE_ONE',
-           'VAE_MANY', 'VAE_IDLE', 'SCRIPTS', 'ELSEWHERE', 'count_hosts', 'read_launcher', 'read_setting',
-           'read_options', 'read_load', 'recipe_for', 'starting_weights', 'warn_of_idle', 'translate_training',
-           'read_captioning', 'translate_captioning', 'score_tool', 'translate_scoring', 'table_tool',
-           'translate_tables', 'read_eval', 'translate_eval', 'read_vae_words', 'translate_vae', 'from_original']
+           'CAPTION_DEFAULTS', 'CAPTION_IDLE', 'LLAVA_HUB', 'SCORE_TOOLS', 'SCORE_ALONE', 'HUMAN_SCRIPTS',
+           'HUMAN_FLAGS', 'LAUNCHED_MODES', 'VBENCH_OPTIONS', 'TABLE_TOOLS', 'TOOLS_ELSEWHERE', 'RENAMED', 'EVAL_IDLE',
+           'EVAL_TOOLS', 'VAE_CONFIGS', 'VAE_RELEASED', 'VAE_ONE', 'VAE_MANY', 'VAE_IDLE', 'SCRIPTS', 'ELSEWHERE',
+           'count_hosts', 'read_launcher', 'read_setting', 'read_options', 'read_load', 'recipe_for',
+           'starting_weights', 'warn_of_idle', 'translate_training', 'read_captioning', 'translate_captioning',
+           'score_tool', 'translate_scoring', 'human_script', 'human_weights', 'human_modes', 'translate_human',
+           'table_tool', 'translate_tables', 'read_eval', 'translate_eval', 'read_vae_words', 'translate_vae',
+           'from_original']
 
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #0a6f1c1e
 import difflib, math, os, re, shlex, warnings
@@ -325,6 +327,59 @@ def translate_scoring(
     if idle: warnings.warn(f"without effect here: {', '.join(idle)}")
     return ['data', *new, *out, *(w for kv in given.items() for w in kv)]
 
+# %% ../../nbs/13_app/16_opensora_cli.ipynb #ochuman2
+HUMAN_SCRIPTS = 'eval/sample.sh', 'eval/human_eval/launch.sh', 'eval/multiple.sh'
+HUMAN_FLAGS = {f'-{m}': m for m in ('1', '2a', '2b', '2c', '2d', '2e', '2f', '2g', '2h', '4', '5')} | {
+    '--image': '1', '--video': 'video', '--vbench': '4', '--vbench-i2v': '5'}
+LAUNCHED_MODES = '1', '2a', '2b', '2c', '2d', '2e', '2f', '2g' # of launch.sh, one a GPU
+VBENCH_OPTIONS = '--start', '--end', '--resolution', '--aspect-ratio', '--num-sampling-steps', '--flow', '--llm-refine'
+
+def human_script(argv): # -> one of `HUMAN_SCRIPTS` and what follows it, None for other lines
+    words = list(argv)
+    while words and re.fullmatch(r'[A-Z_][A-Z0-9_]*=.*', words[0], re.S): words.pop(0)
+    if len(words) < 2 or words[0].rsplit('/', 1)[-1] not in ('bash', 'sh'): return None
+    path = re.sub(r'/+', '/', words[1].replace(os.sep, '/'))
+    found = next((s for s in HUMAN_SCRIPTS if path == s.partition('/')[2] or path.endswith(s)), None)
+    return (found, words[2:]) if found else None
+
+def human_weights(ckpt, preset): # options for a checkpoint: published weights, or small ones of this kit
+    small = ckpt in ('tiny', 'worlds') or os.path.isfile(os.path.join(ckpt, 'pipeline.json'))
+    return ['--weights', ckpt] if small else ['--preset', preset, '--ckpt-path', ckpt]
+
+def human_modes(words): # the words of sample.sh -> modes, options of a VBench mode, words before the first flag
+    at = next((i for i, w in enumerate(words) if w.startswith('-')), len(words))
+    flags = [w for w in words[at:] if w.startswith('-')]
+    for w in flags:
+        if w not in HUMAN_FLAGS: raise ValueError(f"sample.sh has no {w}; it takes {', '.join(HUMAN_FLAGS)}")
+    values = [w for w in words[at:] if not w.startswith('-')]
+    modes, more = [HUMAN_FLAGS[w] for w in flags], []
+    if {'4', '5'} & {*modes}:
+        if len(values) < 2: raise ValueError("sample.sh -4 and -5 need the first prompt and the one at which to stop")
+        given = dict(zip(VBENCH_OPTIONS, values))
+        if given.get('--flow') == 'None': del given['--flow']
+        more = [w for kv in given.items() for w in kv]
+    elif values: raise ValueError(f"sample.sh takes {values[0]!r} behind -4 and -5 only")
+    return modes, more, words[:at]
+
+def translate_human(
+    script:str,      # one of `HUMAN_SCRIPTS`
+    words:list[str], # what follows it
+) -> list[str]:      # the same for `osnb`
+    "Translate a line that makes clips for people; `ValueError` for what has no counterpart"
+    name, plan = script.rsplit('/', 1)[-1], [w for w in words if w in ('--plan', '--dry-run')]
+    words = [w for w in words if w not in ('--plan', '--dry-run')]
+    where = ['--prompts', 'assets/texts'] if os.path.isdir('assets/texts') else []
+    if name == 'multiple.sh':
+        if len(words) != 2: raise ValueError("multiple.sh takes a checkpoint and a prompt in quotes")
+        return ['eval', 'human', 'multiple', *human_weights(words[0], 'opensora-1.1'), '--prompt', words[1], *plan]
+    if name == 'launch.sh': modes, more, front = LAUNCHED_MODES, ['--processes', '8'], words
+    else: modes, more, front = human_modes(words)
+    if len(front) != 3: raise ValueError(f"{name} takes CKPT FRAMES MODEL_NAME first, and these are {len(front)} words")
+    if not modes: raise ValueError(f"sample.sh makes nothing without one of {', '.join(HUMAN_FLAGS)}")
+    ckpt, frames, model = front
+    return ['eval', 'human', *dict.fromkeys(modes), *human_weights(ckpt, 'opensora-1.2'), '--frames', frames,
+            '--model-name', model, *more, *where, *plan]
+
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #c9ba1b2c
 # module below tools.datasets -> sub-command of osnb data; the last two are those of Open-Sora 1.0
 TABLE_TOOLS = dict(convert='convert', datautil='datautil', analyze='analyze', split='split', transform='transform',
@@ -479,6 +534,7 @@ def from_original(
     """Translate a command line of Open-Sora; `ValueError` for a script that has no counterpart
 
     Returns `argv` itself, and 1, where no launcher stands in front."""
+    if human := human_script(argv): return translate_human(*human), 1
     read = read_launcher(argv)
     if read is None: return argv, 1
     words, processes, nodes = read

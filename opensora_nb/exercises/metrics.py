@@ -140,3 +140,10 @@ weights_of_motion = Exercise(
 # %% ../../nbs/14_exercises/10_metrics.ipynb #4e7c974b
 fair_mean = dict(expected=25., hints=("How often does each clip count?", "Once, however long it is."),
                  wrong=[((17*30 + 3*20)/20, "That is the mean over all frames: the longer clip counts more.")])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #exhuman3
+clips_of_2a = dict(expected=(30, 280),
+                   hints=("Ten prompts, and a ladder of three lengths: how long is each, and how many clips are there?",
+                          "10 clips of 4 s, 10 of 8 s, 10 of 16 s."),
+                   wrong=[((10, 280), "Each prompt is made at three lengths, and each is a clip of its own."),
+                          ((30, 28), "That is one prompt; there are ten.")])
