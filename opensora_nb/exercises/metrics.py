@@ -147,3 +147,57 @@ clips_of_2a = dict(expected=(30, 280),
                           "10 clips of 4 s, 10 of 8 s, 10 of 16 s."),
                    wrong=[((10, 280), "Each prompt is made at three lengths, and each is a clip of its own."),
                           ((30, 28), "That is one prompt; there are ten.")])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #e943042c
+def _prompt_share(rows):
+    marks = {}
+    for prompt, right in rows: marks.setdefault(prompt, []).append(right)
+    return sum(sum(v)/len(v) for v in marks.values())/len(marks)
+
+prompt_share = Exercise(
+    like=_prompt_share,
+    cases=[([('a', True), ('b', False)],), ([('a', True), ('a', True), ('a', True), ('b', False)],),
+           ([('a', True), ('b', False), ('a', False), ('b', False), ('c', True)],), ([('a', False)],)],
+    wrong=[Wrong(lambda rows: sum(r for _, r in rows)/len(rows),
+                 "That counts clips: a prompt that was asked more often weighs more."),
+           Wrong(lambda rows: len({p for p, r in rows if r})/len({p for p, _ in rows}),
+                 "A prompt that is right once in three times counts a third, not one."),
+           Wrong(lambda rows: _prompt_share([(p, all(r for q, r in rows if q == p)) for p, _ in rows]),
+                 "A prompt that is wrong once in three times counts two thirds, not zero.")],
+    hints=["First a mean for each prompt, then the mean of those."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #367d579a
+def _column(shown, own, other): return 0 if shown == own else 1 if shown == other else 3 if shown == 'none' else 2
+
+binding = Exercise(
+    like=_column,
+    cases=[('red', 'red', 'blue'), ('blue', 'red', 'blue'), ('green', 'red', 'blue'), ('none', 'red', 'blue')],
+    wrong=[Wrong(lambda shown, own, other: _column(shown, other, own), "You took the other's value for its own."),
+           Wrong(lambda shown, own, other: min(2, _column(shown, own, other)),
+                 "Nothing that can be read is not another colour: it has a column of its own."),
+           Wrong(lambda shown, own, other: (0, 2, 2, 3)[_column(shown, own, other)],
+                 "The other's colour is the error that this matrix is there for; keep it apart from any third.")],
+    hints=["Four cases, in this order: its own, the other's, 'none', anything else."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #7f5adf93
+def _bounce(a0, b0, a1, b1, g):
+    t = (a1 - a0)/(b0 - b1)
+    return (b1 - g*t)/(g*t - b0)
+
+bounce = Exercise(
+    like=_bounce,
+    cases=[(.5, 0., -1.3, 3.6, 4.), (.45, 0., -.95, 2.8, 4.), (.6, .2, -2., 4., 5.), (.3, 0., -.7, 2., 2.)],
+    wrong=[Wrong(lambda a0, b0, a1, b1, g: _bounce(a0, b0, a1, b1, g)**2,
+                 "That is the share of the height, or of the energy. Restitution is a share of the speed."),
+           Wrong(lambda a0, b0, a1, b1, g: -_bounce(a0, b0, a1, b1, g),
+                 "The speed before the bounce points down; take its size."),
+           Wrong(lambda a0, b0, a1, b1, g: 1/_bounce(a0, b0, a1, b1, g), "After over before, not before over after."),
+           Wrong(lambda a0, b0, a1, b1, g: (b1 - g*(a1 - a0)/(b1 - b0))/(g*(a1 - a0)/(b1 - b0) - b0),
+                 "Where do the flights meet? Set them equal: a0 + b0 t = a1 + b1 t. Mind the sign.")],
+    hints=["g cancels where the flights meet; that gives the moment.", "The speed of a flight at t is b - g t."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #1da0982c
+second_bounce = dict(expected=.8**4, hints=("How does the height depend on the speed?",
+                                            "Height is speed squared over 2g: one bounce keeps 0.8 squared of it."),
+                     wrong=[(.8**2, "That is the height after the first bounce, or the speed after the second."),
+                            (.8, "That is the speed after one bounce.")])

@@ -689,7 +689,7 @@ class T2VTask(Task):
     "Rectified flow, or DDPM, on stored latents"
     goal = 'strict'
     def __init__(self, cfg:T2VTrain, device):
-        self.device, self.vae = device, any_vae(cfg)
+        self.device, self.vae = device, self.open_vae(cfg)
         channels, frames = self.vae.cfg.latent_channels, 1 if cfg.pictures else cfg.data.num_frames
         cfg = replace(cfg, model=fit_model(cfg.model, channels, self.vae.latent_size((frames, *cfg.data.image_size))))
         init = read_init(cfg, channels)
@@ -705,6 +705,7 @@ class T2VTask(Task):
         self.lean = select_trainable(cfg, self.module, new_words)
         self.captions = self.captions_of(self.data.texts)
 
+    def open_vae(self, cfg): return any_vae(cfg)
     def make_model(self, cfg): return class_of(cfg)(cfg)
     def make_loss(self, cfg): return FlowLoss(cfg)
     def adopt(self, model): # the weights of `init`, in a model that a subclass makes otherwise
@@ -756,7 +757,6 @@ class T2VTask(Task):
                 batch['ids'][n:n+1], batch['mask'][n:n+1] = self.module.text.tokenize([words])
 
     def loss(self, module, batch): return self.flow_loss(module, batch)
-
     def validate(self):
         if self.data.validation is not None: return dict(loss=self.validation_loss(), **self.fixed_losses())
         return self.score.validate(self.sampling_pipeline)
