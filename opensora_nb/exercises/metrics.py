@@ -13,6 +13,7 @@ from ..metrics.preference import kappa, votes_needed
 from ..metrics.lpips import motion_weights
 from ..metrics.score_audit import total_variation
 from ..metrics.val_loss import paired_error
+from ..metrics.vbench_scores import scaled_value
 
 # %% ../../nbs/14_exercises/10_metrics.ipynb #601cd32f
 variation = Exercise(
@@ -201,3 +202,20 @@ second_bounce = dict(expected=.8**4, hints=("How does the height depend on the s
                                             "Height is speed squared over 2g: one bounce keeps 0.8 squared of it."),
                      wrong=[(.8**2, "That is the height after the first bounce, or the speed after the second."),
                             (.8, "That is the speed after one bounce.")])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #ec3a2385
+scaled = Exercise(
+    like=scaled_value,
+    cases=[(.98765, .5, 1.), (.70605, .706, .9975), (.2, 0., .364), (.1, .1462, 1.), (1., .2615, .9)],
+    wrong=[Wrong(lambda x, low, high: (x - low)/(high - low),
+                 "VBench rounds the raw value to four decimals before anything else."),
+           Wrong(lambda x, low, high: round((x - low)/(high - low), 4), "Round first, then scale."),
+           Wrong(lambda x, low, high: min(max(scaled_value(x, low, high), 0.), 1.), "Nothing is clipped.")],
+    hints=["Round to four decimals, take off the lowest, divide by the range."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #7b3c51fc
+_lost = (4*100*5.5/6.5 + 100)/5
+still_total = dict(expected=_lost, hints=("What is the sum of the weights of quality?",
+                                          "The weights sum to 6.5, and the quality counts four fifths of the total."),
+                   wrong=[(100*5.5/6.5, "That is the quality; the total is (4 quality + semantic)/5."),
+                          ((4*100*6/7 + 100)/5, "Dynamic degree weighs a half, so the weights sum to 6.5.")])

@@ -66,8 +66,8 @@ def effects(
     spread = before.std(ddof=1)
     for name, f in (damages or DAMAGES).items():
         change = np.asarray(measure([f(c) for c in clips]), float) - before
-        size = change.mean()/spread if spread > 0 else np.copysign(np.inf, change.mean())*bool(change.mean())
-        out[name] = float(change.mean()), float(change.std(ddof=1)/len(clips)**.5), float(np.nan_to_num(size, nan=0.))
+        size = change.mean()/spread if spread > 0 else np.inf*np.sign(change.mean()) if change.any() else 0.
+        out[name] = float(change.mean()), float(change.std(ddof=1)/len(clips)**.5), float(size)
     return out
 
 def effects_table(
