@@ -414,6 +414,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'opensora_nb/app/data_cli.py'),
                                           'opensora_nb.app.data_cli.what_first': ( '13_app/data_cli.html#what_first',
                                                                                    'opensora_nb/app/data_cli.py'),
+                                          'opensora_nb.app.data_cli.with_path': ( '13_app/data_cli.html#with_path',
+                                                                                  'opensora_nb/app/data_cli.py'),
                                           'opensora_nb.app.data_cli.write_shapes': ( '13_app/data_cli.html#write_shapes',
                                                                                      'opensora_nb/app/data_cli.py')},
             'opensora_nb.app.demo': { 'opensora_nb.app.demo.Buttons': ('13_app/demo.html#buttons', 'opensora_nb/app/demo.py'),

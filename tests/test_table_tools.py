@@ -111,6 +111,47 @@ def test_bad_tables_and_flags_are_one_sentence(tmp_path, capsys, monkeypatch, wo
     err = capsys.readouterr().err.strip().splitlines()
     assert says in err[-1] and {p.name for p in tmp_path.iterdir()} == set(files), err
 
+@pytest.mark.parametrize('line, says', [
+    ('run opensora MISSING --out t.csv', 'there is no folder or table MISSING; give the folder that holds the videos'),
+    ('run opensora bare.csv --out t.csv', 'bare.csv has no column path; its columns are: file, text'),
+    ('run opensora head.csv --out t.csv', 'head.csv has column names but no rows'),
+    ('scenes MISSING', 'there is no table or folder MISSING; give a .csv'),
+    ('score flow bare.csv', 'bare.csv has no column path'),
+    ('cut bare.csv --save-dir c', 'has no column path'), ('tag MISSING --key auto', 'there is no table or folder'),
+    ('caption bare.csv --model x --endpoint http://127.0.0.1:9/v1', 'bare.csv has no column path'),
+    ('download MISSING.txt to', 'there is no list MISSING.txt; give a text file with an address a line'),
+    ('download head.csv to', 'head.csv is no list of addresses such as https://host/clip.mp4'),
+    ('interpolate MISSING --out c', 'there is no file or folder MISSING'),
+    ('datautil clips', 'clips is a folder; a table of it comes from: osnb data convert video clips'),
+    ('transform img_resize MISSING clips c', 'there is no table MISSING'),
+    ('transform img_resize gone.csv clips c', 'no usable file among 1; the first: no such file: clips/gone.png')])
+def test_bad_input_says_what_is_wrong_and_what_to_do(tmp_path, capsys, monkeypatch, line, says):
+    "A name that is mistyped, a table without paths, a folder in place of a table: one sentence, nothing is written"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'clips').mkdir()
+    tables = {'bare': 'file,text\na.mp4,x\n', 'head': 'path,text\n', 'gone': 'path\nclips/gone.png\n'}
+    for name, text in tables.items(): (tmp_path/f'{name}.csv').write_text(text)
+    before = {*tmp_path.rglob('*')}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        assert main(['data', *shlex.split(line)]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith('osnb: error: ') and says in said and {*tmp_path.rglob('*')} == before
+
+def test_a_table_without_captions_is_planned(tmp_path, capsys, monkeypatch):
+    "Sizes are enough for a plan, which says how captions come; training says the same and stops"
+    monkeypatch.chdir(tmp_path)
+    write_dataset('made', 6, num_frames=12)
+    write_table(read_frame('made/metadata.csv').select('path'), 'made/bare.csv')
+    said = run('data plan made/bare.csv --buckets toy_mix --max-batch 2', capsys)
+    assert '6 of 6 clips have no caption' in said and 'osnb data run caption made/bare.csv' in said
+    assert 'of 6 clips are kept; ' in said
+    assert main(['train', 'shapes_t2v', 'data.path=made/bare.csv', '--quick']) == 1
+    assert 'osnb data caption made/bare.csv --model NAME' in capsys.readouterr().err
+    run('data run caption made/bare.csv --out made/told.csv --measured --workers 0', capsys)
+    assert all(read_frame('made/told.csv')['text'])
+    assert 'no caption' not in run('data plan made/told.csv --buckets toy_mix --max-batch 2', capsys)
+
 @pytest.mark.parametrize('data, says', [
     (b'path,text\na.mp4,"cat\n' + b'b.mp4,dog\n'*20000, 'row 2'), (b'path,text\na.mp4,c\0at\n', 'zero bytes'),
     (b'path,text\na.mp4,' + b'x'*10_000_000 + b'\n', 'row 2: a value is longer than 131,072'),

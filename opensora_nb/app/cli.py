@@ -20,7 +20,7 @@ import sys
 if __name__ == '__main__' and not getattr(sys.flags, 'safe_path', False): del sys.path[0]
 
 # %% ../../nbs/13_app/21_cli.ipynb #20d3c67d
-import argparse, ast, json, os, shlex, warnings
+import argparse, ast, json, os, re, shlex, warnings
 from pathlib import Path
 from .data_cli import Command, DECODE_HELP, data_command, data_options, read_sizes, what_first
 from .eval_cli import check_at_least_one, eval_command, eval_options, which_eval
@@ -589,7 +589,8 @@ def exit_code(run, args) -> int:
         return 141 # osnb … | head: whoever reads has seen enough
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as e:
         if hasattr(e, 'plan') and not rank: print(e.plan._repr_markdown_(), flush=True) # `NoStep`: where the clips go
-        print(f"osnb: error: {f'rank {rank}: ' if rank else ''}{e}", file=sys.stderr, flush=True)
+        said = re.sub(r'\[Errno (\d+|None)\] ', '', str(e)) # the words say it
+        print(f"osnb: error: {f'rank {rank}: ' if rank else ''}{said}", file=sys.stderr, flush=True)
         return 1
 
 def read_words(

@@ -7,7 +7,7 @@ __all__ = ['TOY_LEVELS', 'DECODE_HELP', 'TAG_KEYS', 'FOLDER_KINDS', 'SCENE_PRESE
            'DATA_COMMANDS', 'Command', 'shapes_options', 'write_shapes', 'sprites_options', 'unpack_sprites',
            'probe_options', 'probe_files', 'read_sizes', 'bucket_options', 'plan_clip_buckets', 'store_options',
            'stored_features', 'model_options', 'table_options', 'caption_options', 'pick_captioner', 'open_rows',
-           'begin_at', 'save_rows', 'price_of', 'caption_table', 'said_cost', 'tag_options', 'tag_table',
+           'begin_at', 'with_path', 'save_rows', 'price_of', 'caption_table', 'said_cost', 'tag_options', 'tag_table',
            'convert_options', 'convert_folder', 'datautil_options', 't5_counter', 'run_datautil', 'analyze_options',
            'analyze_tables', 'split_options', 'named_buckets', 'split_tables', 'transform_options', 'transform_files',
            'rows_options', 'rows_of_table', 'map_rows', 'save_scored', 'scene_options', 'detect_table', 'cut_options',
@@ -76,9 +76,14 @@ def read_sizes(
 ) -> list:             # (frames, height, width) of each clip that can be used
     "Sizes for a plan; says which files were left out, and which were not opened"
     from tqdm import tqdm
-    from opensora_nb.data.bucket import clip_sizes
+    from ..data.bucket import clip_sizes
+    from ..data.dataset import HOW_TO_CAPTION
     found = clip_sizes(path, lambda files: tqdm(files, desc='sizes', unit='file'), decode)
     if str(found): print(found)
+    bare = sum(captions == [''] for _, captions in found.files)
+    if bare:
+        print(f"{bare:,} of {len(found.files):,} clips have no caption, and training needs them; "
+              + HOW_TO_CAPTION.format(path))
     return found.sizes
 
 def bucket_options(p):
@@ -203,6 +208,9 @@ def open_rows(
     from opensora_nb.data.video_io import is_image, is_video
     if len(args.paths) != 1: raise ValueError(f"osnb data {args.what} takes one table or folder, not {len(args.paths)}")
     path = Path(args.paths[0])
+    if not path.exists():
+        raise FileNotFoundError(f"there is no table or folder {path}; give a .csv or a .parquet file, "
+                                "or a folder of clips")
     if (path/'metadata.csv').is_file(): path = path/'metadata.csv'
     if path.is_dir():
         files = sorted(p for p in path.rglob('*') if (is_video(p) or is_image(p)) and not p.name.startswith('.'))
@@ -223,6 +231,11 @@ def begin_at(rows, folder, out, args): # -> rows, new table, root: relative path
         file = there/path
         return file.relative_to(here).as_posix() if file.is_relative_to(here) else str(file)
     return [dict(r, path=seen(r['path'])) if 'path' in r else r for r in rows], out, here
+
+def with_path(args, rows, *rest): # the same, if the rows say where their files are
+    if rows and 'path' not in rows[0]:
+        raise ValueError(f"{args.paths[0]} has no column path; its columns are {', '.join(rows[0])}")
+    return rows, *rest
 
 def save_rows(rows, out, column, why): # -> exit code: 1 where no row has what it should have
     import polars as pl
@@ -247,7 +260,7 @@ def caption_table(args):
     if args.prompt_text: prompt = CaptionPrompt('own', args.prompt_text, frames=3)
     settings = CaptionSettings(prompt, args.frames, args.side, args.overwrite)
     settings.prompts() # a wrong name is told before anything is read
-    rows, out, root = open_rows(args, '_caption')
+    rows, out, root = with_path(args, *open_rows(args, '_caption'))
     journal = args.journal or out.with_suffix('.jsonl')
     if args.plan:
         print(plan_captions(rows, captioner, settings, root, journal, price, args.retry))
@@ -460,7 +473,7 @@ def rows_options(p, out, workers=True): # which rows, where they go
 def rows_of_table(args, suffix): # rows, new table, root; a single clip is a table of one row
     from opensora_nb.data.video_io import is_image, is_video
     clips = [Path(p) for p in args.paths if is_video(p) or is_image(p)]
-    if not clips or len(args.paths) > 1: return open_rows(args, suffix)
+    if not clips or len(args.paths) > 1: return with_path(args, *open_rows(args, suffix))
     if not clips[0].is_file(): raise FileNotFoundError(f"no such file: {clips[0]}")
     out = Path(args.out or clips[0].with_name(f'{clips[0].stem}{suffix}.csv'))
     return begin_at([dict(path=clips[0].name)], clips[0].parent, out, args)
@@ -625,6 +638,8 @@ def interpolate_clips(args):
     from opensora_nb.data.video_io import is_video
     files = [f for p in map(Path, args.paths) for f in (sorted(p.rglob('*')) if p.is_dir() else [p])
              if is_video(f) or not p.is_dir()]
+    if gone := [p for p in map(Path, args.paths) if not p.exists()]:
+        raise FileNotFoundError(f"there is no file or folder {gone[0]}; give clips, or folders of clips")
     bad, stems = 0, clip_stems([dict(path=str(f)) for f in files])
     for f in tqdm(files, desc='interpolate', unit='clip'):
         try: row, = interpolate_rows([dict(path=str(f))], args.out, args.passes, args.method, args.slow, stems=stems)

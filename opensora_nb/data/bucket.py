@@ -416,11 +416,11 @@ def measure_clips(
     return out
 
 def clip_sizes(
-    path:str|Path,     # a CSV with the columns path and text, perhaps also num_frames, height and width; or a folder
+    path:str|Path,     # a CSV with the column path, perhaps also num_frames, height and width; or a folder
     progress=iter,     # wraps the files, e.g. tqdm
     decode:bool=False, # read every frame of every file, as training does
 ) -> MeasuredSizes:
     "Sizes for `plan_buckets`; the errors of `find_data` and `measure_clips`"
     if not Path(path).exists(): raise FileNotFoundError(f"there is no table or folder {path}")
-    source = find_data(DataConfig(path=str(path)))
+    source = find_data(DataConfig(path=str(path)), texts=False)
     return measure_clips(source.files, decode, told_sizes(source.table) if source.table else {}, progress)

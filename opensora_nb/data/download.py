@@ -208,12 +208,17 @@ def read_list(
     path:str|Path, # a text file with an address a line, or a table with a column url
 ) -> list[dict]:   # rows with url
     "The addresses of a list; `ValueError` where there are none"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no list {path}; give a text file with an address a line, or a table with "
+                                "the column url")
     lines = [line.strip() for line in read_text(path).splitlines()]
     first = next((line for line in lines if line and line[0] != '#'), '')
     if '://' in first and not re.search(r'(^|[,;\t])"?url"?($|[,;\t])', first):
         return [dict(url=line) for line in lines if line and line[0] != '#']
     rows, names = table_rows(path)
-    if 'url' not in names: raise ValueError(f"{Path(path).name} has no column url; its columns are: {', '.join(names)}")
+    if 'url' not in names:
+        raise ValueError(f"{Path(path).name} is no list of addresses such as https://host/clip.mp4, and "
+                         f"as a table it has no column url; its columns are: {', '.join(names)}")
     return [dict(row) for row in rows]
 
 def known_file(log, key, path): # what the log says of a finished file that is still there

@@ -33,7 +33,7 @@ from .scenes import (CutOptions, SceneSettings, cut_rows, opensora_v10_scenes, o
                                      scene_rows)
 from .scores import FlowDis, FlowRaft, TextArea, score_rows
 from .tables import OPENING, clean_texts, read_frame, write_table
-from .video_io import is_image, probe_frames
+from .video_io import is_image, is_video, probe_frames
 
 # %% ../../nbs/02_data/28_opensora.ipynb #f11f035a
 SCENES = {'own': SceneSettings, 'v1.2': opensora_v12_scenes, 'v1.0': opensora_v10_scenes} # what counts as a cut
@@ -203,7 +203,7 @@ def recipe_stages(
 
 # %% ../../nbs/02_data/28_opensora.ipynb #06541176
 def source_rows(
-    source:str|Path, # a folder of videos, or a table
+    source:str|Path, # a folder of videos, a table, or one video
     skip:tuple=(),   # folders that are not looked into
 ) -> list[dict]:     # with absolute paths
     "Rows of a folder or a table; errors of `scan_folder` and `read_frame`"
@@ -214,9 +214,15 @@ def source_rows(
         for row in rows:
             said = caption_lines(Path(row['path']).with_suffix('.txt'))
             if said: row['text'] = said[0]
+    elif not source.exists():
+        raise FileNotFoundError(f"there is no folder or table {source}; give the folder that holds the videos, or a "
+                                ".csv or .parquet that names them")
+    elif is_video(source) or is_image(source): rows = [dict(path=str(source.absolute()))]
     else:
         rows = read_frame(source).to_dicts()
-        if not rows or 'path' not in rows[0]: raise ValueError(f"{source} has no rows with a column path")
+        if not rows: raise ValueError(f"{source} has column names but no rows")
+        if 'path' not in rows[0]:
+            raise ValueError(f"{source} has no column path; its columns are: {', '.join(rows[0])}")
         rows = [dict(r, path=str((source.parent/str(r['path'])).absolute())) for r in rows]
         rows = [{k: v for k, v in r.items() if not k.startswith('_')} for r in rows]
     return own_folders(rows)

@@ -260,6 +260,10 @@ def scan_table(
 ):                 # a polars lazy frame
     "A table as a plan of work; nothing but a check of its form is done yet"
     kind = Path(path).suffix.lower()
+    if not kind and not Path(path).exists():
+        raise FileNotFoundError(f"there is no table {path}; give a .csv or a .parquet file")
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; a table of it comes from: osnb data convert video {path} --output TABLE")
     if kind not in ('.csv', '.tsv', '.txt', '.parquet'):
         raise ValueError(f"{path} ends in {kind or 'nothing'}; a table is a .csv or a .parquet file")
     return (scan_parquet if kind == '.parquet' else scan_csv)(path)
