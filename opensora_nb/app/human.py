@@ -69,7 +69,7 @@ def toy_references(
     for name, image in pictures.items():
         if not (folder/name).exists(): write_image(folder/name, image)
     if not (folder/GIVEN_FILES[5]).exists(): write_video(folder/GIVEN_FILES[5], clips[5].video, clips[5].fps)
-    texts = [clips[k].text for k in (0, 1, 2, 0, 4, 5)]
+    texts = [clips[k].captions[0] for k in (0, 1, 2, 0, 4, 5)] # the plainest of each
     return {name: str(folder/name) for name in GIVEN_FILES}, texts
 
 def find_references(run:HumanRun, folder:str, level:str, defaults) -> tuple: # name -> file; captions, or none
