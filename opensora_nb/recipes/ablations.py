@@ -7,7 +7,7 @@ __all__ = ['ABLATION_STEPS', 'SWAPS', 'SEEDS', 'ABLATIONS', 'AblationTrain', 'ba
            'PixelBlocksConfig', 'PixelBlocks', 'AblationTask', 'swapped', 'split_losses', 'run_swapped',
            'ablation_rows', 'ablate', 'part_effect', 'verdict']
 
-# %% ../../nbs/12_recipes/19_ablations.ipynb #358c34ac
+# %% ../../nbs/12_recipes/19_ablations.ipynb #696de3a1
 import fcntl, json, time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..train.diffusion import T2VTask, T2VTrain
 from ..train.loop import train
 from ..train.optim import OptimConfig
 
-# %% ../../nbs/12_recipes/19_ablations.ipynb #d2cfa4ef
+# %% ../../nbs/12_recipes/19_ablations.ipynb #cbbfac2c
 @dataclass(frozen=True)
 class AblationTrain(T2VTrain):
     "Settings of a run: those of text to video, and the parts that no setting there can swap"
@@ -43,7 +43,7 @@ ABLATION_STEPS = 300
 def base_run(
     seed:int=0,      # of weights, noise and order
     steps:int=ABLATION_STEPS,
-    clips:int=1024,  # training clips
+    clips:int=512,  # training clips
 ) -> AblationTrain:
     "The run that all others differ from in one part"
     model = replace(stdit3_tiny(), hidden_size=128, depth=2)
@@ -51,7 +51,7 @@ def base_run(
     return AblationTrain(name='ablations/base', model=model, data=DataConfig(n=clips), batch_size=32, steps=steps,
                          optim=optim, ema=.98, seed=seed, save_every=steps, preview_every=0, validate_on=0)
 
-# %% ../../nbs/12_recipes/19_ablations.ipynb #40d44a90
+# %% ../../nbs/12_recipes/19_ablations.ipynb #c06ab0d1
 class FullBlock(STDiT3Block):
     "A block whose tokens attend to all tokens of the clip"
     def attend(self, x, rope):
@@ -66,7 +66,7 @@ class FullSTDiT3(STDiT3):
         super().__init__(cfg)
         for block in (*self.spatial_blocks, *self.temporal_blocks): block.__class__ = FullBlock
 
-# %% ../../nbs/12_recipes/19_ablations.ipynb #dc8639d0
+# %% ../../nbs/12_recipes/19_ablations.ipynb #aa4fb101
 @dataclass(frozen=True)
 class PixelBlocksConfig:
     "What the rest of the kit asks an autoencoder about"
@@ -96,7 +96,7 @@ class PixelBlocks(nn.Module):
         x = rearrange(z*self.stats[1] + self.stats[0], 'b (c i j k) f h w -> b c (f i) (h j) (w k)', i=4, j=4, k=4)
         return nn.functional.interpolate(x[:, :, -num_frames:], scale_factor=(1, 2, 2), mode='trilinear')
 
-# %% ../../nbs/12_recipes/19_ablations.ipynb #34ecc257
+# %% ../../nbs/12_recipes/19_ablations.ipynb #bd8f82dd
 class AblationTask(T2VTask):
     "Text to video with swapped parts"
     def open_vae(self, cfg): return PixelBlocks().eval() if cfg.latents == 'pixels' else super().open_vae(cfg)
@@ -109,7 +109,7 @@ class AblationTask(T2VTask):
     def export(self, folder): # a swapped model is scored at once and not kept
         if self.cfg.latents == 'vae' and not self.full: super().export(folder)
 
-# %% ../../nbs/12_recipes/19_ablations.ipynb #3522458c
+# %% ../../nbs/12_recipes/19_ablations.ipynb #5bc1b200
 SWAPS = { # name -> part it swaps, and how
     'base':           ('nothing',      {}),
     'uniform times':  ('times',        dict(times='uniform')),
@@ -127,7 +127,7 @@ def swapped(
     name:str,        # of `SWAPS`
     seed:int=0,
     steps:int=ABLATION_STEPS,
-    clips:int=1024,
+    clips:int=512,
 ) -> AblationTrain:
     "The base run with one part swapped; `ValueError` for an unknown name"
     if name not in SWAPS: raise ValueError(f"no part {name!r}; use one of {', '.join(SWAPS)}")
@@ -135,7 +135,7 @@ def swapped(
     model = replace(base.model, **change.pop('model', {}))
     return replace(base, model=model, name=f"ablations/{name.replace(' ', '_')}_{seed}", **change)
 
-# %% ../../nbs/12_recipes/19_ablations.ipynb #172f6c5a
+# %% ../../nbs/12_recipes/19_ablations.ipynb #e7a65968
 def split_losses(
     task,         # an `AblationTask`, its module trained
     n:int=32,     # held-out clips
@@ -161,7 +161,7 @@ def run_swapped(
     out:str|Path='runs',  # where runs lie
     n:int=48,             # held-out prompts
     steps:int=ABLATION_STEPS,
-    clips:int=1024,
+    clips:int=512,
     sampling_steps:int=10,
 ) -> dict:                # a line of the log
     "Train, ask for the loss at fixed times, sample, score"
@@ -214,7 +214,7 @@ def ablate(
             with open(log, 'a') as f: f.write('\n'*bool(text and text[-1] != '\n') + json.dumps(row) + '\n')
             print(f"{name}, seed {seed}: exact match {row['strict']:.2f}, {row['cpu_seconds_all']:.0f} s", flush=True)
 
-# %% ../../nbs/12_recipes/19_ablations.ipynb #bbc0eb69
+# %% ../../nbs/12_recipes/19_ablations.ipynb #634ff1fc
 def part_effect(
     rows:list,   # from `ablation_rows`
     name:str,    # of `SWAPS`

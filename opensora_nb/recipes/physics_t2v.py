@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['physics_t2v', 'score_physics']
 
-# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #c707fa8c
+# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #844059a9
 import json
 from pathlib import Path
 from ..data.dataset import DataConfig
@@ -15,7 +15,7 @@ from ..sample.pipeline import Pipeline, SampleConfig, generate, load_pipeline
 from ..train.diffusion import T2VTrain
 from ..train.optim import OptimConfig
 
-# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #c8ecc961
+# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #b7926f0f
 def physics_t2v(
     quick:bool=False, # three steps
 ) -> T2VTrain:
@@ -25,19 +25,21 @@ def physics_t2v(
     return T2VTrain(name='physics_t2v' + '_quick'*quick, init='worlds', data=DataConfig(n=n, level='physics'),
                     steps=steps, batch_size=32, optim=optim, ema=.98, save_every=100, preview_every=0, validate_on=0)
 
-# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #d296067b
+# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #b4da01b3
 def score_physics(
     run:str|Path,   # folder of the run
     log:str|Path,   # gets a line for each trial
     n:int=8,        # experiments of each event, at trained speeds and at the new one
     seeds:tuple=(0, 1, 2),
 ) -> dict:          # what -> `Laws`
-    "Fit the laws to true clips, to true clips after the autoencoder, and to clips of the model"
+    "Fit the laws to true clips, to true clips after the autoencoder, and to clips before and after training"
     pipe, some = load_pipeline(run), draw_experiments(n)
     def model(prompts, seeds): return generate(pipe, prompts, SampleConfig(), seeds=seeds)
+    first, few = load_pipeline('worlds'), SampleConfig(num_sampling_steps=10)
+    def before(prompts, seeds): return generate(first, prompts, few, seeds=seeds)
     out = {'true clips': measure_laws(film(some), some),
            'autoencoded': measure_laws(film(some, lambda v: round_trip(pipe.vae, v)), some),
-           'model': measure_laws(model, some, seeds)}
+           'before training': measure_laws(before, some), 'after training': measure_laws(model, some, seeds)}
     with open(log, 'w') as f:
         for what, laws in out.items():
             for row in laws.to_rows(): f.write(json.dumps(dict(what=what, **row)) + '\n')
