@@ -10,8 +10,10 @@ __all__ = ['EVAL_COMMANDS', 'HUMAN_MODES', 'check_at_least_one', 'weights_option
            'report_command', 'loss_options', 'measurement_options', 'published_options', 'loss_defaults', 'loss_source',
            'loss_plan', 'loss_pipeline', 'loss_so_far', 'fitting_plan', 'measure_loss', 'measure_buckets', 'loss_stamp',
            'plot_loss', 'print_differences', 'vae_options', 'reconstruction_options', 'pair_options', 'vae_command',
-           'measure_vae', 'latent_line', 'open_vae', 'compare_folders', 'which_eval', 'eval_options', 'eval_command',
-           'human_options', 'human_sampling', 'vbench_only', 'run_human', 'vote_options', 'run_vote']
+           'measure_vae', 'latent_line', 'open_vae', 'compare_folders', 'vbench_options', 'suite_options',
+           'vbench_command', 'open_suite', 'generate_suite', 'score_suite', 'score_offline', 'vbench_table',
+           'which_eval', 'eval_options', 'eval_command', 'human_options', 'human_sampling', 'vbench_only', 'run_human',
+           'vote_options', 'run_vote']
 
 # %% ../../nbs/13_app/20_eval_cli.ipynb #ae9d0bcc
 import argparse, json
@@ -577,9 +579,126 @@ def compare_folders(args, folders, out=None):
             print(Path(out)/'sheet.png')
     return int(missing)
 
+# %% ../../nbs/13_app/20_eval_cli.ipynb #3cd0eed5
+def vbench_options(p):
+    p.add_argument('step', choices=('generate', 'score', 'table'),
+                   help="make the clips of a prompt suite, score a folder of them, or sum scores up")
+    p.add_argument('path', nargs='?', help="generate: weights (default: tiny); score: clips; table: scores")
+    p.add_argument('--prompts', metavar='FILE',
+                   help="info file of VBench or VBench-i2v, or prompts, one a line (default: the installed package's)")
+    p.add_argument('--i2v', action='store_true', help="image to video, where no --prompts is given")
+    p.add_argument('--dimensions', nargs='+', default=[], metavar='D', help="these alone (default: all)")
+    p.add_argument('--seeds', type=int, default=5, metavar='N', help="clips of each prompt (default: 5, as VBench)")
+    p.add_argument('--start', type=int, default=0, metavar='N',
+                   help="first prompt, or with score first dimension, from 0 (default: 0)")
+    p.add_argument('--end', type=int, metavar='N', help="where to stop (default: all)")
+    p.add_argument('--output', metavar='PATH',
+                   help="score: folder of results (default: FOLDER_scores); table: a JSON file")
+    p.add_argument('--offline', action='store_true',
+                   help="score: the dimensions that need no weights, as this kit measures them")
+    suite_options(p.add_argument_group('generate').add_argument)
+    published_options(p.add_argument_group('published weights').add_argument)
+
+def suite_options(add):
+    add('--save-dir', default='samples/vbench', metavar='DIR', help="where clips go (default: samples/vbench)")
+    add('--images', default='', metavar='DIR', help="first frames of VBench-i2v")
+    add('--seed', type=int, default=42, help="of the first clip of each prompt (default: 42)")
+    add('--num-frames', metavar='N', help="frames, or 2s to 16s (default: the weights' own)")
+    add('--resolution', metavar='R', help="such as 240p (default: the weights' own size)")
+    add('--aspect-ratio', default='9:16', metavar='H:W', help="with --resolution (default: 9:16)")
+    add('--num-sampling-steps', type=int, help="(default: the weights' own)")
+    add('--cfg-scale', type=float, help="(default: the weights' own)")
+    add('--batch-size', type=int, default=1, metavar='N', help="clips made at once (default: 1)")
+    add('--aes', type=float, metavar='A', help="aesthetic score behind every prompt (default: none)")
+    add('--flow', type=float, metavar='M', help="motion score behind every prompt (default: none)")
+    add('--overwrite', action='store_true', help="make clips anew that were made with other settings")
+
+def vbench_command(args):
+    "Make clips, score them, or sum scores up"
+    if args.step == 'generate': return generate_suite(args)
+    if not args.path: raise ValueError(f"osnb eval vbench {args.step} takes a folder")
+    if args.step == 'table': return vbench_table(args)
+    return score_offline(args) if args.offline else score_suite(args)
+
+def open_suite(args): # the prompts that were asked for
+    from opensora_nb.metrics.vbench import find_suite, of_dimensions, read_suite
+    return of_dimensions(read_suite(args.prompts or find_suite(args.i2v)), args.dimensions)
+
+def generate_suite(args):
+    "Make the clips that are not there yet; several processes share them"
+    import os
+    from tqdm import tqdm
+    from opensora_nb.data.sizes import image_size, num_frames
+    from opensora_nb.metrics.vbench import suite_jobs, suite_todo
+    from opensora_nb.sample.jobs import TextConfig, run_jobs
+    from opensora_nb.sample.pipeline import SampleConfig
+    check_at_least_one(args, 'seeds', 'batch_size')
+    suite, args.weights = open_suite(args), args.path
+    defaults, small = loss_defaults(args)
+    cfg = SampleConfig(num_sampling_steps=args.num_sampling_steps, cfg_scale=args.cfg_scale,
+                       num_frames=num_frames(args.num_frames) if args.num_frames else None,
+                       image_size=image_size(args.resolution, args.aspect_ratio) if args.resolution else None)
+    cfg, name = cfg.filled(defaults), small or args.ckpt_path or args.preset
+    settings = name, loss_stamp(small or args.ckpt_path or ''), cfg, args.dtype
+    part = dict(rank=int(os.environ.get('RANK', 0)), world=int(os.environ.get('WORLD_SIZE', 1)))
+    jobs = suite_jobs(suite, args.save_dir, args.seeds, args.seed, args.start, args.end, images=args.images, **part,
+                      text=TextConfig(args.aes, args.flow, clean=defaults.clean), settings=settings)
+    todo = suite_todo(jobs, args.overwrite)
+    print(f"{len(jobs) - len(todo)} of {len(jobs)} clips are in {args.save_dir}")
+    if not todo: return
+    Path(args.save_dir).mkdir(parents=True, exist_ok=True)
+    texts = sorted({t for j in todo for _, t in j.spec.segments})
+    pipe = loss_pipeline(args, small, texts, [(cfg.num_frames, *cfg.image_size)])
+    with tqdm(total=len(todo), desc='clips', unit='clip') as bar:
+        for _ in run_jobs(pipe, todo, cfg, batch_size=args.batch_size): bar.update()
+
+def score_suite(args):
+    "The official evaluator, dimension by dimension"
+    from tqdm import tqdm
+    from opensora_nb.core import pick_device
+    from opensora_nb.metrics.vbench import find_suite, read_suite, score_folder
+    from opensora_nb.metrics.vbench_scores import DIMENSIONS, I2V_DIMENSIONS
+    info, out = args.prompts or find_suite(args.i2v), args.output or f"{args.path.rstrip('/')}_scores"
+    every = I2V_DIMENSIONS if any(p.image for p in read_suite(info)) else DIMENSIONS
+    names = (args.dimensions or every)[args.start:args.end]
+    if not names:
+        raise ValueError(f"dimensions {args.start} to {args.end} are none of the {len(args.dimensions or every)}")
+    score_folder(args.path, info, out, names, str(pick_device(args.device)), args.seeds,
+                 lambda todo: tqdm(todo, desc='dimensions'))
+    print(f"scores are in {out}; sum them up with: osnb eval vbench table {out}")
+
+def score_offline(args):
+    "Our own dimensions, of all clips of a folder, or of those of a suite"
+    from opensora_nb.data.video_io import probe_frames, read_frames
+    from opensora_nb.metrics.measured import table
+    from opensora_nb.metrics.vbench import check_suite_folder, suite_name
+    from opensora_nb.metrics.vbench_offline import offline_dimensions
+    if args.prompts:
+        suite = open_suite(args)
+        check_suite_folder(suite, args.path, args.seeds)
+        files = [Path(args.path)/suite_name(p.prompt, k) for p in suite for k in range(args.seeds)]
+    else: files = sorted(Path(args.path).glob('*.mp4'))
+    if not files: raise ValueError(f"{args.path} holds no clip (*.mp4)")
+    rows = offline_dimensions([read_frames(f) for f in files], probe_frames(files[0]).fps)
+    print(table(rows))
+    if args.output: Path(args.output).write_text(json.dumps([m.as_row() for m in rows], indent=1) + '\n')
+
+def vbench_table(args):
+    "Quality, semantic and total, beside published models"
+    from opensora_nb.metrics.measured import table
+    from opensora_nb.metrics.vbench_scores import I2V, published_table, read_results, vbench_i2v_scores, vbench_scores
+    found = read_results(args.path)
+    print(table(found.values()))
+    raw = {k: m.value for k, m in found.items()}
+    scores = (vbench_i2v_scores if set(raw) & set(I2V) else vbench_scores)(raw)
+    print(scores if scores.semantic is None else published_table(**{Path(args.path).name: scores}))
+    result = dict(raw=raw, scaled=scores.scaled, scores={m.name: m.value for m in scores.rows()})
+    if args.output: Path(args.output).write_text(json.dumps(result, indent=1) + '\n')
+
 # %% ../../nbs/13_app/20_eval_cli.ipynb #7067090c
 EVAL_COMMANDS = { # a measure adds its line here
     'vae': Command(vae_options, vae_command, "reconstructions of an autoencoder, or two folders of clips"),
+    'vbench': Command(vbench_options, vbench_command, "VBench: make its clips, score them, sum up"),
     'loss': Command(loss_options, measure_loss, "the validation loss on held-out clips, by size and time"),
     'report': Command(report_options, report_command,
                       "one page about runs: every measure, clips, which differences are real"),
