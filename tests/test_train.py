@@ -1,8 +1,10 @@
 "Training as a user meets it: real signals, real second processes, real full disks."
 import json, os, re, shlex, signal, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 from ranks import together
+from opensora_nb.train.launch import again_command
 from opensora_nb.train.optim import OPTIMISERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +42,14 @@ def folder(tmp_path):
     (tmp_path/'my_recipe.py').write_text(RECIPE)
     return tmp_path
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "Losses of a run that nothing stops"
+    folder = tmp_path_factory.mktemp('whole')
+    (folder/'my_recipe.py').write_text(RECIPE)
+    done(launch(folder))
+    return losses(folder)
+
 def launch(folder, *overrides, processes=1):
     env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
     pre = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
@@ -54,7 +64,8 @@ def done(p):
     assert p.returncode == 0, err[-2000:]
     return out + err
 
-@pytest.mark.parametrize('optimiser', OPTIMISERS)
+# Muon hands what is no matrix to AdamW, so it takes both ways
+@pytest.mark.parametrize('optimiser', [n if n == 'muon' else pytest.param(n, marks=pytest.mark.slow) for n in OPTIMISERS])
 def test_two_processes_really_run_and_learn_the_same(folder, optimiser):
     how = f'optim.name={optimiser}', 'optim.lr=0.1'
     done(launch(folder, *how, 'name=one'))
@@ -102,9 +113,9 @@ def wait_for_five_steps(folder, run):
         assert time.time() - start < 120 and run.poll() is None
         time.sleep(0.05)
 
-@pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_and_the_next_run_continues_bit_equal(folder, sig):
-    done(launch(folder, 'name=whole'))
+# one process hears SIGINT, the command SIGTERM; the handler is the same
+@pytest.mark.parametrize('sig', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_signal_saves_and_the_next_run_continues_bit_equal(folder, whole, sig):
     p = launch(folder, 'wait=0.1')
     wait_for_five_steps(folder, p)
     p.send_signal(sig)
@@ -114,9 +125,9 @@ def test_signal_saves_and_the_next_run_continues_bit_equal(folder, sig):
     assert 5 <= stopped < 30
     assert [q.name for q in (folder/'runs'/'r'/'checkpoints').iterdir()] == [f'step_{stopped:08d}']
     done(launch(folder))
-    assert losses(folder) == losses(folder, 'whole')
+    assert losses(folder) == whole
 
-@pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('sig', [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_to_the_command_stops_all_its_processes_and_saves(folder, sig):
     env = dict(os.environ, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}')
     code = 'from opensora_nb.app.cli import main; raise SystemExit(main())'
@@ -158,27 +169,33 @@ class Stop(Callback):
 Validate.after = Stop.after
 '''
 
-def test_the_line_on_a_stopped_run_holds_the_command_that_goes_on(folder):
+@pytest.mark.parametrize('processes', ['', pytest.param(' --num-processes 2', marks=pytest.mark.slow)])
+def test_the_line_on_a_stopped_run_holds_the_command_that_goes_on(folder, processes):
     (folder/'my_recipe.py').write_text(RECIPE + STOPPING)
-    said = last_line(*OSNB, 'name=my run', 'log_every=10', '--num-processes', '2', folder=folder)
-    again = "osnb train my_recipe:recipe 'name=my run' log_every=10 --num-processes 2"
+    said = last_line(*OSNB, 'name=my run', 'log_every=10', *processes.split(), folder=folder)
+    again = "osnb train my_recipe:recipe 'name=my run' log_every=10" + processes
     assert re.fullmatch(rf'stopped: runs.my run, 7 of 30 steps; go on with: {re.escape(again)}', said)
     (folder/'my_recipe.py').write_text(RECIPE)
     assert 'runs/my run, 30 steps' in last_line(*OSNB[:2], *shlex.split(again)[1:], folder=folder)
 
+def test_the_command_that_goes_on_names_processes_and_machines(monkeypatch):
+    run = SimpleNamespace(acc=SimpleNamespace(num_processes=4))
+    def again(): return again_command(run, 'r', ('steps=3', 'processes=4'), True)
+    assert again() == 'osnb train r steps=3 --quick --num-processes 4'
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    assert again() == 'osnb train r steps=3 --quick --num-processes 2 --nodes 2'
+
 def test_the_line_on_a_run_names_a_command_that_uses_it(tmp_path):
     "A quick recipe of clips ends with a command that samples from it"
-    words = ('--quick', '--num-processes', '2')
     few = ('steps=2', 'data.n=8', 'validate_on=0', 'preview_every=0')
-    said = last_line(*OSNB[:3], 'shapes_t2v', *few, *words, folder=tmp_path)
+    said = last_line(*OSNB[:3], 'shapes_t2v', *few, '--quick', folder=tmp_path)
     command = shlex.split(said.split('; next: ')[1])
     assert command == ['osnb', 'sample', '--weights', 'runs/shapes_t2v_quick', '--prompt', 'a red circle moves left']
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     assert not subprocess.run([sys.executable, *OSNB[:2], *command[1:], '--num-sampling-steps', '2'], cwd=tmp_path,
                               env=env).returncode and [*tmp_path.rglob('*.mp4')]
 
-def test_kill_loses_only_the_steps_since_the_last_save(folder):
-    done(launch(folder, 'name=whole'))
+def test_kill_loses_only_the_steps_since_the_last_save(folder, whole):
     p = launch(folder, 'wait=0.1', 'save_every=4')
     log = folder/'runs'/'r'/'log.jsonl'
     t = time.time()
@@ -190,7 +207,7 @@ def test_kill_loses_only_the_steps_since_the_last_save(folder):
     saved = max(int(q.name[5:]) for q in (folder/'runs'/'r'/'checkpoints').glob('step_*'))
     assert saved >= 8
     done(launch(folder))
-    assert losses(folder) == losses(folder, 'whole')
+    assert losses(folder) == whole
 
 @pytest.mark.parametrize('override,message', [
     ('stepz=3',     "has no setting 'stepz'; did you mean 'steps'"),
