@@ -49,7 +49,7 @@ def v10_toy(
     def stage(cls, name, steps, side, n=3072, **more):
         optim = OptimConfig(name='muon', lr=3e-3, warmup=20, decay='linear', final=0.2)
         return cls(name=f'v10_toy/{name}', data=DataConfig(n=16 if quick else n, image_size=(side, side)),
-                   steps=10 if quick else steps, batch_size=8 if quick else 32, schedule='ddpm',
+                   steps=5 if quick else steps, batch_size=4 if quick else 32, schedule='ddpm',
                    sampling_steps=4 if quick else 50,
                    guided_channels=3, ema=0.99, optim=optim, preview_every=0, save_every=500,
                    validate_on=2 if quick else 64, **more)

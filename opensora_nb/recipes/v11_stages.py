@@ -48,7 +48,7 @@ def v11_toy(
         optim = OptimConfig(name='muon', lr=lr, warmup=20, decay='linear', final=0.2)
         data = DataConfig(n=40 if quick else 3000, native=NATIVE)
         return STDiT2Train(name=f'v11_toy/{name}', model=stdit2_tiny(), data=data, buckets=buckets, masks=masks,
-                           steps=10 if quick else steps, max_batch=4 if quick else 32,
+                           steps=5 if quick else steps, max_batch=4 if quick else 32,
                            sampling_steps=4 if quick else 50,
                            guided_channels=3, ema=0.99, optim=optim, preview_every=0, save_every=500,
                            validate_on=2 if quick else 32, **more)
