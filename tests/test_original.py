@@ -335,6 +335,10 @@ WRONG = [
     ('python eval/loss/eval_loss.py --data-path c.csv', 'takes config in front, not 0 words'),
     ('python eval/loss/eval_loss.py c.py --data-path', '--data-path needs a value'),
     ('python eval/loss/eval_loss.py c.py --data-pth c.csv', "has no option '--data-pth'"),
+    ('python eval/vbench/calc_vbench.py samples/v', 'takes video_folder and model_ckpt in front, not 1 words'),
+    ('python eval/vbench/calc_vbench.py samples/v ck --start 16', 'are none of the 16'),
+    ('python eval/vbench/calc_vbench.py samples/v ck --start x', "'x' is no such number"),
+    ('python eval/vbench/tabulate_vbench_scores.py', 'needs a folder of scores'),
     ('python eval/loss/tabulate_rl_loss.py --log_dir logs', "osnb eval loss … --output FILE writes that table"),
     ('python scripts/misc/extract_feat.py configs/opensora-v1-2/misc/extract.py',
      'training computes latents and captions itself'),
@@ -420,6 +424,16 @@ EVAL_LINES = [ # documented line, and the words here
     (f'CUDA_VISIBLE_DEVICES=1 torchrun --master_port 29501 --nproc_per_node 1 {LOSS} --data-path i.csv --ckpt-path c '
      '--start-index 5 --end-index 6',
      'eval loss --preset opensora-1.2 --data i.csv --ckpt-path c --start-index 5 --end-index 6 --resolution all'),
+    ('python eval/vbench/calc_vbench.py samples/v ck --start 0 --end 2',
+     'eval vbench score samples/v --output ck/vbench --dimensions subject_consistency imaging_quality'),
+    ('CUDA_VISIBLE_DEVICES=7 python eval/vbench/calc_vbench.py samples/v ck --start 13',
+     'eval vbench score samples/v --output ck/vbench --dimensions scene temporal_style dynamic_degree'),
+    ('python eval/vbench_i2v/vbench_i2v.py samples/i ck --calc_i2v',
+     'eval vbench score samples/i --output ck/vbench_i2v --i2v --dimensions i2v_subject i2v_background camera_motion'),
+    ('python eval/vbench_i2v/vbench_i2v.py samples/i ck --calc_quality --start 3 --end 4',
+     'eval vbench score samples/i --output ck/vbench_i2v --i2v --dimensions dynamic_degree'),
+    ('python eval/vbench/tabulate_vbench_scores.py --score_dir ck/vbench', 'eval vbench table ck/vbench'),
+    ('python eval/vbench_i2v/tabulate_vbench_i2v_scores.py --score_dir ck/v', 'eval vbench table ck/v'),
 ]
 
 @pytest.mark.parametrize('line, words', EVAL_LINES, ids=[line[:60] for line, _ in EVAL_LINES])

@@ -10,8 +10,8 @@ __all__ = ['LAUNCHERS', 'ALONE', 'CONFIGS', 'SETTINGS', 'IDLE', 'FLAGS', 'YES', 
            'count_hosts', 'read_launcher', 'read_setting', 'read_options', 'read_load', 'recipe_for',
            'starting_weights', 'warn_of_idle', 'translate_training', 'read_captioning', 'translate_captioning',
            'score_tool', 'translate_scoring', 'human_script', 'human_weights', 'human_modes', 'translate_human',
-           'table_tool', 'translate_tables', 'read_eval', 'translate_eval', 'read_vae_words', 'translate_vae',
-           'from_original']
+           'table_tool', 'translate_tables', 'scored_dimensions', 'read_eval', 'translate_eval', 'read_vae_words',
+           'translate_vae', 'from_original']
 
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #0a6f1c1e
 import difflib, math, os, re, shlex, warnings
@@ -420,7 +420,39 @@ EVAL_IDLE = '--flash-attn', '--layernorm-kernel', '--outputs', '--num-workers', 
 EVAL_TOOLS = { # script of the original -> the words here, names of what stands alone, and what each option is
     'eval_loss.py': (('eval', 'loss'), ('config',),
         {'--data-path': '--data', '--ckpt-path': '--ckpt-path', '--resolution': '--resolution', '--seed': '--seed',
-         '--start-index': '--start-index', '--end-index': '--end-index', '--dtype': '--dtype'})}
+         '--start-index': '--start-index', '--end-index': '--end-index', '--dtype': '--dtype'}),
+    'calc_vbench.py': (('eval', 'vbench', 'score'), ('video_folder', 'model_ckpt'),
+        {'--start': '--start', '--end': '--end'}),
+    'vbench_i2v.py': (('eval', 'vbench', 'score'), ('video_folder', 'model_ckpt'),
+        {'--start': '--start', '--end': '--end', '--calc-i2v': True, '--calc-quality': True}),
+    'tabulate_vbench_scores.py': (('eval', 'vbench', 'table'), (), {'--score-dir': 'path'}),
+    'tabulate_vbench_i2v_scores.py': (('eval', 'vbench', 'table'), (), {'--score-dir': 'path'})}
+EVAL_TOOLS['calc_vbench_i2v.py'] = EVAL_TOOLS['vbench_i2v.py'] # as a later version calls it
+_T2V_ORDER = ('subject_consistency', 'imaging_quality', 'background_consistency', 'motion_smoothness',
+              'overall_consistency', 'human_action', 'multiple_objects', 'spatial_relationship', 'object_class',
+              'color', 'aesthetic_quality', 'appearance_style', 'temporal_flickering', 'scene', 'temporal_style',
+              'dynamic_degree') # in which the original counts --start and --end
+_I2V_ORDER = 'i2v_subject', 'i2v_background', 'camera_motion'
+_I2V_QUALITY = ('subject_consistency', 'background_consistency', 'motion_smoothness', 'dynamic_degree',
+                'aesthetic_quality', 'imaging_quality', 'temporal_flickering')
+
+def scored_dimensions(
+    script:str,  # calc_vbench.py or one of i2v
+    given:dict,  # options of the line; those that choose dimensions are taken out
+) -> list[str]:
+    "The dimensions that a line scores; `ValueError` for numbers that leave none"
+    order = _T2V_ORDER
+    if 'i2v' in script:
+        i2v, quality = (given.pop(k, False) for k in ('--calc-i2v', '--calc-quality'))
+        order = _I2V_ORDER*bool(i2v or not quality) + _I2V_QUALITY*bool(quality or not i2v)
+    ends = [given.pop(k, None) for k in ('--start', '--end')]
+    for text in ends:
+        if text is not None and not re.fullmatch('-1|[0-9]{1,3}', text):
+            raise ValueError(f"{script} counts dimensions from 0 to {len(order)}, and {text!r} is no such number")
+    start, end = int(ends[0] or 0), len(order) if ends[1] in (None, '-1') else int(ends[1])
+    if not order[start:end]:
+        raise ValueError(f"dimensions {start} to {end} are none of the {len(order)} that {script} knows")
+    return list(order[start:end])
 
 def read_eval(
     words:list[str], # after the script
@@ -459,6 +491,12 @@ def translate_eval(
         new += ['--preset', 'opensora-1.1' if 'v1-1' in alone.pop(0) else 'opensora-1.2']
         if '--data' not in given: raise ValueError("eval_loss.py needs clips: --data-path TABLE")
         given.setdefault('--resolution', 'all')
+    elif 'path' in given: alone = [given.pop('path')]
+    elif not alone: raise ValueError(f"{script} needs a folder of scores: --score_dir DIR")
+    else:
+        names, (clips, ckpt) = scored_dimensions(script, given), alone
+        alone = [clips, '--output', os.path.join(ckpt, 'vbench_i2v' if 'i2v' in script else 'vbench'),
+                 *['--i2v']*('i2v' in script), '--dimensions', *names]
     return [*new, *alone, *(w for k, v in given.items() for w in ([k] if v is True else [k, v]))]
 
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #bea60a23
