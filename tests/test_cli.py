@@ -299,8 +299,8 @@ def test_two_processes_make_the_clip_of_one(tmp_path):
     assert again.returncode == 0 and '1 there already' in again.stdout
 
 def test_the_command_starts_its_own_processes(tmp_path):
-    out = own_process('torchrun', '--nproc_per_node', '2', 'scripts/inference.py', '--prompt', 'a red circle moves left',
-               '--num-frames', '1', '--num-sampling-steps', '2', cwd=tmp_path)
+    out = own_process('torchrun', '--nproc_per_node', '2', 'scripts/inference.py', '--num-frames', '1',
+                      '--prompt', 'a red circle moves left', '--num-sampling-steps', '2', cwd=tmp_path)
     assert out.returncode == 0 and 'on 2 processes' in out.stdout, out.stderr
     assert (tmp_path/'samples'/'sample_0000.png').exists()
     out = osnb('sample', '--num-processes', '0', '--prompt', 'a red circle', cwd=tmp_path)
