@@ -13,7 +13,7 @@ __all__ = ['EVAL_COMMANDS', 'HUMAN_MODES', 'check_at_least_one', 'weights_option
            'measure_vae', 'latent_line', 'open_vae', 'compare_folders', 'vbench_options', 'suite_options',
            'vbench_command', 'open_suite', 'generate_suite', 'score_suite', 'score_offline', 'vbench_table',
            'which_eval', 'eval_options', 'eval_command', 'human_options', 'human_sampling', 'vbench_only', 'run_human',
-           'vote_options', 'run_vote']
+           'world_options', 'run_world', 'vote_options', 'run_vote']
 
 # %% ../../nbs/13_app/20_eval_cli.ipynb #ae9d0bcc
 import argparse, json
@@ -780,6 +780,35 @@ def run_human(args):
     return human_command(args)
 
 EVAL_COMMANDS['human'] = Command(human_options, run_human, "clips for people to judge, by the lists of Open-Sora")
+
+# %% ../../nbs/13_app/20_eval_cli.ipynb #a1ee7e76
+def world_options(p):
+    p.add_argument('measure', choices=('composition', 'physics'),
+                   help="composition: new combinations, binding, counts; physics: laws fitted to tracked objects")
+    p.add_argument('weights', nargs='?', default='worlds',
+                   help="an embedded name, a run folder or a folder of weights (default: worlds)")
+    p.add_argument('--num', type=int, default=8, metavar='N',
+                   help="prompts of each kind, seen and as many unseen (default: 8)")
+    p.add_argument('--seeds', type=int, default=1, metavar='K', help="clips a prompt (default: 1)")
+    p.add_argument('--num-sampling-steps', type=int, metavar='N', help="steps (default: the weights' own)")
+    p.add_argument('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
+    p.add_argument('--output', metavar='FILE', help="also write what each clip shows, a JSON line each")
+
+def run_world(args):
+    "Ask, read, print the measures"
+    check_at_least_one(args, 'num', 'seeds')
+    from opensora_nb.metrics.composition import compose, draw_cases
+    from opensora_nb.metrics.measured import table
+    from opensora_nb.metrics.physics import draw_experiments, measure_laws
+    from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
+    asked = (draw_cases if args.measure == 'composition' else draw_experiments)(args.num)
+    pipe, cfg = load_pipeline(args.weights, args.device), SampleConfig(num_sampling_steps=args.num_sampling_steps)
+    def make(prompts, seeds): return generate(pipe, prompts, cfg, seeds=seeds)
+    found = (compose if args.measure == 'composition' else measure_laws)(make, asked, tuple(range(args.seeds)))
+    print(table(found.measures()))
+    if args.output: Path(args.output).write_text(''.join(json.dumps(row) + '\n' for row in found.to_rows()))
+
+EVAL_COMMANDS['toy'] = Command(world_options, run_world, "new combinations, binding, counts and laws of the toy world")
 
 # %% ../../nbs/13_app/20_eval_cli.ipynb #evvote02
 def vote_options(p):

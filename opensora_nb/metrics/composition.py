@@ -6,7 +6,7 @@
 __all__ = ['PROMPT_KINDS', 'NUMBERS_SHOWN', 'Case', 'draw_cases', 'Reading', 'read_case', 'compose', 'film_cases', 'Composition',
            'exchange_colours', 'remove_object', 'draw_matrices']
 
-# %% ../../nbs/10_metrics/19_composition.ipynb #147ef9cb
+# %% ../../nbs/10_metrics/19_composition.ipynb #5be23e60
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 import numpy as np
@@ -17,7 +17,7 @@ from ..toy.levels import DARK, NUMBERS, PairScene, captions_of, draw_world, read
 from ..toy.objects import colour_masks, read_as, split_mask
 from ..toy.world import COLOURS
 
-# %% ../../nbs/10_metrics/19_composition.ipynb #d353e263
+# %% ../../nbs/10_metrics/19_composition.ipynb #b0413f8e
 PROMPT_KINDS = dict(one='core', pair='many', count='many') # kind of prompt -> level of the world
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _draw_kind(n, kind, seen, seed):
         found.setdefault(text, Case(text, scene, kind, seen))
     return list(found.values())
 
-# %% ../../nbs/10_metrics/19_composition.ipynb #c400cbd8
+# %% ../../nbs/10_metrics/19_composition.ipynb #9164e67f
 @dataclass(frozen=True)
 class Reading:
     "What a prompt asked for and what the clip of one seed shows"
@@ -109,7 +109,7 @@ def film_cases(
     scenes = {c.prompt: c.scene for c in cases}
     return lambda prompts, seeds: [change(render_world(scenes[p])) for p in prompts]
 
-# %% ../../nbs/10_metrics/19_composition.ipynb #6e7edf85
+# %% ../../nbs/10_metrics/19_composition.ipynb #38a5bd30
 NUMBERS_SHOWN = ('none', *NUMBERS, 'many') # what can be read where a count was asked
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Composition:
             head.append(f"| {m.name} | {m.value:.3f} | {m.low:.3f} to {m.high:.3f} | {m.n} | {seeds} |")
         return '\n'.join(head)
 
-# %% ../../nbs/10_metrics/19_composition.ipynb #47432d82
+# %% ../../nbs/10_metrics/19_composition.ipynb #1721053a
 def exchange_colours(
     video:np.ndarray, # (f, h, w, 3) uint8, on the dark background
 ) -> np.ndarray:
@@ -217,7 +217,7 @@ def remove_object(
     for axis in (1, 2): gone = gone | np.roll(gone, 1, axis) | np.roll(gone, -1, axis) # and its soft edge
     return np.where(gone, DARK.astype(np.uint8), video)
 
-# %% ../../nbs/10_metrics/19_composition.ipynb #29210e26
+# %% ../../nbs/10_metrics/19_composition.ipynb #9e0a7e56
 def draw_matrices(
     composition:Composition,
     title:str='',   # over both

@@ -7,7 +7,7 @@ __all__ = ['MIN_AREA', 'IN_SIGHT', 'TOLERANCE', 'WITHIN', 'TRUTH', 'Track', 'tra
            'true_constants', 'read_law', 'Trial', 'judge_clip', 'Experiment', 'draw_experiments', 'Laws',
            'measure_laws', 'film']
 
-# %% ../../nbs/10_metrics/20_physics.ipynb #dc7de3ee
+# %% ../../nbs/10_metrics/20_physics.ipynb #34cd7ccf
 from dataclasses import asdict, dataclass
 from itertools import product
 import numpy as np
@@ -18,7 +18,7 @@ from ..toy.levels import (EVENTS, GRAVITY, KEEPS, PUSH, SWINGS, Physics, caption
 from ..toy.objects import colour_masks, follow_all, split_mask
 from ..toy.world import SPEEDS
 
-# %% ../../nbs/10_metrics/20_physics.ipynb #134968a1
+# %% ../../nbs/10_metrics/20_physics.ipynb #1141d79b
 @dataclass(frozen=True)
 class Track:
     "The way of one object"
@@ -45,7 +45,7 @@ def track(
             if area.mean() >= MIN_AREA and seen >= IN_SIGHT: out.append(Track(colour, path, float(area.mean())))
     return sorted(out, key=lambda t: -t.area)
 
-# %% ../../nbs/10_metrics/20_physics.ipynb #e3ab7f5d
+# %% ../../nbs/10_metrics/20_physics.ipynb #93186ebd
 @dataclass(frozen=True)
 class Law:
     "What was fitted to the paths of a clip"
@@ -93,7 +93,7 @@ def fit_fall(
         if before < -1e-6: values['restitution'] = float(-after/before)
     return Law('falls and bounces', values, far, fit[:, None])
 
-# %% ../../nbs/10_metrics/20_physics.ipynb #6436273a
+# %% ../../nbs/10_metrics/20_physics.ipynb #5f8fd96a
 def fit_hit(
     one:np.ndarray,   # (f, 2) the body that moves at first, short sides
     other:np.ndarray, # (f, 2) the body that is hit
@@ -114,7 +114,7 @@ def fit_hit(
     if approach > .02: values['restitution'] = float((after[1] - after[0])/approach)
     return Law('hits', values, far, fit*sign)
 
-# %% ../../nbs/10_metrics/20_physics.ipynb #c0068e80
+# %% ../../nbs/10_metrics/20_physics.ipynb #3590d3b0
 def fit_swing(
     path:np.ndarray, # (f, 2) short sides
 ) -> Law:            # frequency in swings per clip, amplitude in short sides
@@ -131,7 +131,7 @@ def fit_swing(
     if values['amplitude'] > .05: values['frequency'] = float(nu) # what stays in place has none
     return Law('swings', values, far, fit[:, None])
 
-# %% ../../nbs/10_metrics/20_physics.ipynb #e7ec763b
+# %% ../../nbs/10_metrics/20_physics.ipynb #7b213b25
 TOLERANCE = 0.02 # short sides; 1.3 pixels of 64
 WITHIN = 0.2     # of the true constant
 TRUTH = {'falls and bounces': dict(gravity=GRAVITY, restitution=KEEPS), # event -> constant, or one for each speed
@@ -191,7 +191,7 @@ def judge_clip(
     said = (law.values, law.residual) if law else ({}, None)
     return Trial(prompt, want['event'], want['speed'], trained, seed, *said)
 
-# %% ../../nbs/10_metrics/20_physics.ipynb #c91ef091
+# %% ../../nbs/10_metrics/20_physics.ipynb #e87d0bca
 @dataclass(frozen=True)
 class Experiment:
     "A prompt of level physics and a scene that shows it"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['physics_t2v', 'score_physics']
 
-# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #844059a9
+# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #3ff44186
 import json
 from pathlib import Path
 from ..data.dataset import DataConfig
@@ -15,7 +15,7 @@ from ..sample.pipeline import Pipeline, SampleConfig, generate, load_pipeline
 from ..train.diffusion import T2VTrain
 from ..train.optim import OptimConfig
 
-# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #b7926f0f
+# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #db8e21ee
 def physics_t2v(
     quick:bool=False, # three steps
 ) -> T2VTrain:
@@ -25,7 +25,7 @@ def physics_t2v(
     return T2VTrain(name='physics_t2v' + '_quick'*quick, init='worlds', data=DataConfig(n=n, level='physics'),
                     steps=steps, batch_size=32, optim=optim, ema=.98, save_every=100, preview_every=0, validate_on=0)
 
-# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #b4da01b3
+# %% ../../nbs/12_recipes/20_physics_t2v.ipynb #8dab5734
 def score_physics(
     run:str|Path,   # folder of the run
     log:str|Path,   # gets a line for each trial
