@@ -219,3 +219,15 @@ still_total = dict(expected=_lost, hints=("What is the sum of the weights of qua
                                           "The weights sum to 6.5, and the quality counts four fifths of the total."),
                    wrong=[(100*5.5/6.5, "That is the quality; the total is (4 quality + semantic)/5."),
                           ((4*100*6/7 + 100)/5, "Dynamic degree weighs a half, so the weights sum to 6.5.")])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #05e0b4e3
+def of_means(a, b): return float(((a.mean(0) - b.mean(0))**2).sum())
+def points_of(n, d, seed): return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).double().numpy()
+
+linear_distance = Exercise(
+    like=of_means,
+    cases=[(points_of(5, 2, 1), points_of(7, 2, 2)), (points_of(9, 4, 3), points_of(4, 4, 4) + 1)],
+    wrong=[Wrong(lambda a, b: float((a.mean(0) - b.mean(0)).sum()), "Differences of opposite sign cancel; square them."),
+           Wrong(lambda a, b: float((a @ b.T).mean()), "That is the comparison between the sets alone.")],
+    hints=["Within a, within b, and twice between them with a minus.",
+           "The mean of all x·y is the product of the means: what is left is a square."])
