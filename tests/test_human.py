@@ -14,13 +14,9 @@ LINES = [ # a line of the original, and what it is read as
     (f'{S} ck/e1 51 042 -2a -2c',         f'2a 2c {V12} ck/e1 --frames 51 --model-name 042'),
     (f'{S} ck/e1 51 042 --image --video', f'1 video {V12} ck/e1 --frames 51 --model-name 042'),
     (f'{S} tiny 17 tiny -2a --plan',      '2a --weights tiny --frames 17 --model-name tiny --plan'),
-    (f'{S} ck/e1 51 042 -4 0 120',        f'4 {V12} ck/e1 --frames 51 --model-name 042 --start 0 --end 120'),
     (f'{S} ck/e1 51 042 -5 140 280 240p 9:16 30 2 True',
      f'5 {V12} ck/e1 --frames 51 --model-name 042 --start 140 --end 280 --resolution 240p --aspect-ratio 9:16 '
      '--num-sampling-steps 30 --flow 2 --llm-refine True'),
-    (f'{S} ck/e1 51 042 --vbench 0 9 240p 9:16 30 None True',
-     f'4 {V12} ck/e1 --frames 51 --model-name 042 --start 0 --end 9 --resolution 240p --aspect-ratio 9:16 '
-     '--num-sampling-steps 30 --llm-refine True'),
     (f'CUDA_VISIBLE_DEVICES=3 {S} ck/e1 1 042 -1', f'1 {V12} ck/e1 --frames 1 --model-name 042'),
     ('bash eval/human_eval/launch.sh ck/e1 51 042',
      f'1 2a 2b 2c 2d 2e 2f 2g {V12} ck/e1 --frames 51 --model-name 042 --processes 8'),

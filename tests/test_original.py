@@ -424,6 +424,12 @@ EVAL_LINES = [ # documented line, and the words here
     (f'CUDA_VISIBLE_DEVICES=1 torchrun --master_port 29501 --nproc_per_node 1 {LOSS} --data-path i.csv --ckpt-path c '
      '--start-index 5 --end-index 6',
      'eval loss --preset opensora-1.2 --data i.csv --ckpt-path c --start-index 5 --end-index 6 --resolution all'),
+    ('bash eval/sample.sh ck/e1 51 042 -4 0 120',
+     'eval vbench generate --preset opensora-1.2 --ckpt-path ck/e1 --num-frames 51 '
+     '--save-dir samples/samples_042_e1_vbench --start 0 --end 120'),
+    ('bash eval/sample.sh tiny 17 t --vbench 0 9 240p 9:16 30 None True',
+     'eval vbench generate tiny --num-frames 17 --save-dir samples/samples_t_tiny_vbench --start 0 --end 9 '
+     '--resolution 240p --aspect-ratio 9:16 --num-sampling-steps 30 --llm-refine True'),
     ('python eval/vbench/calc_vbench.py samples/v ck --start 0 --end 2',
      'eval vbench score samples/v --output ck/vbench --dimensions subject_consistency imaging_quality'),
     ('CUDA_VISIBLE_DEVICES=7 python eval/vbench/calc_vbench.py samples/v ck --start 13',

@@ -600,6 +600,7 @@ def vbench_options(p):
     published_options(p.add_argument_group('published weights').add_argument)
 
 def suite_options(add):
+    from opensora_nb.app.options import yes_or_no
     add('--save-dir', default='samples/vbench', metavar='DIR', help="where clips go (default: samples/vbench)")
     add('--images', default='', metavar='DIR', help="first frames of VBench-i2v")
     add('--seed', type=int, default=42, help="of the first clip of each prompt (default: 42)")
@@ -611,6 +612,8 @@ def suite_options(add):
     add('--batch-size', type=int, default=1, metavar='N', help="clips made at once (default: 1)")
     add('--aes', type=float, metavar='A', help="aesthetic score behind every prompt (default: none)")
     add('--flow', type=float, metavar='M', help="motion score behind every prompt (default: none)")
+    add('--llm-refine', type=yes_or_no, default=False, metavar='True|False',
+        help="have a language model rewrite prompts (default: False)")
     add('--overwrite', action='store_true', help="make clips anew that were made with other settings")
 
 def vbench_command(args):
@@ -642,7 +645,8 @@ def generate_suite(args):
     settings = name, loss_stamp(small or args.ckpt_path or ''), cfg, args.dtype
     part = dict(rank=int(os.environ.get('RANK', 0)), world=int(os.environ.get('WORLD_SIZE', 1)))
     jobs = suite_jobs(suite, args.save_dir, args.seeds, args.seed, args.start, args.end, images=args.images, **part,
-                      text=TextConfig(args.aes, args.flow, clean=defaults.clean), settings=settings)
+                      text=TextConfig(args.aes, args.flow, None, defaults.clean, args.llm_refine),
+                      settings=settings)
     todo = suite_todo(jobs, args.overwrite)
     print(f"{len(jobs) - len(todo)} of {len(jobs)} clips are in {args.save_dir}")
     if not todo: return

@@ -377,6 +377,13 @@ def translate_human(
     if len(front) != 3: raise ValueError(f"{name} takes CKPT FRAMES MODEL_NAME first, and these are {len(front)} words")
     if not modes: raise ValueError(f"sample.sh makes nothing without one of {', '.join(HUMAN_FLAGS)}")
     ckpt, frames, model = front
+    if modes == ['4']: # names of clips that VBench's evaluator finds, which `osnb eval vbench` keeps to the letter
+        base = os.path.basename(os.path.normpath(ckpt))
+        weights = human_weights(ckpt, 'opensora-1.2')
+        suite = 'assets/texts/VBench/all_dimension.txt'
+        known = ['--prompts', suite] if os.path.isfile(suite) else []
+        return ['eval', 'vbench', 'generate', *(weights[1:] if weights[0] == '--weights' else weights), '--num-frames',
+                frames, '--save-dir', f'samples/samples_{model}_{base}_vbench', *more, *known]
     return ['eval', 'human', *dict.fromkeys(modes), *human_weights(ckpt, 'opensora-1.2'), '--frames', frames,
             '--model-name', model, *more, *where, *plan]
 
