@@ -45,4 +45,5 @@ def test_a_standard_network_from_a_folder(tmp_path):
 
 def test_features_of_nothing():
     with pytest.raises(ValueError, match='no clips'): clip_features([])
-    with pytest.raises(ValueError, match="unknown part 'sound'"): clip_features([np.zeros((2, 8, 8, 3), np.uint8)], 'sound')
+    black = [np.zeros((2, 8, 8, 3), np.uint8)]
+    with pytest.raises(ValueError, match="unknown part 'sound'"): clip_features(black, 'sound')

@@ -227,7 +227,8 @@ def points_of(n, d, seed): return torch.randn(n, d, generator=torch.Generator().
 linear_distance = Exercise(
     like=of_means,
     cases=[(points_of(5, 2, 1), points_of(7, 2, 2)), (points_of(9, 4, 3), points_of(4, 4, 4) + 1)],
-    wrong=[Wrong(lambda a, b: float((a.mean(0) - b.mean(0)).sum()), "Differences of opposite sign cancel; square them."),
+    wrong=[Wrong(lambda a, b: float((a.mean(0) - b.mean(0)).sum()),
+                 "Differences of opposite sign cancel; square them."),
            Wrong(lambda a, b: float((a @ b.T).mean()), "That is the comparison between the sets alone.")],
     hints=["Within a, within b, and twice between them with a minus.",
            "The mean of all x·y is the product of the means: what is left is a square."])
