@@ -403,20 +403,16 @@ def asks(p, demo, seed, steps, prompt='a+blue+square+moves+up'):
     p.bring_to_front()                                                   # a page behind another one draws nothing
     button(p, 'Generate video').click()
 
-def one_behind_the_other(demo, visitor, *asked):
-    "Two pages that asked for a clip of a seed and a number of steps: one is at work, the other waits behind it"
-    pages = visitor(), visitor()
-    for p, (seed, steps), says in zip(pages, asked, (re.compile(r'step \d+ of'), 'clips before yours: 1')):
-        asks(p, demo, seed, steps)
-        p.get_by_text(says).wait_for()
-    return pages
-
 DIGEST = """async url => { const r = await fetch(url); if (!r.ok) return r.status;
     const d = await crypto.subtle.digest('SHA-256', await r.arrayBuffer()); return [...new Uint8Array(d)].join(' ') }"""
 
 def test_two_tabs_get_their_own_clips(demo, visitor):
     "The one that waits says so, and its Stop works; then both press with different seeds, and none gets the other's"
-    one, other = one_behind_the_other(demo, visitor, (3, 1000), (4, 2))
+    one, other = visitor(), visitor()
+    asks(one, demo, 3, 1000)
+    one.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
+    asks(other, demo, 4, 2)
+    other.get_by_text('clips before yours: 1').wait_for()
     shot(other, 'demo_waiting')
     button(other, 'Stop').click()
     other.get_by_role('status').filter(has_text='Stopped while it was waiting').wait_for()
@@ -468,7 +464,11 @@ BEGINS = r"""new Promise(done => {
 
 def begins_after_closing(demo, visitor):
     "Seconds from closing a tab that is at work to the first step of the clip that waits behind it"
-    leaves, waits = one_behind_the_other(demo, visitor, (1, 1000), (5, 4))
+    leaves, waits = visitor(), visitor()
+    asks(leaves, demo, 1, 1000)
+    leaves.get_by_text(re.compile(r'step \d+ of 1000')).wait_for()
+    asks(waits, demo, 5, 4)
+    waits.get_by_text('clips before yours: 1').wait_for()
     waits.evaluate(f'window.begins = {BEGINS}; 0')
     closed = time.time()
     leaves.close(run_before_unload=False)
