@@ -91,11 +91,12 @@ def set_distances(
     a, b = check_features(a, b)
     n, kernel = min(len(a), len(b)), dict(fvd='kvd', fid='kid').get(prefix, f'{prefix}_kernel')
     plain, mmd = frechet(a, b), kernel_distance(a, b)
+    def at_end(a, b): return extrapolated(frechet_by_size(a, b, draws=1, seed=seed))[0] # with the noise of the line
     end = extrapolated(frechet_by_size(a, b, seed=seed))[0]
     about = f"biased upwards; compare at {n} samples only"
     low, high = spread_interval(frechet, a, b, plain, draws, seed)
     return [Measured(prefix, plain, max(0., low), high, n, better='lower', about=about),
-            Measured(f'{prefix}_infinite', end, end + low - plain, end + high - plain, n, better='lower',
+            Measured(f'{prefix}_infinite', end, *spread_interval(at_end, a, b, end, draws, seed), n, better='lower',
                      about="extrapolated to infinitely many samples"),
             Measured(kernel, mmd, *spread_interval(kernel_distance, a, b, mmd, draws, seed), n, better='lower',
                      about="without bias; may be below 0")]
