@@ -6,9 +6,10 @@
 __all__ = ['COST_MEASURES', 'AUTOENCODER_MEASURES', 'LOSS_MEASURE', 'CLIP_MEASURES', 'READ', 'Measure', 'Judged', 'TrueClips',
            'right_rows', 'following_rows', 'flicker_rows', 'nearest_rows', 'variety_rows', 'returned_rows',
            'read_again_rows', 'TruthSource', 'loss_rows', 'second_rows', 'memory_rows', 'toy_measures', 'measures_for',
-           'run_names', 'JudgedRun', 'Suite', 'groups_of', 'figure', 'compared', 'where_measured', 'suite_figures']
+           'run_names', 'JudgedRun', 'one_space', 'encode_clip', 'Suite', 'groups_of', 'figure', 'compared',
+           'where_measured', 'suite_figures']
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #96e17008
+# %% ../../nbs/10_metrics/14_suite.ipynb #4e754b5d
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,7 +32,7 @@ from .suite_runs import SuiteRun, SuiteConfig, SuiteTask, make_task, stamp, writ
 from ..sample.settings import ModelDefaults, weights_folder
 from ..toy.objects import score_world
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #6744ee8d
+# %% ../../nbs/10_metrics/14_suite.ipynb #ad35d5b0
 @dataclass(frozen=True)
 class Measure:
     "How one figure is read"
@@ -70,7 +71,7 @@ def variety_rows(run, task): # rms difference from the other clips of the same p
         if len(others): out[i] = np.sqrt(np.square(x[others] - x[i]).mean(1)).mean()
     return out
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #8babf36e
+# %% ../../nbs/10_metrics/14_suite.ipynb #c209ed93
 def returned_rows(run, task, near): # true clips through the autoencoder, compared with themselves
     return np.array([near(c, b) for c, b in zip(task.truth, run.returned(task))])
 
@@ -129,14 +130,14 @@ def toy_measures(task): # what a program reads
                    "true clips would mean copies", nearest_rows, 'grey levels', None)
     return [every, *parts, near, again]
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #2c8e4c2c
+# %% ../../nbs/10_metrics/14_suite.ipynb #71585211
 def measures_for(
     task:SuiteTask,
-    one_space:bool=True, # have all runs one autoencoder and one schedule?
+    comparable:bool=True, # have all runs one autoencoder and one schedule?
 ) -> tuple: # list of `Measure`; dict: name of a measure that does not apply -> why
     "Every measure that applies"
     found, left_out = [*CLIP_MEASURES, *AUTOENCODER_MEASURES, *COST_MEASURES], {}
-    if one_space: found.insert(0, LOSS_MEASURE)
+    if comparable: found.insert(0, LOSS_MEASURE)
     else: left_out['validation loss'] = ("the runs have different autoencoders or schedules, and a loss in one latent "
                                          "space says nothing about another")
     if task.toy: found = toy_measures(task) + found
@@ -146,7 +147,7 @@ def measures_for(
         left_out['difference between seeds'] = "one clip a prompt; ask for --seeds 2 or more"
     return found, left_out
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #ddfbfaa5
+# %% ../../nbs/10_metrics/14_suite.ipynb #6675df85
 def run_names(
     weights:list, # of str
 ) -> list:        # short names, no two alike
@@ -163,7 +164,21 @@ class JudgedRun(SuiteRun, Judged):
             self._returned = [round_trip(self.pipe.vae, c) for c in bar]
         return self._returned
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #0b346336
+# %% ../../nbs/10_metrics/14_suite.ipynb #9a07c0c7
+def one_space(
+    runs,            # each with a `pipe`
+    clip:np.ndarray, # uint8 (f, h, w, 3)
+) -> bool:
+    "Do all runs learn the same thing: is a clip encoded alike, within 1 %, and is the schedule the same?"
+    if len({r.pipe.defaults.schedule for r in runs}) > 1: return False
+    codes = [encode_clip(r.pipe, clip) for r in runs]
+    first = codes[0]
+    return all(c.shape == first.shape and (c - first).norm() < .01*first.norm() for c in codes)
+
+def encode_clip(pipe, clip): # -> latent, on the CPU
+    task = SuiteTask([], np.zeros(0, int), [], [clip], [''], [])
+    return encode_held_out(pipe, TruthSource(task, pipe.defaults.fps)).x
+
 class Suite:
     "Runs on one task, their rows and figures"
     def __init__(self,
@@ -183,8 +198,7 @@ class Suite:
         if self.task.toy: self.check_levels()
         for run in self.runs: run.texts = self.task.prompts
         self.judged = [*self.runs, TrueClips(self.task.truth, self.task.told)]
-        spaces = {(stamp(r.weights, 'vae'), r.pipe.defaults.schedule) for r in self.runs}
-        self.measures, self.left_out = measures_for(self.task, len(spaces) == 1)
+        self.measures, self.left_out = measures_for(self.task, one_space(self.runs, self.task.truth[0]))
 
     def check_levels(self): # `ValueError` where weights were not taught the level
         for run in self.runs:
@@ -225,7 +239,7 @@ class Suite:
         write_atomic(self.folder/'figures.json', json.dumps(out, indent=1).encode())
         return out
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #019cf5ef
+# %% ../../nbs/10_metrics/14_suite.ipynb #f429f45d
 def groups_of(suite, measure, rows): # which rows belong together: those of a prompt, a true clip, a batch
     mine = measure.of == 'clips' and len(rows) == len(suite.task.groups)
     return suite.task.groups if mine else np.arange(len(rows))
@@ -260,7 +274,7 @@ def compared(
     e = jackknife(measure.name, apart(np.arange(len(a))), leave_one_out(apart, groups), len(a))
     return PairedDifference(measure.name, *names, e.value, e.low, e.high, measure.better)
 
-# %% ../../nbs/10_metrics/14_suite.ipynb #47f2b3fd
+# %% ../../nbs/10_metrics/14_suite.ipynb #1edb8fe4
 def where_measured(device): # processor, or the GPU, and versions
     gpu = dict(gpu=torch.cuda.get_device_name()) if torch.device(device).type == 'cuda' else {}
     return machine() | gpu | dict(opensora_nb=version('opensora_nb'))

@@ -6,7 +6,7 @@
 __all__ = ['SuiteConfig', 'SuiteTask', 'toy_task', 'own_task', 'make_task', 'Peak', 'stamp', 'write_numbers', 'make_batch',
            'SuiteRun']
 
-# %% ../../nbs/10_metrics/13_suite_runs.ipynb #12375ecd
+# %% ../../nbs/10_metrics/13_suite_runs.ipynb #874d726a
 import hashlib, io, json, time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from ..sample.pipeline import SampleConfig, generate, load_pipeline
 from ..sample.settings import weights_folder
 from ..toy.levels import WORLDS, world_clips, world_prompts
 
-# %% ../../nbs/10_metrics/13_suite_runs.ipynb #c98a97cb
+# %% ../../nbs/10_metrics/13_suite_runs.ipynb #9525c124
 @dataclass(frozen=True)
 class SuiteConfig:
     "What is made and measured; equal for all runs"
@@ -88,7 +88,7 @@ def make_task(
     "The same for every run"
     return own_task(cfg) if cfg.data else toy_task(cfg)
 
-# %% ../../nbs/10_metrics/13_suite_runs.ipynb #88bcb771
+# %% ../../nbs/10_metrics/13_suite_runs.ipynb #55b76820
 class Peak:
     "The most memory that this process had in use, in GB, looked at whenever `look` is called"
     def __init__(self, device):
@@ -100,11 +100,10 @@ class Peak:
         self.most = max(self.most, torch.cuda.max_memory_allocated()/1e9 if self.cuda else rss)
 
 def stamp(
-    weights:str,  # as for `load_pipeline`
-    part:str='',  # of the pipeline, such as vae; none: all of it
-) -> str:         # 12 hexadecimal digits
+    weights:str, # as for `load_pipeline`
+) -> str:        # 12 hexadecimal digits
     "A fingerprint of weights: names and sizes of the files, and their first and last 64 KB"
-    folder, digest = weights_folder(weights)/part, hashlib.sha256()
+    folder, digest = weights_folder(weights), hashlib.sha256()
     for p in sorted(q for q in folder.rglob('*') if q.is_file()):
         digest.update(f'{p.relative_to(folder)} {p.stat().st_size}'.encode())
         with open(p, 'rb') as f:
@@ -125,7 +124,7 @@ def make_batch(pipe, cfg, prompts, seeds) -> tuple: # clips (b, f, h, w, 3), wha
     peak.look()
     return clips, dict(seconds=time.perf_counter() - began, memory=peak.most)
 
-# %% ../../nbs/10_metrics/13_suite_runs.ipynb #06e7d7f6
+# %% ../../nbs/10_metrics/13_suite_runs.ipynb #95fbb7da
 @dataclass
 class SuiteRun:
     "Weights under test, their clips and figures on disk"
