@@ -4051,6 +4051,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'opensora_nb/metrics/suite.py'),
                                            'opensora_nb.metrics.suite.variety_rows': ( '10_metrics/suite.html#variety_rows',
                                                                                        'opensora_nb/metrics/suite.py'),
+                                           'opensora_nb.metrics.suite.video_rows': ( '10_metrics/suite.html#video_rows',
+                                                                                     'opensora_nb/metrics/suite.py'),
                                            'opensora_nb.metrics.suite.where_measured': ( '10_metrics/suite.html#where_measured',
                                                                                          'opensora_nb/metrics/suite.py')},
             'opensora_nb.metrics.suite_report': { 'opensora_nb.metrics.suite_report.against': ( '10_metrics/suite_report.html#against',

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MOTION_MEASURES', 'COST_MEASURES', 'AUTOENCODER_MEASURES', 'LOSS_MEASURE', 'CLIP_MEASURES', 'READ', 'Measure',
-           'Judged', 'TrueClips', 'right_rows', 'following_rows', 'flicker_rows', 'strength_rows', 'smoothness_rows',
-           'nearest_rows', 'variety_rows', 'returned_rows', 'read_again_rows', 'TruthSource', 'loss_rows',
-           'second_rows', 'memory_rows', 'toy_measures', 'measures_for', 'run_names', 'JudgedRun', 'one_space',
-           'encode_clip', 'Suite', 'groups_of', 'figure', 'compared', 'where_measured', 'suite_figures']
+           'Judged', 'TrueClips', 'right_rows', 'following_rows', 'video_rows', 'flicker_rows', 'strength_rows',
+           'smoothness_rows', 'nearest_rows', 'variety_rows', 'returned_rows', 'read_again_rows', 'TruthSource',
+           'loss_rows', 'second_rows', 'memory_rows', 'toy_measures', 'measures_for', 'run_names', 'JudgedRun',
+           'one_space', 'encode_clip', 'Suite', 'groups_of', 'figure', 'compared', 'where_measured', 'suite_figures']
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #e0e7bc41
+# %% ../../nbs/10_metrics/24_suite.ipynb #1e3d4ec9
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,13 +27,15 @@ from .flicker import flicker
 from .measured import Measured, table
 from .nearest import nearest
 from .recon import psnr, round_trip, ssim
+from .set_distances import kernel_distance
+from .video_features import clip_features
 from .vbench_offline import motion_smoothness, motion_strength
 from .val_loss import bucket_loss, encode_held_out, eval_times
 from .suite_runs import SuiteRun, SuiteConfig, SuiteTask, make_task, stamp, write_numbers
 from ..sample.settings import ModelDefaults, weights_folder
 from ..toy.objects import score_world
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #78616a62
+# %% ../../nbs/10_metrics/24_suite.ipynb #f239d9b4
 @dataclass(frozen=True)
 class Measure:
     "How one figure is read"
@@ -62,6 +64,7 @@ def right_rows(reading, attribute): # 1 right, 0 wrong, nan: the prompt does not
                      for want, got in reading])
 
 def following_rows(run, task, attribute=''): return right_rows(run.reading, attribute)
+def video_rows(run, task): return clip_features(list(run.clips)) # (n, 64)
 def flicker_rows(run, task): return flicker(run.clips)
 def strength_rows(run, task): # a mean over the pairs of frames of each clip
     return np.array([motion_strength(c, run.fps).mean() for c in run.clips])
@@ -77,7 +80,7 @@ def variety_rows(run, task): # rms difference from the other clips of the same p
         if len(others): out[i] = np.sqrt(np.square(x[others] - x[i]).mean(1)).mean()
     return out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #f6e5a663
+# %% ../../nbs/10_metrics/24_suite.ipynb #9d8a414e
 def returned_rows(run, task, near): # true clips through the autoencoder, compared with themselves
     return np.array([near(c, b) for c, b in zip(task.truth, run.returned(task))])
 
@@ -102,14 +105,15 @@ def second_rows(run, task): return np.array([c['seconds']/c['clips'] for c in ru
 def memory_rows(run, task): return np.array([max(c['memory'] for c in run.costs)])
 
 MOTION_MEASURES = ( # these need OpenCV
-    Measure('motion', "How far the fastest 5 % of the pixels go from frame to frame, by optical flow (OpenCV's DIS). The "
-            "figure of the true clips is the right one", strength_rows, 'pixels of 256', None),
-    Measure('motion smoothness', "How well a frame can be guessed from its neighbours, as VBench asks, with DIS in place "
-            "of its network; a frozen clip is perfectly smooth", smoothness_rows, '', None))
+    Measure('motion', "How far the fastest 5 % of the pixels go from frame to frame, by optical flow (OpenCV's DIS). "
+            "The figure of the true clips is the right one", strength_rows, 'pixels of 256', None),
+    Measure('motion smoothness', "How well a frame can be guessed from its neighbours, as VBench asks, with DIS in "
+            "place of its network; a frozen clip is perfectly smooth", smoothness_rows, '', None))
 
 COST_MEASURES = (
     Measure('seconds a clip', "Wall time of sampling and decoding, in batches, on the machine named below. Runs "
-            "are timed one after the other, so a busy machine can make either look slower: no verdict", second_rows, 's', 'lower', of='cost'),
+            "are timed one after the other, so a busy machine can make either look slower: no verdict",
+            second_rows, 's', 'lower', of='cost'),
     Measure('memory', "The most memory that was in use while sampling; of a GPU where one was used", memory_rows, 'GB',
             'lower', whole=lambda rows, bank: float(rows.max()), of='cost'))
 
@@ -119,9 +123,9 @@ AUTOENCODER_MEASURES = (
     Measure('autoencoder SSIM', "The same, by structure: 1 is equal", partial(returned_rows, near=ssim), '', 'higher',
             of='autoencoder'))
 
-LOSS_MEASURE = Measure('validation loss', "How well the velocity (or the noise) of true clips is predicted, at five times on "
-                       "fixed noise; it compares runs of one autoencoder and one schedule", loss_rows, '', 'lower',
-                       of='autoencoder')
+LOSS_MEASURE = Measure(
+    'validation loss', "How well the velocity (or the noise) of true clips is predicted, at five times on fixed noise; "
+    "it compares runs of one autoencoder and one schedule", loss_rows, '', 'lower', of='autoencoder')
 
 CLIP_MEASURES = (
     Measure('brightness jumps', "Mean change from frame to frame. Motion and flicker both cause it, so the figure of "
@@ -140,9 +144,12 @@ def toy_measures(task): # what a program reads
                     "model behind this autoencoder can score higher", read_again_rows, of='autoencoder')
     near = Measure('nearest true clip', "Distance to the nearest of other true clips. Far below the figure of the "
                    "true clips would mean copies", nearest_rows, 'grey levels', None)
-    return [every, *parts, near, again]
+    far = Measure('KVD', "Kernel distance of the clips from other true clips, by features of a small network that was "
+                  "taught the toy world; 0 for clips of the same kind, give or take", video_rows, '', 'lower',
+                  whole=kernel_distance)
+    return [every, *parts, far, near, again]
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #6a6f0dbe
+# %% ../../nbs/10_metrics/24_suite.ipynb #c6df87f9
 def measures_for(
     task:SuiteTask,
     comparable:bool=True, # have all runs one autoencoder and one schedule?
@@ -161,7 +168,7 @@ def measures_for(
         left_out['difference between seeds'] = "one clip a prompt; ask for --seeds 2 or more"
     return found, left_out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #79a4904c
+# %% ../../nbs/10_metrics/24_suite.ipynb #9d2bc045
 def run_names(
     weights:list, # of str
 ) -> list:        # short names, no two alike
@@ -180,7 +187,7 @@ class JudgedRun(SuiteRun, Judged):
             self._returned = [round_trip(self.pipe.vae, c) for c in bar]
         return self._returned
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #2ba9b45b
+# %% ../../nbs/10_metrics/24_suite.ipynb #20934d90
 def one_space(
     runs,            # each with a `pipe`
     clip:np.ndarray, # uint8 (f, h, w, 3)
@@ -256,7 +263,7 @@ class Suite:
         write_atomic(self.folder/'figures.json', json.dumps(out, indent=1).encode())
         return out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #dfe0e23a
+# %% ../../nbs/10_metrics/24_suite.ipynb #1650b4dd
 def groups_of(suite, measure, rows): # which rows belong together: those of a prompt, a true clip, a batch
     mine = measure.of == 'clips' and len(rows) == len(suite.task.groups)
     return suite.task.groups if mine else np.arange(len(rows))
@@ -291,7 +298,7 @@ def compared(
     e = jackknife(measure.name, apart(np.arange(len(a))), leave_one_out(apart, groups), len(a))
     return PairedDifference(measure.name, *names, e.value, e.low, e.high, measure.better)
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #3af63778
+# %% ../../nbs/10_metrics/24_suite.ipynb #4ef90017
 def where_measured(device): # processor, or the GPU, and versions
     gpu = dict(gpu=torch.cuda.get_device_name()) if torch.device(device).type == 'cuda' else {}
     return machine() | gpu | dict(opensora_nb=version('opensora_nb'))

@@ -6,7 +6,7 @@
 __all__ = ['SuiteConfig', 'SuiteTask', 'toy_task', 'own_task', 'make_task', 'Peak', 'stamp', 'write_numbers', 'make_batch',
            'SuiteRun']
 
-# %% ../../nbs/10_metrics/23_suite_runs.ipynb #874d726a
+# %% ../../nbs/10_metrics/23_suite_runs.ipynb #1e429d6a
 import hashlib, io, json, time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from ..sample.pipeline import SampleConfig, generate, load_pipeline
 from ..sample.settings import weights_folder
 from ..toy.levels import WORLDS, world_clips, world_prompts
 
-# %% ../../nbs/10_metrics/23_suite_runs.ipynb #9525c124
+# %% ../../nbs/10_metrics/23_suite_runs.ipynb #e9c2ae5d
 @dataclass(frozen=True)
 class SuiteConfig:
     "What is made and measured; equal for all runs"
@@ -88,7 +88,7 @@ def make_task(
     "The same for every run"
     return own_task(cfg) if cfg.data else toy_task(cfg)
 
-# %% ../../nbs/10_metrics/23_suite_runs.ipynb #55b76820
+# %% ../../nbs/10_metrics/23_suite_runs.ipynb #727c62fd
 class Peak:
     "The most memory that this process had in use, in GB, looked at whenever `look` is called"
     def __init__(self, device):
@@ -124,7 +124,7 @@ def make_batch(pipe, cfg, prompts, seeds) -> tuple: # clips (b, f, h, w, 3), wha
     peak.look()
     return clips, dict(seconds=time.perf_counter() - began, memory=peak.most)
 
-# %% ../../nbs/10_metrics/23_suite_runs.ipynb #95fbb7da
+# %% ../../nbs/10_metrics/23_suite_runs.ipynb #72bb73e8
 @dataclass
 class SuiteRun:
     "Weights under test, their clips and figures on disk"
