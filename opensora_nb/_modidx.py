@@ -4039,6 +4039,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'opensora_nb/metrics/suite.py'),
                                            'opensora_nb.metrics.suite.run_names': ( '10_metrics/suite.html#run_names',
                                                                                     'opensora_nb/metrics/suite.py'),
+                                           'opensora_nb.metrics.suite.scaled_kernel': ( '10_metrics/suite.html#scaled_kernel',
+                                                                                        'opensora_nb/metrics/suite.py'),
                                            'opensora_nb.metrics.suite.second_rows': ( '10_metrics/suite.html#second_rows',
                                                                                       'opensora_nb/metrics/suite.py'),
                                            'opensora_nb.metrics.suite.smoothness_rows': ( '10_metrics/suite.html#smoothness_rows',

@@ -6,10 +6,11 @@
 __all__ = ['MOTION_MEASURES', 'COST_MEASURES', 'AUTOENCODER_MEASURES', 'LOSS_MEASURE', 'CLIP_MEASURES', 'READ', 'Measure',
            'Judged', 'TrueClips', 'right_rows', 'following_rows', 'video_rows', 'flicker_rows', 'strength_rows',
            'smoothness_rows', 'nearest_rows', 'variety_rows', 'returned_rows', 'read_again_rows', 'TruthSource',
-           'loss_rows', 'second_rows', 'memory_rows', 'toy_measures', 'measures_for', 'run_names', 'JudgedRun',
-           'one_space', 'encode_clip', 'Suite', 'groups_of', 'figure', 'compared', 'where_measured', 'suite_figures']
+           'loss_rows', 'second_rows', 'memory_rows', 'scaled_kernel', 'toy_measures', 'measures_for', 'run_names',
+           'JudgedRun', 'one_space', 'encode_clip', 'Suite', 'groups_of', 'figure', 'compared', 'where_measured',
+           'suite_figures']
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #1e3d4ec9
+# %% ../../nbs/10_metrics/24_suite.ipynb #6ba4b91f
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -35,7 +36,7 @@ from .suite_runs import SuiteRun, SuiteConfig, SuiteTask, make_task, stamp, writ
 from ..sample.settings import ModelDefaults, weights_folder
 from ..toy.objects import score_world
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #f239d9b4
+# %% ../../nbs/10_metrics/24_suite.ipynb #57810feb
 @dataclass(frozen=True)
 class Measure:
     "How one figure is read"
@@ -80,7 +81,7 @@ def variety_rows(run, task): # rms difference from the other clips of the same p
         if len(others): out[i] = np.sqrt(np.square(x[others] - x[i]).mean(1)).mean()
     return out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #9d8a414e
+# %% ../../nbs/10_metrics/24_suite.ipynb #60dd2fa4
 def returned_rows(run, task, near): # true clips through the autoencoder, compared with themselves
     return np.array([near(c, b) for c, b in zip(task.truth, run.returned(task))])
 
@@ -135,6 +136,10 @@ CLIP_MEASURES = (
 
 READ = 'read from the pixels by a program'
 
+def scaled_kernel(rows, bank): # features in spreads of the true clips
+    spread = bank.std(0).mean()
+    return kernel_distance(rows/spread, bank/spread)
+
 def toy_measures(task): # what a program reads
     named = score_world(task.truth, task.told).asked
     every = Measure('prompt followed', f"Share of clips that show all that their prompt names, {READ}", following_rows)
@@ -146,10 +151,10 @@ def toy_measures(task): # what a program reads
                    "true clips would mean copies", nearest_rows, 'grey levels', None)
     far = Measure('KVD', "Kernel distance of the clips from other true clips, by features of a small network that was "
                   "taught the toy world; 0 for clips of the same kind, give or take", video_rows, '', 'lower',
-                  whole=kernel_distance)
+                  whole=scaled_kernel)
     return [every, *parts, far, near, again]
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #c6df87f9
+# %% ../../nbs/10_metrics/24_suite.ipynb #7615071b
 def measures_for(
     task:SuiteTask,
     comparable:bool=True, # have all runs one autoencoder and one schedule?
@@ -168,7 +173,7 @@ def measures_for(
         left_out['difference between seeds'] = "one clip a prompt; ask for --seeds 2 or more"
     return found, left_out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #9d2bc045
+# %% ../../nbs/10_metrics/24_suite.ipynb #9ad3b258
 def run_names(
     weights:list, # of str
 ) -> list:        # short names, no two alike
@@ -187,7 +192,7 @@ class JudgedRun(SuiteRun, Judged):
             self._returned = [round_trip(self.pipe.vae, c) for c in bar]
         return self._returned
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #20934d90
+# %% ../../nbs/10_metrics/24_suite.ipynb #ef6f7f2e
 def one_space(
     runs,            # each with a `pipe`
     clip:np.ndarray, # uint8 (f, h, w, 3)
@@ -263,7 +268,7 @@ class Suite:
         write_atomic(self.folder/'figures.json', json.dumps(out, indent=1).encode())
         return out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #1650b4dd
+# %% ../../nbs/10_metrics/24_suite.ipynb #d7d7a181
 def groups_of(suite, measure, rows): # which rows belong together: those of a prompt, a true clip, a batch
     mine = measure.of == 'clips' and len(rows) == len(suite.task.groups)
     return suite.task.groups if mine else np.arange(len(rows))
@@ -298,7 +303,7 @@ def compared(
     e = jackknife(measure.name, apart(np.arange(len(a))), leave_one_out(apart, groups), len(a))
     return PairedDifference(measure.name, *names, e.value, e.low, e.high, measure.better)
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #4ef90017
+# %% ../../nbs/10_metrics/24_suite.ipynb #fe41681a
 def where_measured(device): # processor, or the GPU, and versions
     gpu = dict(gpu=torch.cuda.get_device_name()) if torch.device(device).type == 'cuda' else {}
     return machine() | gpu | dict(opensora_nb=version('opensora_nb'))

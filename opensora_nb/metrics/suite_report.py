@@ -7,7 +7,7 @@ __all__ = ['RUN_COLOURS', 'TRUE_COLOUR', 'WAYS', 'MOST_PROMPTS', 'MORE_STYLE', '
            'against', 'interval_svg', 'figure_cell', 'verdict_cell', 'measure_lines', 'measure_table',
            'telling_prompts', 'clip_cell', 'clip_table', 'true_row', 'asked_table', 'write_suite_report']
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #cf1ab7e8
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #400defbc
 import html, json
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,7 @@ from .measured import Measured
 from .suite import Suite, suite_figures
 from ..viz import moving_picture
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #9ea1f4dd
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #ba70a766
 def number(v): # as people write it
     return f'{v:.0f}' if abs(v) >= 100 else f'{v:.3g}'
 
@@ -53,7 +53,7 @@ def against(out, other): # sentences about a run and the first
     return [*said, f"Of {len(judged)} differences looked at, about {luck:.1f} would pass this test by luck alone "
                    "if the two were equal."]
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #47981ad4
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #9e126a04
 RUN_COLOURS = ('#4878b0', '#d9864f', '#5a9e6f', '#b05c8a', '#7a6fb0', '#8a7a4f') # of runs; true clips are grey
 TRUE_COLOUR = '#777777'
 
@@ -96,7 +96,7 @@ def verdict_cell(d): # of a difference
     return (f'<td class="{kind}">{told}<br><small>{d["value"]:+.3g} ({number(d["low"])} to {number(d["high"])})'
             '</small></td>')
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #25aed2ce
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #f62e5501
 WAYS = {'higher': 'higher is better', 'lower': 'lower is better', None: 'compare with true clips'}
 
 def measure_lines(out, name): # a row of the table, as HTML
@@ -120,7 +120,7 @@ def measure_table(out): # all measures
     lines = ''.join(measure_lines(out, name) for name in order)
     return f'<table><tr><th>measure</th>{"".join(heads)}<th>95 % intervals</th>{tail}</tr>{lines}</table>'
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #7831a5de
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #d6442139
 MOST_PROMPTS = 10
 
 def telling_prompts(suite) -> list: # positions of clips to show, the telling ones first
@@ -155,7 +155,7 @@ def true_row(suite): # a few true clips
              for c, t in list(zip(suite.task.truth, suite.task.told))[:6]]
     return ''.join(shown)
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #79c757d4
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #a23d490d
 MORE_STYLE = '''td.clear{background:#eaf4ea}td.noise{color:#666}.no{color:#b00}small{color:#555}
 figure{width:140px}img{image-rendering:pixelated}.wide{overflow-x:auto}th{vertical-align:bottom}
 td:first-child{max-width:330px}'''
