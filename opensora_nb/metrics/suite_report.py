@@ -7,7 +7,7 @@ __all__ = ['RUN_COLOURS', 'TRUE_COLOUR', 'WAYS', 'MOST_PROMPTS', 'MORE_STYLE', '
            'against', 'interval_svg', 'figure_cell', 'verdict_cell', 'measure_lines', 'measure_table',
            'telling_prompts', 'clip_cell', 'clip_table', 'true_row', 'asked_table', 'write_suite_report']
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #400defbc
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #109a3660
 import html, json
 from pathlib import Path
 import numpy as np
@@ -17,9 +17,9 @@ from .measured import Measured
 from .suite import Suite, suite_figures
 from ..viz import moving_picture
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #ba70a766
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #aa7df8c3
 def number(v): # as people write it
-    return f'{v:.0f}' if abs(v) >= 100 else f'{v:.3g}'
+    return f'{v:.0f}' if abs(v) >= 100 else f'{v:.3g}' if abs(v) >= 1 else f'{v:.4g}'
 
 def listing(words): # a, b and c
     words = list(words)
@@ -30,7 +30,8 @@ def in_short(
 ) -> list:    # of sentences
     "What a reader should know first"
     names = [r['name'] for r in out['runs']]
-    said = [f"{listing(names)} made {out['clips']} clips of the same {out['prompts']} prompts, from the same noise."]
+    who = f"{listing(names)} each" if len(names) > 1 else names[0]
+    said = [f"{who} made {out['clips']} clips, of the same {out['prompts']} prompts and seeds."]
     first = {name: {r['name']: r for r in out['measured'][name]} for name in out['measured']}
     for name in [*names, 'true clips']:
         if row := first.get(name, {}).get('prompt followed'):
@@ -50,10 +51,10 @@ def against(out, other): # sentences about a run and the first
                                f"{listing(better)}.")
     if not said: said.append(f"No difference between {base} and {other} is larger than its noise.")
     luck = .05*len(judged)
-    return [*said, f"Of {len(judged)} differences looked at, about {luck:.1f} would pass this test by luck alone "
-                   "if the two were equal."]
+    return [*said, f"Of the {len(judged)} differences with a better side, about {luck:.1f} would be larger than their "
+                   "noise by luck alone if the two were equal."]
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #9e126a04
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #aadfbb44
 RUN_COLOURS = ('#4878b0', '#d9864f', '#5a9e6f', '#b05c8a', '#7a6fb0', '#8a7a4f') # of runs; true clips are grey
 TRUE_COLOUR = '#777777'
 
@@ -91,12 +92,12 @@ def verdict_cell(d): # of a difference
     if d['low'] is None: return f'<td class="noise">too few to say<br><small>{d["value"]:+.3g}</small></td>'
     kind, told = 'noise', 'within the noise'
     if d['clear']:
-        kind = 'clear'
+        kind = 'clear' if d['winner'] else 'differs'
         told = f"<b>{html.escape(d['winner'])} is better</b>" if d['winner'] else 'differs'
     return (f'<td class="{kind}">{told}<br><small>{d["value"]:+.3g} ({number(d["low"])} to {number(d["high"])})'
             '</small></td>')
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #f62e5501
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #78119b90
 WAYS = {'higher': 'higher is better', 'lower': 'lower is better', None: 'compare with true clips'}
 
 def measure_lines(out, name): # a row of the table, as HTML
@@ -120,7 +121,7 @@ def measure_table(out): # all measures
     lines = ''.join(measure_lines(out, name) for name in order)
     return f'<table><tr><th>measure</th>{"".join(heads)}<th>95 % intervals</th>{tail}</tr>{lines}</table>'
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #d6442139
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #4c150c0f
 MOST_PROMPTS = 10
 
 def telling_prompts(suite) -> list: # positions of clips to show, the telling ones first
@@ -155,16 +156,17 @@ def true_row(suite): # a few true clips
              for c, t in list(zip(suite.task.truth, suite.task.told))[:6]]
     return ''.join(shown)
 
-# %% ../../nbs/10_metrics/25_suite_report.ipynb #a23d490d
-MORE_STYLE = '''td.clear{background:#eaf4ea}td.noise{color:#666}.no{color:#b00}small{color:#555}
+# %% ../../nbs/10_metrics/25_suite_report.ipynb #78853167
+MORE_STYLE = '''td.clear{background:#eaf4ea}td.differs{background:#f2f2f2}td.noise{color:#666}
+.no{color:#b00}small{color:#555}
 figure{width:140px}img{image-rendering:pixelated}.wide{overflow-x:auto}th{vertical-align:bottom}
 td:first-child{max-width:330px}'''
 
-HOW_TO_READ = '''<p>Behind each figure stands its 95 % interval: other prompts of the same kind would have given a
-figure within it in 95 of 100 reports. All runs had the same prompts and the same noise, so clips are compared in
-pairs; that makes the interval of a difference narrower than the intervals of the two figures, which may overlap
-although the difference is clear. “Within the noise” does not say that two runs are equal: more prompts may tell them
-apart (<code>--num</code>).</p>'''
+HOW_TO_READ = '''<p>Behind each figure stands its 95 % interval: other prompts of the same kind would have
+given a figure within it in 95 of 100 reports. All runs had the same prompts and the same seeds, so clips are
+compared in pairs; that makes the interval of a difference narrower than the intervals of the two figures,
+which may overlap although the difference is clear. “Within the noise” does not say that two runs are equal:
+more prompts may tell them apart (<code>--num</code>).</p>'''
 
 def asked_table(out): # what was asked, and where
     asked = {k: v for k, v in out['settings'].items() if v not in (None, '')}
@@ -182,8 +184,10 @@ def write_suite_report(
     left = [(name, why) for name, why in out['left_out'].items()]
     parts = [f'<h1>{title}</h1>', ''.join(f'<p>{html.escape(s)}</p>' for s in in_short(out)),
              '<h2>All measures</h2>', HOW_TO_READ, f'<div class="wide">{measure_table(out)}</div>',
-             '<h2>Clips</h2><p>First the prompts on which the runs disagree.</p>',
-             f'<div class="wide">{clip_table(suite)}</div>', '<h2>True clips</h2>', true_row(suite),
+             '<h2>Clips</h2><p>One clip of a prompt: first the prompts on which the runs disagree, if there are any, '
+             'then others in order.</p>',
+             f'<div class="wide">{clip_table(suite)}</div>',
+             '<h2>True clips</h2><p>What the world itself shows for such prompts.</p>', true_row(suite),
              '<h2>Not measured</h2>' + html_table(('measure', 'why'), left) if left else '',
              '<h2>How it was made</h2>', asked_table(out)]
     text = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'

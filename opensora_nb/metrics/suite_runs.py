@@ -6,7 +6,7 @@
 __all__ = ['SuiteConfig', 'SuiteTask', 'toy_task', 'own_task', 'make_task', 'Peak', 'stamp', 'write_numbers', 'make_batch',
            'SuiteRun']
 
-# %% ../../nbs/10_metrics/23_suite_runs.ipynb #1e429d6a
+# %% ../../nbs/10_metrics/23_suite_runs.ipynb #b8024db2
 import hashlib, io, json, time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,9 +19,10 @@ from ..data.dataset import open_source
 from ..data.video_io import write_atomic
 from ..sample.pipeline import SampleConfig, generate, load_pipeline
 from ..sample.settings import weights_folder
-from ..toy.levels import WORLDS, world_clips, world_prompts
+from .score_audit import true_scenes
+from ..toy.levels import WORLDS, render_world, world_clips, world_prompts
 
-# %% ../../nbs/10_metrics/23_suite_runs.ipynb #e9c2ae5d
+# %% ../../nbs/10_metrics/23_suite_runs.ipynb #66b1bba0
 @dataclass(frozen=True)
 class SuiteConfig:
     "What is made and measured; equal for all runs"
@@ -63,10 +64,15 @@ def toy_task(
     "Prompts and true clips of the toy world"
     prompts, n = world_prompts(cfg.num, cfg.level, cfg.seed, cfg.split), cfg.num*cfg.seeds
     groups = np.arange(n)//cfg.seeds
-    true, bank = (world_clips(n, cfg.level, at + cfg.seed, cfg.split, cfg.num_frames, cfg.image_size)
-                  for at in (5000, 7000))
-    return SuiteTask([prompts[g] for g in groups], groups, [1000*cfg.seed + i for i in range(n)],
-                [c.video for c in true], [c.text for c in true], [c.video for c in bank])
+    texts, noise = [prompts[g] for g in groups], [1000*cfg.seed + i for i in range(n)]
+    shape = cfg.num_frames, cfg.image_size
+    bank = world_clips(n, cfg.level, 7000 + cfg.seed, cfg.split, *shape)
+    if cfg.level in ('core', 'full'): # one object: the world shows the very prompts
+        true, told = [render_world(s, *shape) for s in true_scenes(texts, noise)], texts
+    else:
+        clips = world_clips(n, cfg.level, 5000 + cfg.seed, cfg.split, *shape)
+        true, told = [c.video for c in clips], [c.text for c in clips]
+    return SuiteTask(texts, groups, noise, true, told, [c.video for c in bank])
 
 def own_task(
     cfg:SuiteConfig, # with a size and `data`
@@ -88,7 +94,7 @@ def make_task(
     "The same for every run"
     return own_task(cfg) if cfg.data else toy_task(cfg)
 
-# %% ../../nbs/10_metrics/23_suite_runs.ipynb #727c62fd
+# %% ../../nbs/10_metrics/23_suite_runs.ipynb #12f30ab0
 class Peak:
     "The most memory that this process had in use, in GB, looked at whenever `look` is called"
     def __init__(self, device):
@@ -124,7 +130,7 @@ def make_batch(pipe, cfg, prompts, seeds) -> tuple: # clips (b, f, h, w, 3), wha
     peak.look()
     return clips, dict(seconds=time.perf_counter() - began, memory=peak.most)
 
-# %% ../../nbs/10_metrics/23_suite_runs.ipynb #72bb73e8
+# %% ../../nbs/10_metrics/23_suite_runs.ipynb #2892fadf
 @dataclass
 class SuiteRun:
     "Weights under test, their clips and figures on disk"
