@@ -10,7 +10,7 @@ __all__ = ['MOTION_MEASURES', 'COST_MEASURES', 'AUTOENCODER_MEASURES', 'LOSS_MEA
            'JudgedRun', 'one_space', 'encode_clip', 'Suite', 'groups_of', 'figure', 'compared', 'where_measured',
            'suite_figures']
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #769512ff
+# %% ../../nbs/10_metrics/24_suite.ipynb #54b1fb51
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -36,7 +36,7 @@ from .suite_runs import SuiteRun, SuiteConfig, SuiteTask, make_task, stamp, writ
 from ..sample.settings import ModelDefaults, weights_folder
 from ..toy.objects import score_world
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #094d8b69
+# %% ../../nbs/10_metrics/24_suite.ipynb #f34eaad9
 @dataclass(frozen=True)
 class Measure:
     "How one figure is read"
@@ -81,7 +81,7 @@ def variety_rows(run, task): # rms difference from the other clips of the same p
         if len(others): out[i] = np.sqrt(np.square(x[others] - x[i]).mean(1)).mean()
     return out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #1f8a1b08
+# %% ../../nbs/10_metrics/24_suite.ipynb #88a8e074
 def returned_rows(run, task, near): # true clips through the autoencoder, compared with themselves
     return np.array([near(c, b) for c, b in zip(task.truth, run.returned(task))])
 
@@ -119,8 +119,8 @@ COST_MEASURES = (
             'lower', whole=lambda rows, bank: float(rows.max()), of='cost'))
 
 AUTOENCODER_MEASURES = (
-    Measure('autoencoder PSNR', "True clips through the autoencoder: how close the pixels come back. What is lost here, "
-            "no clip of the model can show", partial(returned_rows, near=psnr), 'dB', 'higher', of='autoencoder'),
+    Measure('autoencoder PSNR', "True clips through the autoencoder: how close the pixels come back. What is lost "
+            "here, no clip of the model can show", partial(returned_rows, near=psnr), 'dB', 'higher', of='autoencoder'),
     Measure('autoencoder SSIM', "The same, by structure: 1 is equal", partial(returned_rows, near=ssim), '', 'higher',
             of='autoencoder'))
 
@@ -154,7 +154,7 @@ def toy_measures(task): # what a program reads
                   "kind", video_rows, '', 'lower', whole=scaled_kernel)
     return [every, *parts, far, near, again]
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #c3ad7fd3
+# %% ../../nbs/10_metrics/24_suite.ipynb #4de7a09e
 def measures_for(
     task:SuiteTask,
     comparable:bool=True, # have all runs one autoencoder and one schedule?
@@ -173,7 +173,7 @@ def measures_for(
         left_out['difference between seeds'] = "one clip a prompt; ask for --seeds 2 or more"
     return found, left_out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #78e5a203
+# %% ../../nbs/10_metrics/24_suite.ipynb #67d5368e
 def run_names(
     weights:list, # of str
 ) -> list:        # short names, no two alike
@@ -192,7 +192,7 @@ class JudgedRun(SuiteRun, Judged):
             self._returned = [round_trip(self.pipe.vae, c) for c in bar]
         return self._returned
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #07b13ccc
+# %% ../../nbs/10_metrics/24_suite.ipynb #5e3b14d2
 def one_space(
     runs,            # each with a `pipe`
     clip:np.ndarray, # uint8 (f, h, w, 3)
@@ -268,7 +268,7 @@ class Suite:
         write_atomic(self.folder/'figures.json', json.dumps(out, indent=1).encode())
         return out
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #3027d467
+# %% ../../nbs/10_metrics/24_suite.ipynb #64b22de9
 def groups_of(suite, measure, rows): # which rows belong together: those of a prompt, a true clip, a batch
     mine = measure.of == 'clips' and len(rows) == len(suite.task.groups)
     return suite.task.groups if mine else np.arange(len(rows))
@@ -303,7 +303,7 @@ def compared(
     e = jackknife(measure.name, apart(np.arange(len(a))), leave_one_out(apart, groups), len(a))
     return PairedDifference(measure.name, *names, e.value, e.low, e.high, measure.better)
 
-# %% ../../nbs/10_metrics/24_suite.ipynb #b3af96ec
+# %% ../../nbs/10_metrics/24_suite.ipynb #ae942880
 def where_measured(device): # processor, or the GPU, and versions
     gpu = dict(gpu=torch.cuda.get_device_name()) if torch.device(device).type == 'cuda' else {}
     return machine() | gpu | dict(opensora_nb=version('opensora_nb'))
