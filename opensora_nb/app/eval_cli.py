@@ -411,15 +411,6 @@ def fitting_plan(args, defaults, source, native): # the plan without buckets tha
     raise ValueError(f"none of the {len(source)} clips fits a size that was asked for: a clip has at least its frames, "
                      "in a bucket more than its frames and 0.8 of its pixels")
 
-def fitting_plan(args, defaults, source, native): # the plan without buckets that no clip fits, which are named
-    plan = loss_plan(args, defaults, native, len(source))
-    for name in [k for k, (groups, _) in plan.items() if not groups]:
-        print(f"{name}: no clip fits")
-        plan.pop(name)
-    if plan: return plan
-    raise ValueError(f"none of the {len(source)} clips fits a size that was asked for: a clip has at least its frames, "
-                     "in a bucket more than its frames and 0.8 of its pixels")
-
 def measure_loss(args):
     "Measure bucket by bucket; each is on disk before the next begins"
     from opensora_nb.metrics.measured import table
