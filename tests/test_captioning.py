@@ -386,7 +386,7 @@ def test_osnb_data_caption_and_tag(rows, tmp_path, capsys):
 @pytest.mark.parametrize('words,said', [
     (['caption', 'TABLE'], 'needs a model'), (['caption', 'TABLE', '--model', 'a', '--weights', 'b'], 'not both'),
     (['caption', 'TABLE', '--model', 'a', '--prompt', 'pllave'], 'did you mean pllava'),
-    (['caption', 'none.csv', '--model', 'a'], 'no table none.csv'),
+    (['caption', 'none.csv', '--model', 'a'], 'no table or folder none.csv'),
     (['caption', 'TABLE', '--model', 'a', '--request', 'x'], 'no JSON'),
     (['tag', 'TABLE', '--key', 'verbs', '--model', 'a'], 'objects, actions'),
     (['tag', 'TABLE', '--key', 'merge', '--model', 'a', '--columns', 'text,alt'], 'no column alt'),

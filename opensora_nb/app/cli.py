@@ -178,7 +178,8 @@ def list_recipes():
     print('recipes:')
     for file in sorted(Path(recipes.__path__[0]).glob('[!_]*.py')):
         tree = ast.parse(file.read_text(encoding='utf-8'))
-        recipe = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == file.stem)
+        recipe = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == file.stem), None)
+        if recipe is None: continue
         says = (ast.get_docstring(recipe) or '').partition('\n')[0]
         print(f"  {file.stem:16}{says}")
 

@@ -236,8 +236,8 @@ def read_table(
     path = Path(path)
     rows, names = table_rows(path)
     needed = ('path', 'text') if texts else ('path',)
-    lacking = [c for c in needed if c not in names]
-    if lacking:
+    lacking = [c for c in ('path', 'text') if c not in names]
+    if set(lacking) & set(needed):
         lacks = f"no column {' and no column '.join(lacking)}"
         raise ValueError(f"{path.name} has {lacks}; its columns are: {', '.join(names)}"
                          + f"; {HOW_TO_CAPTION.format(path)}"*(lacking == ['text']))
