@@ -6058,6 +6058,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                              'opensora_nb.train.diffusion.told_captions': ( '11_train/diffusion.html#told_captions',
                                                                                             'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.told_texts': ( '11_train/diffusion.html#told_texts',
+                                                                                         'opensora_nb/train/diffusion.py'),
+                                             'opensora_nb.train.diffusion.vae_places': ( '11_train/diffusion.html#vae_places',
                                                                                          'opensora_nb/train/diffusion.py')},
             'opensora_nb.train.doctor': { 'opensora_nb.train.doctor.Arrays': ('11_train/doctor.html#arrays', 'opensora_nb/train/doctor.py'),
                                           'opensora_nb.train.doctor.Arrays.__contains__': ( '11_train/doctor.html#arrays.__contains__',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOISE', 'TOLD', 'NO_MOTION', 'TextToVideo', 'mask_shares', 'bucket_shares', 'T2VTrain', 'draw_time', 'draw',
-           'draw_frames', 'make_room', 'store_of', 'LatentData', 'rows_of', 'CaptionTokens', 'labels_for',
+           'draw_frames', 'make_room', 'vae_places', 'store_of', 'LatentData', 'rows_of', 'CaptionTokens', 'labels_for',
            'CaptionLabels', 'CaptionFeatures', 'reads_one_vector', 'name_of_encoder', 'encode_captions', 'known_parts',
            'labels_of', 'read_transformer', 'as_video', 'fit_model', 'resized', 'of_frames', 'any_vae',
            'check_text_weights', 'read_init', 'check_same_parts', 'model_for_features', 'model_with_words',
@@ -114,7 +114,7 @@ class T2VTrain(TrainConfig):
     model:STDiT3Config = stdit3_tiny()
     data:DataConfig = DataConfig()
     vae_weights:str = opt('tiny', "the autoencoder: an embedded name, a run folder, "
-                          "a folder of weights or a released one")
+                          "a folder of weights or a released one; a folder goes before the one of init")
     text_weights:str = opt('', "a frozen T5, by folder or address on Hugging Face; captions are encoded once. "
                            "Empty: a small encoder that learns along")
     features:str = opt('', "folder for latents computed once, which runs share; empty: OUT/features")
@@ -267,6 +267,13 @@ def make_room(
         print(f"note: {store} also holds {len(old)} files ({size:.1f} MB) of an earlier version, which are not read; "
               f"osnb data features {store} --clear unused deletes them", file=sys.stderr)
 
+def vae_places(
+    init:str|None, vae_weights:str|None, # settings
+) -> list:                               # of names, folders and addresses
+    "Where the autoencoder of a run is looked for: in a folder that vae_weights names, in init, in vae_weights"
+    both = [w for w in (init, vae_weights) if w]
+    return both[::-1] if vae_weights and Path(vae_weights).is_dir() else both
+
 def store_of(cfg): return Path(cfg.features or Path(cfg.out)/'features') # where latents and texts lie, by content
 
 class LatentData:
@@ -322,7 +329,7 @@ class LatentData:
         cfg = self.cfg
         dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
         return open_features(source, self.vae, store_of(cfg), device=self.device, dtype=dtype,
-                             state=self.state, vae_name=cfg.init or cfg.vae_weights)
+                             state=self.state, vae_name=vae_places(cfg.init, cfg.vae_weights)[0])
 
     def encode_one_size(self): # size -> (features, rows)
         features = self.encode(self.source)
@@ -435,7 +442,9 @@ def known_parts(
         except FileNotFoundError:
             if must and where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
     def of_init(kind, part): return read(kind, cfg.init, part, begun) if cfg.init else None
-    vae = of_init(VideoVAEConfig, 'vae') or read(VideoVAEConfig, cfg.vae_weights, 'vae') or released
+    places = vae_places(cfg.init, cfg.vae_weights)
+    found = (read(VideoVAEConfig, w, 'vae', begun or w != cfg.init) for w in places)
+    vae = next(filter(None, found), released)
     model = of_init(own, class_of(cfg.model).__name__.lower())
     text = None if cfg.text_weights or labels_of(cfg.model) else of_init(TinyTextConfig, 'text')
     return model or replace(cfg.model, in_channels=vae.latent_channels), vae, text
@@ -491,16 +500,16 @@ def of_frames(where): # is a released autoencoder one of single frames?
     if where == IMAGE_VAE_REPO or not Path(where).exists(): return where == IMAGE_VAE_REPO
     return kind_of(read_state(where, lazy=True)).startswith('AutoencoderKL')
 
-def any_vae(cfg): # the autoencoder that `init` comes with, or `vae_weights`: of this kit, or released
-    for where in filter(None, (cfg.init, cfg.vae_weights)):
+def any_vae(cfg): # of this kit, or released
+    for where in vae_places(cfg.init, cfg.vae_weights):
         try: there = (weights_folder(where)/'vae').is_dir()
         except FileNotFoundError:
             if '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
             there = None
         if there: return load_vae(where)
-    if there is None:
-        load = load_image_vae if of_frames(cfg.vae_weights) else load_released_vae
-        return load(cfg.vae_weights).float()
+        if there is None and where == cfg.vae_weights:
+            load = load_image_vae if of_frames(where) else load_released_vae
+            return load(where).float()
     raise FileNotFoundError(f"vae_weights={cfg.vae_weights} holds no autoencoder (no folder 'vae' in it)")
 
 def check_text_weights(

@@ -43,6 +43,7 @@ from ..models.adapters import find_lora, read_lora
 from ..sample.pipeline import chunking, encode_prompts, front_padding, load_pipeline, to_pixels, vae_config
 from ..sample.settings import weights_folder
 from .checkpoint import PREFIX, damage
+from .diffusion import vae_places
 from .features import Features
 from .optim import OptimConfig, lr_factor
 from .store import PART
@@ -214,7 +215,7 @@ def frames_in_chunks(run):
                        f"multiple of {k}")
 
 def run_vae(run): # the configuration of the autoencoder; None where none is there
-    places = [run.weights, *(w for k in ('init', 'vae_weights') if (w := run.get(k)))]
+    places = [run.weights, *vae_places(run.get('init'), run.get('vae_weights'))]
     for where in filter(None, places):
         with suppress(OSError, ValueError): return vae_config(weights_folder(where)/'vae'/'config.json')
 
@@ -649,7 +650,7 @@ def init_not_loaded(run):
 
 def other_autoencoder(run):
     if run.kind != 't2v' or not run.weights: return
-    for where in filter(None, (run.get('init'), run.get('vae_weights'))):
+    for where in vae_places(run.get('init'), run.get('vae_weights')):
         try: theirs = weights_folder(where)/'vae'
         except (OSError, ValueError): continue
         if not (theirs/'config.json').is_file(): continue
