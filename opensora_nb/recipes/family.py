@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TWINS', 'BUDGET', 'BATCH', 'CAPTION', 'NOISY', 'WALKS', 'RUNS', 'twin', 'judge', 'run_twin', 'family', 'made',
-           'compare']
+           'compare_family']
 
 # %% ../../nbs/12_recipes/14_family.ipynb #deaccaa8
 import fcntl, json, time
@@ -98,7 +98,7 @@ def made(
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return [(r['model'], r['schedule'], r['seed']) for r in rows]
 
-def compare(
+def compare_family(
     log:str|Path,            # gets a line for each run as it ends; runs that have one are not made again
     out:str|Path='runs',     # folder of the runs; several processes may share it
     runs=RUNS,               # model, schedule, seed
