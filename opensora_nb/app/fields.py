@@ -136,10 +136,11 @@ def guess_of(
     cfg:SampleConfig, # filled
     path:Tensor,      # or a list: points of a trajectory as far as it goes
     k:int,            # which step, 0 = the first
+    preview:bool=False, # a quick look, see `decode_latents`
 ) -> np.ndarray:      # uint8 (f, h, w, 3)
     "The predicted clean clip of a step; with other schedules than rectified flow the latent as it is then"
     clean = predicted_clean(path, step_times(pipe, cfg), k) if cfg.schedule == 'rflow' else path[k+1]
-    return decode_latents(pipe, clean, cfg.num_frames)[0]
+    return decode_latents(pipe, clean, cfg.num_frames, preview)[0]
 
 def file_fps(defaults:ModelDefaults, cfg:SampleConfig) -> float: # cfg filled
     "Frames a second of the file"
@@ -236,7 +237,7 @@ class Previews:
         self.path.append(z)
         k, now = len(self.path) - 2, time.monotonic()
         if not self.show or k < 0 or self.pipe.offload or self.spent > PREVIEW_SHARE*(now - self.began): return
-        self.show(k, guess_of(self.pipe, self.cfg, self.path, k))
+        self.show(k, guess_of(self.pipe, self.cfg, self.path, k, preview=True))
         self.spent += time.monotonic() - now
 
 def make(

@@ -39,6 +39,7 @@ from .settings import PROMPT_CHECKERS, ModelDefaults, SampleConfig
 from .settings import check_setting, embedded, weights_folder
 from ..vae import tiling
 from ..vae.image import AutoencoderKLConfig, VideoAutoencoderKL
+from ..vae.preview import load_preview, save_preview
 from ..vae.released import check_vae_sizes, load_image_vae, vae_config_from_state
 from ..vae.video import VideoVAE, VideoVAEConfig
 
@@ -107,6 +108,7 @@ class Pipeline:
     tiling:object = None                     # a `vae.tiling.Tiling`: decode in pieces; None = as the autoencoder does
     offload:str = ''                         # a device that holds only the part at work; '' = all stay where they are
     shared:bool = False                      # all processes make each clip together, see `share`
+    preview:object = None                    # a `PreviewDecoder` for looks at unfinished clips; None = the autoencoder
 
     @property
     def device(self): return torch.device(self.offload) if self.offload else next(self.model.parameters()).device
@@ -132,6 +134,7 @@ class Pipeline:
         self.vae.to(device, dtype)
         self.model.to(device, dtype)
         self.text.to(device)
+        if self.preview: self.preview.to(device, dtype)
         return self
     def save(self,
         folder:str|Path,  # gets vae/, text/, pipeline.json, and stdit3/ or another model's name
@@ -141,6 +144,7 @@ class Pipeline:
         folder, net = Path(folder), type(self.model).__name__.lower()
         (folder/net).mkdir(parents=True, exist_ok=True)
         save_vae(self.vae, folder/'vae', dtype)
+        if self.preview: save_preview(self.preview, folder/'preview')
         save_config(self.model.cfg, folder/net/'config.json')
         save_state(self.model.state_dict(), folder/net/'model.safetensors', dtype=dtype)
         self.save_text(folder/'text', dtype)
@@ -212,7 +216,7 @@ def load_pipeline(
                                 f"train one with: osnb train shapes_t2v vae_weights={weights}")
     defaults = load_config(ModelDefaults, folder/'pipeline.json')
     pipe = Pipeline(load_vae(folder), model, load_text(folder/'text', device), defaults, str(weights))
-    pipe.offload = str(device) if offload else ''
+    pipe.offload, pipe.preview = str(device) if offload else '', load_preview(folder)
     return pipe.to('cpu' if offload else device, pick_dtype(dtype, device))
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #cb2ea90a
@@ -348,11 +352,13 @@ def decode_latents(
     pipe:Pipeline,   # its autoencoder is used
     z:Tensor,        # (b, c, f', h', w') latents
     num_frames:int,  # frames of the clips
+    preview:bool=False, # a quick look, by the preview decoder where the pipeline has one
 ) -> list:           # uint8 (f, h, w, 3) each
     "Latents to clips; latents of the length that `made_frames` says are cut to the frames asked for"
     dtype, made = next(pipe.vae.parameters()).dtype, made_frames(pipe.vae, pipe.defaults, num_frames)
     if z.shape[2] != pipe.vae.latent_size((made, None, None))[0]: made = num_frames # exactly the frames asked for
     def read(one):
+        if preview and pipe.preview: return pipe.preview.decode(one, made)
         if pipe.shared: return parallel_vae.decode_on_ranks(pipe.vae, one, made, pipe.tiling)
         return tiling.tiled_decode(pipe.vae, one, made, pipe.tiling) if pipe.tiling else pipe.vae.decode(one, made)
     with pipe.at_work(pipe.vae): return [to_pixels(read(one[None].to(dtype))[0])[:num_frames] for one in z]
