@@ -54,8 +54,11 @@ def rival_steps(
     per_step = max((full - half)/(steps - steps//2), 1e-12)
     return min(steps, max(1, math.ceil(steps - (full - target)/per_step - 1e-9)))
 
-# %% ../../nbs/10_metrics/26_compare_clips.ipynb #03d79e41
-ENOUGH_PROMPTS, LEAST_DB, LEAST_SSIM, LEAST_LEAD, MATCH_SLACK = 200, 30., .92, 3., .01
+# %% ../../nbs/10_metrics/26_compare_clips.ipynb #2ad04c91
+ENOUGH_PROMPTS = 200
+LEAST_DB, LEAST_SSIM = 30., .92 # at the 5th percentile, on moving regions
+LEAST_LEAD = 3. # dB over the rival
+MATCH_SLACK = .01 # of exact match
 
 @dataclass
 class ClipComparison:
