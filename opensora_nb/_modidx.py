@@ -5006,6 +5006,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'opensora_nb/parallel/memory.py'),
                                              'opensora_nb.parallel.memory.whole': ( '08_parallel/memory.html#whole',
                                                                                     'opensora_nb/parallel/memory.py')},
+            'opensora_nb.parallel.rows': { 'opensora_nb.parallel.rows.sharing_rows': ( '08_parallel/rows.html#sharing_rows',
+                                                                                       'opensora_nb/parallel/rows.py')},
             'opensora_nb.parallel.sequence': { 'opensora_nb.parallel.sequence.Mesh': ( '08_parallel/sequence.html#mesh',
                                                                                        'opensora_nb/parallel/sequence.py'),
                                                'opensora_nb.parallel.sequence.Tokens': ( '08_parallel/sequence.html#tokens',
