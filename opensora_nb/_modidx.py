@@ -5352,6 +5352,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.decode_latents': ( '09_sample/pipeline.html#decode_latents',
                                                                                              'opensora_nb/sample/pipeline.py'),
+                                             'opensora_nb.sample.pipeline.divided': ( '09_sample/pipeline.html#divided',
+                                                                                      'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.draw_noise': ( '09_sample/pipeline.html#draw_noise',
                                                                                          'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.encode_prompts': ( '09_sample/pipeline.html#encode_prompts',

@@ -220,3 +220,15 @@ def test_no_warning_from_torch():
         warnings.simplefilter('error')
         return collectives()
     assert local_ranks(quiet, 2) == [True, True]
+
+@pytest.mark.parametrize('share', ['rows', 'tokens'])
+def test_two_processes_make_the_clip_of_one(share, tmp_path):
+    "Divided by tokens or by rows, the pixels are those of one process up to rounding"
+    from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
+    from opensora_nb.parallel.comm import local_ranks
+    def clip():
+        pipe = load_pipeline('tiny', 'cpu')
+        if rank_of()[1] > 1: pipe.share(share)
+        return generate(pipe, ['a red circle moves left'], SampleConfig(num_sampling_steps=2))[0]
+    alone = clip().astype(int)
+    for other in local_ranks(clip, 2): assert abs(other.astype(int) - alone).max() <= 2

@@ -90,6 +90,9 @@ class WeightOptions:
     num_processes:int = option(1,
         "processes on this machine that make each clip together; torchrun may start them too (default: 1)",
         'N', least=1)
+    share:Literal['tokens', 'rows'] = option('tokens',
+        "what processes divide: the tokens of each clip, or the rows of a batch, of which guidance makes two a prompt; "
+        "rows send far less (default: tokens)")
     offload:bool = option(False, "hold only the part at work on the GPU")
     vae_tile:int|None = option(None,
         "decode pictures in square tiles of N pixels, for large sizes in little memory (default: whole)", 'N')
@@ -546,9 +549,9 @@ def check_released(
         what = '--loop' if o.rounds.loop > 1 else '--reference-path' if o.given.reference_path else '--mask-strategy'
         raise ValueError(f"{what} gives frames to go on from, and {r.title} makes all frames anew; "
                          "use opensora-1.1 or opensora-1.2")
-    if w.num_processes > 1:
-        raise ValueError(f"--num-processes is {w.num_processes}, but only an STDiT, STDiT2 or STDiT3 can be shared by "
-                         f"processes, and {r.title} is none; leave it out")
+    if w.num_processes > 1 and w.share == 'tokens':
+        raise ValueError(f"--num-processes is {w.num_processes}, but only the tokens of an STDiT, STDiT2 or STDiT3 can "
+                         f"be shared, and {r.title} is none; use --share rows, or leave it out")
 
 def check_options(
     o:SampleOptions, # as typed

@@ -267,9 +267,9 @@ def check_classes(
         kind, cfg = released_config(plan.preset, w.ckpt_path, plan.made, plan.cfg.image_size, w.text_encoder)
         check_autoencoder(plan.preset, w.vae)
         labels = class_reader(plan.preset, cfg, w.text_encoder)
-        if rank_of()[1] > 1 and not kind.startswith('STDiT'):
-            raise ValueError(f"{rank_of()[1]} processes cannot share a {kind}, only an STDiT, STDiT2 or STDiT3; "
-                             "start one")
+        if rank_of()[1] > 1 and w.share == 'tokens' and not kind.startswith('STDiT'):
+            raise ValueError(f"{rank_of()[1]} processes cannot share the tokens of a {kind}, only those of an STDiT, "
+                             "STDiT2 or STDiT3; use --share rows, or start one")
     elif (weights_folder(plan.weights)/'text'/'labels.json').is_file():
         labels = ClassLabels.load(weights_folder(plan.weights)/'text')
     for j in first:
@@ -413,7 +413,7 @@ def run_sample(
     def texts_bar(texts): return tqdm(texts, desc='texts', unit='text')
     if not (todo := from_first(lambda: check_todo(plan))): return
     pipe = load_for(plan, texts_bar if files.verbose and plan.preset in RELEASED else None)
-    if world > 1: pipe.share()
+    if world > 1: pipe.share(plan.options.weights.share)
     total = plan.batches*plan.cfg.num_sampling_steps
     with tqdm(total=total, desc='sampling', unit='step', disable=not files.verbose) as bar:
         def counted(steps):

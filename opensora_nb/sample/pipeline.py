@@ -6,13 +6,13 @@
 __all__ = ['FRAME_VAE', 'save_vae', 'vae_config', 'part_config', 'load_vae', 'Pipeline', 'ClipNote', 'T5Note', 'load_text',
            'load_model', 'load_pipeline', 'chunking', 'front_padding', 'made_frames', 'frames_of', 'length_note',
            'encode_prompts', 'draw_noise', 'schedule_of', 'fps_of', 'finite_answer', 'decode_latents', 'to_pixels',
-           'generate', 'latent_shape', 'check_mask', 'check_fits', 'why_not_finite', 'Video', 'check_prompt',
+           'divided', 'generate', 'latent_shape', 'check_mask', 'check_fits', 'why_not_finite', 'Video', 'check_prompt',
            'warnings_for', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #6e47dd44
 import json, math, re, warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..models.stdit3 import STDiT3, STDiT3Config
 from ..models.zoo import UNTOLD, check_sizes
 from ..models.fast_inference import faster
 from ..parallel import vae as parallel_vae
+from ..parallel.rows import sharing_rows
 from ..parallel.sequence import parallelize
 from ..text.clip import CLIP, ClipText
 from ..text.encoders import T5_NAME, T5Text, TinyText, pool_text
@@ -107,7 +108,7 @@ class Pipeline:
     speed:dict = field(default_factory=dict) # how `faster` treats the transformer
     tiling:object = None                     # a `vae.tiling.Tiling`: decode in pieces; None = as the autoencoder does
     offload:str = ''                         # a device that holds only the part at work; '' = all stay where they are
-    shared:bool = False                      # all processes make each clip together, see `share`
+    shared:str = ''                          # what all processes make together, see `share`
     preview:object = None                    # a `PreviewDecoder` for looks at unfinished clips; None = the autoencoder
 
     @property
@@ -124,10 +125,13 @@ class Pipeline:
         finally:
             part.train(trains)
             if self.offload: part.to('cpu')
-    def share(self):
+    def share(self,
+        what:str='tokens', # tokens of each clip, or rows of a batch: with guidance twice the clips
+    ):
         "From now on, all processes that were started together make each clip together, and each gets all of it"
-        parallelize(self.model)
-        self.shared = True
+        if what not in ('tokens', 'rows'): raise ValueError(f"processes share tokens or rows, not {what!r}")
+        if what == 'tokens': parallelize(self.model)
+        self.shared = what
         return self
     def to(self, device=None, dtype=None):
         "Move all parts; the text encoder stays in fp32"
@@ -375,8 +379,10 @@ def to_pixels(
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #61fa5c0d
 @torch.inference_mode()
+def divided(pipe): return sharing_rows(pipe.model) if pipe.shared == 'rows' else nullcontext()
+
 def generate(
-    pipe:Pipeline,           # see `load_pipeline`
+    pipe:Pipeline,
     prompts:list[str],       # b sentences
     cfg:SampleConfig=SampleConfig(), # how
     seeds:list[int]=None,    # one a prompt; default: cfg.seed
@@ -402,7 +408,7 @@ def generate(
     how = dict(progress=progress, watch=watch)
     if cfg.schedule != 'rflow': how['generator'] = [torch_rng(s, 1) for s in seeds] # noise of later steps
     if mask is not None: how |= dict(mask=mask.to(pipe.device), x_ref=None if x_ref is None else x_ref.to(noise))
-    with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed):
+    with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed), divided(pipe):
         z, path = sample(answer, noise, schedule, return_trajectory=True, **how)
     clips = decode_latents(pipe, z, cfg.num_frames)
     return (clips, path) if return_trajectory else clips
