@@ -47,3 +47,14 @@ def test_features_of_nothing():
     with pytest.raises(ValueError, match='no clips'): clip_features([])
     black = [np.zeros((2, 8, 8, 3), np.uint8)]
     with pytest.raises(ValueError, match="unknown part 'sound'"): clip_features(black, 'sound')
+
+def test_frechet_agrees_with_torchmetrics():
+    "Its class for FID takes a module that gives the features; here they are the inputs themselves"
+    fid = pytest.importorskip('torchmetrics.image.fid')
+    class Given(torch.nn.Module):
+        num_features = 24
+        def forward(self, x): return x
+    a, b = sets()
+    theirs = fid.FrechetInceptionDistance(Given(), normalize=True).set_dtype(torch.float64)
+    for x, real in ((a, True), (b, False)): theirs.update(torch.from_numpy(x), real=real)
+    assert frechet(a, b) == pytest.approx(theirs.compute().item(), rel=1e-3)

@@ -13,7 +13,7 @@ __all__ = ['EVAL_COMMANDS', 'HUMAN_MODES', 'check_at_least_one', 'weights_option
            'measure_vae', 'latent_line', 'open_vae', 'compare_folders', 'vbench_options', 'suite_options',
            'vbench_command', 'open_suite', 'generate_suite', 'score_suite', 'score_offline', 'vbench_table',
            'which_eval', 'eval_options', 'eval_command', 'human_options', 'human_sampling', 'vbench_only', 'run_human',
-           'world_options', 'run_world', 'vote_options', 'run_vote']
+           'world_options', 'run_world', 'vote_options', 'run_vote', 'distance_options', 'run_distances']
 
 # %% ../../nbs/13_app/20_eval_cli.ipynb #ae9d0bcc
 import argparse, json
@@ -830,3 +830,32 @@ def run_vote(args):
     return vote_command(args)
 
 EVAL_COMMANDS['vote'] = Command(vote_options, run_vote, "blind votes on two folders of clips, and their scores")
+
+# %% ../../nbs/13_app/20_eval_cli.ipynb #evdist02
+def distance_options(p):
+    p.add_argument('folders', nargs=2, metavar='FOLDER',
+                   help="videos and pictures, or a run's folder inside a report; true clips first")
+    p.add_argument('--network', default='', metavar='FOLDER',
+                   help="a VideoMAE on this machine (default: the embedded network, taught the toy world)")
+    p.add_argument('--draws', type=int, default=100, metavar='N', help="bootstrap draws (default: 100)")
+    p.add_argument('--any-size', action='store_true', help="also clips of different sizes (default: refuse)")
+    p.add_argument('--json', metavar='FILE', help="also write the numbers")
+
+def run_distances(args):
+    "Print the distances that the two sets allow, and why others do not apply"
+    check_at_least_one(args, 'draws')
+    from opensora_nb.metrics.clip_sets import clip_set_distances, read_clip_set, size_of
+    from opensora_nb.metrics.measured import table
+    first, second = args.folders
+    if Path(first).resolve() == Path(second).resolve(): raise ValueError(f"{first} and {second} are one folder; give two")
+    a, b = (read_clip_set(f, args.any_size) for f in args.folders)
+    if a[0].shape != b[0].shape and not args.any_size:
+        raise ValueError(f"clips of {first} have {size_of(a[0])}, those of {second} {size_of(b[0])}; make them alike, "
+                         "or allow it with --any-size")
+    found, left_out = clip_set_distances(a, b, args.network, args.draws)
+    print(f"{second} ({len(b)} clips) against {first} ({len(a)} clips):", table(found), sep='\n')
+    for name, why in left_out.items(): print(f"{name} is not measured: {why}")
+    result = dict(folders=args.folders, clips=[len(a), len(b)], measured=[m.as_row() for m in found], left_out=left_out)
+    if args.json: Path(args.json).write_text(json.dumps(result, indent=1) + '\n')
+
+EVAL_COMMANDS['distances'] = Command(distance_options, run_distances, "FID, KID, FVD and KVD of two folders of clips")
