@@ -847,7 +847,8 @@ def run_distances(args):
     from opensora_nb.metrics.clip_sets import clip_set_distances, read_clip_set, size_of
     from opensora_nb.metrics.measured import table
     first, second = args.folders
-    if Path(first).resolve() == Path(second).resolve(): raise ValueError(f"{first} and {second} are one folder; give two")
+    if Path(first).resolve() == Path(second).resolve():
+        raise ValueError(f"{first} and {second} are one folder; give two")
     a, b = (read_clip_set(f, args.any_size) for f in args.folders)
     if a[0].shape != b[0].shape and not args.any_size:
         raise ValueError(f"clips of {first} have {size_of(a[0])}, those of {second} {size_of(b[0])}; make them alike, "
