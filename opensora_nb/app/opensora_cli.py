@@ -343,7 +343,7 @@ def human_script(argv): # -> one of `HUMAN_SCRIPTS` and what follows it, None fo
     return (found, words[2:]) if found else None
 
 def human_weights(ckpt, preset): # options for a checkpoint: published weights, or small ones of this kit
-    small = ckpt in ('tiny', 'worlds') or os.path.isfile(os.path.join(ckpt, 'pipeline.json'))
+    small = ckpt in ('tiny', 'tiny_4step', 'worlds') or os.path.isfile(os.path.join(ckpt, 'pipeline.json'))
     return ['--weights', ckpt] if small else ['--preset', preset, '--ckpt-path', ckpt]
 
 def human_modes(words): # the words of sample.sh -> modes, options of a VBench mode, words before the first flag

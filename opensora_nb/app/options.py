@@ -18,11 +18,11 @@ from typing import Literal
 from ..config import add_options, from_options, load_config, opt, read_json
 from ..data.sizes import check_size, image_size, num_frames
 from ..flow.schedules import check_schedule
-from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig, weights_folder
+from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig, part_folder, weights_folder
 
 # %% ../../nbs/13_app/00_options.ipynb #eec5cf13
 FORMATS = ('mp4', 'webm', 'gif', 'png')
-PRESETS = ('tiny', 'worlds', *RELEASED)
+PRESETS = ('tiny', 'tiny_4step', 'worlds', *RELEASED)
 IDLE_KERNEL = "accepted for Open-Sora's sake, without effect: torch picks the kernel"
 CAMERA_WAYS = ('pan right', 'pan left', 'tilt up', 'tilt down', 'zoom in', 'zoom out', 'static')
 ASPECTS = ('9:16', '16:9', '3:4', '4:3', '1:1') # height to width
@@ -213,7 +213,7 @@ def knows(
         scored = {'motion score', 'camera motion', 'tilt'} if r.defaults.aes is not None else set()
         return r.defaults, found | scored
     folder = weights_folder(weights)
-    note, text = folder/'pipeline.json', folder/'text'
+    note, text = folder/'pipeline.json', part_folder(folder, 'text')
     defaults = load_config(ModelDefaults, note) if note.is_file() else ModelDefaults()
     kind = next((k for k in ('STDiT3', 'STDiT2') if (folder/k.lower()).is_dir()), '')
     words = read_json(text/'config.json').get('words') if (text/'config.json').is_file() else None

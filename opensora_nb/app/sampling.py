@@ -29,7 +29,8 @@ from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import check_rounds, default_length, head_frames
 from ..sample.pipeline import check_fits, frames_of, length_note, load_pipeline, made_frames, warnings_for
-from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig, published_at, weights_folder
+from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig
+from ..sample.settings import part_folder, published_at, weights_folder
 from ..sample.released import (FRAMES_AT_ONCE, check_autoencoder, class_reader, describe_parts, load_released,
                                released_config, released_parts)
 from ..text.labels import ClassLabels
@@ -143,7 +144,7 @@ def small_autoencoder(
     folder:Path, # of a small model
 ):               # a `VideoVAEConfig`, or an `AutoencoderKLConfig`
     "Which autoencoder it has, by its config.json"
-    file = folder/'vae'/'config.json'
+    file = part_folder(folder, 'vae')/'config.json'
     if not file.is_file(): return VideoVAEConfig()
     said = read_json(file)
     if 'block_out_channels' not in said: return load_config(VideoVAEConfig, file)
@@ -270,8 +271,8 @@ def check_classes(
         if rank_of()[1] > 1 and w.share == 'tokens' and not kind.startswith('STDiT'):
             raise ValueError(f"{rank_of()[1]} processes cannot share the tokens of a {kind}, only those of an STDiT, "
                              "STDiT2 or STDiT3; use --share rows, or start one")
-    elif (weights_folder(plan.weights)/'text'/'labels.json').is_file():
-        labels = ClassLabels.load(weights_folder(plan.weights)/'text')
+    elif ((text := part_folder(plan.weights, 'text'))/'labels.json').is_file():
+        labels = ClassLabels.load(text)
     for j in first:
         texts = [t for _, t in j.spec.segments]
         try: labels and labels.encode(texts)

@@ -39,3 +39,21 @@ waste_ex = Exercise(
            Wrong(lambda grids: 1 - held(grids)/box(grids), "*Each* clip of the batch gets a whole box.")],
     hints=["The box first: the largest f, the largest h, the largest w, each by itself.",
            "1 minus the tokens of the clips, divided by the number of clips times the tokens of the box."])
+
+# %% ../../nbs/14_exercises/11_train.ipynb #2ff2e8b8
+mean_ex = Exercise(
+    like=lambda v, dt: sum(a*b for a, b in zip(v, dt))/sum(dt),
+    cases=[([2.], [.5]), ([1., 3.], [.5, .5]), ([1., 3.], [.2, .6]), ([4., 0., 1.], [.1, .2, .1])],
+    wrong=[Wrong(lambda v, dt: sum(v)/len(v), "Right for steps of one length. After the timestep shift they differ."),
+           Wrong(lambda v, dt: sum(a*b for a, b in zip(v, dt)), "That is how far the steps lead. How fast is that?"),
+           Wrong(lambda v, dt: v[0], "That is the tangent where the step begins, which leaves the path.")],
+    hints=["How far do the steps lead together?", "Distance over time: divide by how long they take together."])
+
+# %% ../../nbs/14_exercises/11_train.ipynb #b126b2bd
+calls_ex = Exercise(
+    like=lambda substeps, scale: substeps*(1 if scale == 1 else 2),
+    cases=[(1, 1.), (2, 1.), (2, 2.), (4, 7.)],
+    wrong=[Wrong(lambda substeps, scale: substeps, "Guidance other than 1 asks twice: with the caption and without."),
+           Wrong(lambda substeps, scale: 2*substeps, "Guidance 1 asks once."),
+           Wrong(lambda substeps, scale: substeps*scale, "The scale is how far guidance moves, not how often.")],
+    hints=["Count the steps first, then the calls in each.", "What does `guided_velocity` do when the scale is 1?"])

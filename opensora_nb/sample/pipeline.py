@@ -37,7 +37,7 @@ from ..text.clip import CLIP, ClipText
 from ..text.encoders import T5_NAME, T5Text, TinyText, pool_text
 from ..text.labels import ClassLabels
 from .settings import PROMPT_CHECKERS, ModelDefaults, SampleConfig
-from .settings import check_setting, embedded, weights_folder
+from .settings import check_setting, embedded, part_folder, weights_folder
 from ..vae import tiling
 from ..vae.image import AutoencoderKLConfig, VideoAutoencoderKL
 from ..vae.preview import load_preview, save_preview
@@ -86,7 +86,7 @@ def load_vae(
     where:str|Path,  # what `weights_folder` takes
 ):                   # a `VideoVAE`, or a `VideoAutoencoderKL`; on the CPU, fp32, in eval mode
     "Read an autoencoder"
-    folder = weights_folder(where)/'vae'
+    folder = part_folder(where, 'vae')
     if not folder.is_dir(): raise FileNotFoundError(f"{where} holds no autoencoder (no folder 'vae' in it)")
     said = read_json(folder/'config.json')
     if 'block_out_channels' in said:
@@ -143,16 +143,18 @@ class Pipeline:
     def save(self,
         folder:str|Path,  # gets vae/, text/, pipeline.json, and stdit3/ or another model's name
         dtype=None,       # format on disk; None keeps it
+        parts_of:str='',  # embedded weights that have the same autoencoder and text encoder, which are not written then
     ):
         "Write all parts; of a T5, which stays as it was released, only its name"
         folder, net = Path(folder), type(self.model).__name__.lower()
         (folder/net).mkdir(parents=True, exist_ok=True)
-        save_vae(self.vae, folder/'vae', dtype)
-        if self.preview: save_preview(self.preview, folder/'preview')
         save_config(self.model.cfg, folder/net/'config.json')
         save_state(self.model.state_dict(), folder/net/'model.safetensors', dtype=dtype)
+        save_config(replace(self.defaults, parts_of=parts_of), folder/'pipeline.json')
+        if parts_of: return
+        save_vae(self.vae, folder/'vae', dtype)
+        if self.preview: save_preview(self.preview, folder/'preview')
         self.save_text(folder/'text', dtype)
-        save_config(self.defaults, folder/'pipeline.json')
     def save_text(self, folder, dtype): # weights of a small encoder, the labels, or the name of a large one
         if isinstance(self.text, TinyText):
             self.text.save(folder)
@@ -219,8 +221,9 @@ def load_pipeline(
         raise FileNotFoundError(f"{weights} holds an autoencoder but no transformer; "
                                 f"train one with: osnb train shapes_t2v vae_weights={weights}")
     defaults = load_config(ModelDefaults, folder/'pipeline.json')
-    pipe = Pipeline(load_vae(folder), model, load_text(folder/'text', device), defaults, str(weights))
-    pipe.offload, pipe.preview = str(device) if offload else '', load_preview(folder)
+    pipe = Pipeline(load_vae(folder), model, load_text(part_folder(folder, 'text'), device), defaults, str(weights))
+    pipe.offload = str(device) if offload else ''
+    pipe.preview = load_preview(part_folder(folder, 'preview').parent)
     return pipe.to('cpu' if offload else device, pick_dtype(dtype, device))
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #cb2ea90a

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['RANGES', 'PROMPT_CHECKERS', 'ASSETS', 'OPENSORA_12', 'OPENSORA_11', 'OPENSORA_10', 'RELEASED', 'OTHER_NAMES',
            'SampleConfig', 'check_setting', 'ModelDefaults', 'LongConfig', 'embedded', 'newest_checkpoint',
-           'weights_folder', 'Released', 'published_at']
+           'weights_folder', 'part_folder', 'Released', 'published_at']
 
 # %% ../../nbs/09_sample/00_settings.ipynb #85b40810
 import math, numbers, os, typing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import opensora_nb
-from ..config import check_range, opt
+from ..config import check_range, opt, read_json
 from ..flow.schedules import USUAL_STEPS, check_schedule
 
 # %% ../../nbs/09_sample/00_settings.ipynb #cd3644aa
@@ -99,6 +99,7 @@ class ModelDefaults:
     clean:bool = False                     # clean prompts as the captions were (T5 models of Open-Sora)
     lengths:tuple[int, ...] = field(default=(), repr=False) # frames of the training clips, see `made_frames`
     frame_interval:int = field(default=1, repr=False) # one in so many frames was taken: a file has fps over it
+    parts_of:str = field(default='', repr=False) # weights whose autoencoder and text encoder these use; '' = their own
 
     def __post_init__(self):
         check_range(self, 1, 2**16, 'num_frames', 'image_size', 'num_sampling_steps', 'frame_interval')
@@ -152,6 +153,16 @@ def weights_folder(
     raise FileNotFoundError(f"weights {str(where)!r}: {what}; give one of the embedded names "
                             f"({', '.join(embedded()) or 'none'}), a run folder like runs/NAME, "
                             f"or a folder with vae/, stdit3/ and text/")
+
+def part_folder(
+    where:str|Path, # what `weights_folder` takes
+    part:str,       # vae, text or preview
+) -> Path:          # may not exist, where the weights have no such part
+    "Where a part lies: in the folder itself, or with the weights that pipeline.json says it shares it with"
+    own = weights_folder(where)/part
+    note = own.parent/'pipeline.json'
+    shared = '' if own.is_dir() or not note.is_file() else read_json(note).get('parts_of')
+    return ASSETS/shared/part if shared in embedded() else own
 
 # %% ../../nbs/09_sample/00_settings.ipynb #14978279
 @dataclass(frozen=True)

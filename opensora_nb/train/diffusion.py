@@ -49,7 +49,8 @@ from ..vae.video import VideoVAEConfig, video_vae_v12
 from ..data.video_io import IMG_FPS
 from ..metrics.val_loss import ValLoss, clip_names, eval_times, losses_of
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig
-from ..sample.pipeline import weights_folder, generate, load_model, load_pipeline, load_vae, vae_config
+from ..sample.pipeline import generate, load_model, load_pipeline, load_vae, part_folder, vae_config
+from ..sample.pipeline import weights_folder
 from ..toy.objects import score_world
 from .features import TextFeatures, build_text, captions_file, open_features
 from .loop import Task, TrainConfig
@@ -438,7 +439,7 @@ def known_parts(
     own, released = type(cfg.model), AutoencoderKLConfig() if cfg.vae_weights == IMAGE_VAE_REPO else video_vae_v12()
     def read(kind, where, part, must=True):
         load = vae_config if part == 'vae' else lambda file: load_config(kind, file)
-        try: return load(weights_folder(where)/part/'config.json')
+        try: return load(part_folder(where, part)/'config.json')
         except FileNotFoundError:
             if must and where and '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
     def of_init(kind, part): return read(kind, cfg.init, part, begun) if cfg.init else None
@@ -502,7 +503,7 @@ def of_frames(where): # is a released autoencoder one of single frames?
 
 def any_vae(cfg): # of this kit, or released
     for where in vae_places(cfg.init, cfg.vae_weights):
-        try: there = (weights_folder(where)/'vae').is_dir()
+        try: there = part_folder(where, 'vae').is_dir()
         except FileNotFoundError:
             if '/' not in where and not Path(where).exists(): raise # neither a folder nor an address
             there = None
