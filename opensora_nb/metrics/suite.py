@@ -33,7 +33,7 @@ from .video_features import clip_features
 from .vbench_offline import motion_smoothness, motion_strength
 from .val_loss import bucket_loss, encode_held_out, eval_times
 from .suite_runs import SuiteRun, SuiteConfig, SuiteTask, make_task, stamp, write_numbers
-from ..sample.settings import ModelDefaults, weights_folder
+from ..sample.settings import weights_folder
 from ..toy.objects import score_world
 
 # %% ../../nbs/10_metrics/24_suite.ipynb #f34eaad9

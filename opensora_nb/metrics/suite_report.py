@@ -88,7 +88,7 @@ def figure_cell(r): # value and interval
 
 def verdict_cell(d): # of a difference
     if d is None: return '<td></td>'
-    if d['value'] == d['low'] == d['high'] == 0: return '<td>equal</td>'
+    if d['value'] == d['low'] == d['high'] == 0: return '<td>equal on these clips</td>'
     if d['low'] is None: return f'<td class="noise">too few to say<br><small>{d["value"]:+.3g}</small></td>'
     kind, told = 'noise', 'within the noise'
     if d['clear']:
@@ -166,7 +166,12 @@ HOW_TO_READ = '''<p>Behind each figure stands its 95 % interval: other prompts o
 given a figure within it in 95 of 100 reports. All runs had the same prompts and the same seeds, so clips are
 compared in pairs; that makes the interval of a difference narrower than the intervals of the two figures,
 which may overlap although the difference is clear. “Within the noise” does not say that two runs are equal:
-more prompts may tell them apart (<code>--num</code>).</p>'''
+more prompts may tell them apart (<code>--num</code>).</p>
+<p><b>Words.</b> The <i>toy world</i> draws clips of coloured shapes by rule, so a program can read from the pixels
+what a clip shows, and every prompt has true clips. The <i>autoencoder</i> packs clips into the small latents that a
+model works on; what it blurs, no model brings back. <i>PSNR</i>, in dB, says how near two clips are pixel by pixel,
+higher is nearer. <i>KVD</i> says how far a set of clips is from true clips as a small video network sees them,
+lower is nearer, 0 is no difference.</p>'''
 
 def asked_table(out): # what was asked, and where
     asked = {k: v for k, v in out['settings'].items() if v not in (None, '')}
