@@ -381,9 +381,9 @@ def to_pixels(
     return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #61fa5c0d
-@torch.inference_mode()
 def divided(pipe): return sharing_rows(pipe.model) if pipe.shared == 'rows' else nullcontext()
 
+@torch.inference_mode()
 def generate(
     pipe:Pipeline,
     prompts:list[str],       # b sentences
