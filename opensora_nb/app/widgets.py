@@ -108,7 +108,7 @@ class Sampler:
         self.pipe = weights if isinstance(weights, Pipeline) else load_pipeline(weights, device)
         self.side, self.keep, self.save_dir = side, keep, Path(save_dir)
         self.made, self.shown, self.partial = [], None, None
-        self.thread, self.flag = None, threading.Event()
+        self.thread, self.making, self.flag = None, False, threading.Event()
         self.told = form_fields(self.pipe.defaults, known_of(self.pipe))
         self.fields = {f.name: _box(f) for f in self.told}
 
@@ -197,7 +197,9 @@ class Sampler:
 @patch
 def start(self:Sampler):
     "What the button does: begin a clip, unless one is being made"
-    if self.thread and self.thread.is_alive(): return
+    if self.making: return
+    self.wait()                 # the last clip may still be on its way to the screen
+    self.making = True
     self.flag.clear()
     self.message.value, self.partial = '', None
     self._busy(True)
@@ -234,10 +236,12 @@ def generate(self:Sampler):
         if self.partial: self.show_partial(str(e))
     except (ValueError, OSError, RuntimeError) as e: self.message.value = note_html(e)
     else:
-        made.typed = values
+        self.making, made.typed = False, values # whoever sees the clip may ask for the next
         self.show(made)
         self.remember(made)
-    finally: self._busy(False)
+    finally:
+        self.making = False
+        self._busy(False)
 
 @patch
 def preview(self:Sampler, k, clip):
