@@ -781,6 +781,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'opensora_nb/app/opensora_cli.py'),
                                               'opensora_nb.app.opensora_cli.scored_dimensions': ( '13_app/opensora_cli.html#scored_dimensions',
                                                                                                   'opensora_nb/app/opensora_cli.py'),
+                                              'opensora_nb.app.opensora_cli.sort_words': ( '13_app/opensora_cli.html#sort_words',
+                                                                                           'opensora_nb/app/opensora_cli.py'),
                                               'opensora_nb.app.opensora_cli.starting_weights': ( '13_app/opensora_cli.html#starting_weights',
                                                                                                  'opensora_nb/app/opensora_cli.py'),
                                               'opensora_nb.app.opensora_cli.table_tool': ( '13_app/opensora_cli.html#table_tool',

@@ -9,9 +9,9 @@ __all__ = ['LAUNCHERS', 'ALONE', 'CONFIGS', 'SETTINGS', 'IDLE', 'FLAGS', 'YES', 
            'EVAL_TOOLS', 'VAE_CONFIGS', 'VAE_RELEASED', 'VAE_ONE', 'VAE_MANY', 'VAE_IDLE', 'SCRIPTS', 'ELSEWHERE',
            'count_hosts', 'read_launcher', 'read_setting', 'read_options', 'read_load', 'recipe_for',
            'starting_weights', 'warn_of_idle', 'translate_training', 'read_captioning', 'translate_captioning',
-           'score_tool', 'translate_scoring', 'human_script', 'human_weights', 'human_modes', 'translate_human',
-           'table_tool', 'translate_tables', 'scored_dimensions', 'read_eval', 'translate_eval', 'read_vae_words',
-           'translate_vae', 'from_original']
+           'score_tool', 'sort_words', 'translate_scoring', 'human_script', 'human_weights', 'human_modes',
+           'translate_human', 'table_tool', 'translate_tables', 'scored_dimensions', 'read_eval', 'translate_eval',
+           'read_vae_words', 'translate_vae', 'from_original']
 
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #0a6f1c1e
 import difflib, math, os, re, shlex, warnings
@@ -303,26 +303,38 @@ def score_tool(
     module = script.removesuffix('.py').replace('/', '.')
     return next((k for k in SCORE_TOOLS if module == k or module.endswith('tools.' + k)), '')
 
+def sort_words(
+    words:list[str], # after the script
+    script:str,      # for messages
+    takes:dict,      # option -> its name here, '' where a value changes nothing; without a value True, or None: no effect
+    names=(),        # what the words that are no options stand for, for messages
+) -> tuple:          # words that are no options, option here -> value, options without effect
+    "Options apart from other words; `ValueError` for an option that is not known, or that lacks its value"
+    alone, given, idle, words = [], {}, [], list(words)
+    while words:
+        word, has, value = words.pop(0).partition('=')
+        if not word.startswith('--'):
+            alone.append(word + has + value)
+            continue
+        name = word.replace('_', '-')
+        if name not in takes:
+            raise ValueError(f"{script} has no option {word!r}; it takes {', '.join([*names, *takes])}")
+        here = takes[name]
+        if not has and here not in (True, None):
+            if not words or words[0].startswith('--'): raise ValueError(f"{word} needs a value")
+            value = words.pop(0)
+        if not here: idle.append(name)
+        elif here is True: given[name] = value if has else True
+        else: given[here] = value
+    return alone, given, idle
+
 def translate_scoring(
     tool:str,        # one of `SCORE_TOOLS`
     words:list[str], # what follows it
 ) -> list[str]:      # the same for `osnb`
     "Translate a line for scenes or scores; `ValueError` for an option that is not known"
-    (new, takes), words, idle = SCORE_TOOLS[tool], list(words), []
-    out, given = [], {}
-    while words:
-        word, has, value = words.pop(0).partition('=')
-        if not word.startswith('--'):
-            out.append(word + has + value)
-            continue
-        name = word.replace('_', '-')
-        if name not in takes and name not in SCORE_ALONE:
-            raise ValueError(f"{tool} has no option {word!r}; it takes {', '.join([*takes, *SCORE_ALONE])}")
-        if name in takes and not has:
-            if not words: raise ValueError(f"{word} needs a value")
-            value = words.pop(0)
-        if takes.get(name): given[takes[name]] = value
-        else: idle.append(name)
+    new, takes = SCORE_TOOLS[tool]
+    out, given, idle = sort_words(words, tool, takes | dict.fromkeys(SCORE_ALONE))
     if tool == 'scene_cut.cut': given.setdefault('--shorter-size', '1080')
     if idle: warnings.warn(f"without effect here: {', '.join(idle)}")
     return ['data', *new, *out, *(w for kv in given.items() for w in kv)]
@@ -467,21 +479,7 @@ def read_eval(
 ) -> tuple:          # what stands alone, option here -> value
     "The words of a measuring line; `ValueError` for what it does not take, or lacks"
     _, names, takes = EVAL_TOOLS[script]
-    alone, given, idle, words = [], {}, [], list(words)
-    while words:
-        word, has, value = words.pop(0).partition('=')
-        if not word.startswith('--'):
-            alone.append(word + has + value)
-            continue
-        name = word.replace('_', '-')
-        if name not in takes and name not in EVAL_IDLE:
-            raise ValueError(f"{script} has no option {word!r}; it takes {', '.join([*names, *takes, *EVAL_IDLE])}")
-        if not has:
-            if takes.get(name) is True: value = True
-            elif words and not words[0].startswith('--'): value = words.pop(0)
-            else: raise ValueError(f"{word} needs a value")
-        if name in takes: given[name if takes[name] is True else takes[name]] = value
-        else: idle.append(name)
+    alone, given, idle = sort_words(words, script, takes | dict.fromkeys(EVAL_IDLE, ''), names)
     if len(alone) != len(names):
         raise ValueError(f"{script} takes {' and '.join(names) or 'options alone'} in front, not {len(alone)} words")
     if idle: warnings.warn(f"without effect here: {', '.join(idle)}")
