@@ -1,7 +1,7 @@
 "Clips for people by the lines of Open-Sora's scripts, and votes that a killed process has confirmed"
 import argparse, os, shlex, signal, subprocess, sys
 import pytest
-from opensora_nb.app.eval_cli import eval_options
+from opensora_nb.app.eval_cli import eval_options, which_eval
 from opensora_nb.app.human import human_run, plan_human
 from opensora_nb.app.opensora_cli import from_original
 from opensora_nb.metrics.preference import read_votes
@@ -69,6 +69,23 @@ def test_vbench_prompts_of_the_user(tmp_path):
     [plan] = plan_human(human_run(parsed([*words, '--preset', 'opensora-1.2'])))
     assert [j.path.name for j in plan.jobs] == [f'a boat, number {k}-{i}.mp4' for k in (3, 4) for i in range(5)]
     assert (plan.jobs[0].path.parent.name, plan.cfg.num_frames, plan.cfg.image_size) == ('out_vbench', 51, (240, 426))
+
+NAMED = 'a boat: dusk', "a dog's bone", 'what is it?' # names that other files would not get
+@pytest.mark.parametrize('mode, weights', [('4', 'tiny'), ('-4', 'opensora-1.2'), ('5', 'tiny'), ('-5', 'tiny')])
+def test_typed_modes_name_clips_as_the_evaluator_looks_for_them(mode, weights, tmp_path):
+    "`osnb eval human 4`, `-5`: the prompt to the letter, also of small weights; a prompt listed twice is made once"
+    (tmp_path/'VBench').mkdir()
+    lines = '\n'.join((*NAMED, NAMED[0]))
+    for name in ('all_dimension', 'all_i2v'): (tmp_path/'VBench'/f'{name}.txt').write_text(lines)
+    words = ['human', mode, '--weights', weights, '--prompts', str(tmp_path), '--save-dir', str(tmp_path/'o')]
+    [plan] = plan_human(human_run(parsed(which_eval(words))))
+    assert [j.path.name for j in plan.jobs] == [f'{p}-{k}.mp4' for p in NAMED for k in range(5)]
+
+def test_a_mode_that_is_none_gets_the_list_of_modes(capsys):
+    from opensora_nb.app.cli import main
+    with pytest.raises(SystemExit): main(['eval', 'human', '-9'])
+    err = capsys.readouterr().err
+    assert all(m in err.partition('invalid choice')[2] for m in ('2a', '2h', '4', '5', 'multiple'))
 
 VOTER = """
 import sys

@@ -16,7 +16,7 @@ __all__ = ['EVAL_COMMANDS', 'HUMAN_MODES', 'check_at_least_one', 'weights_option
            'world_options', 'run_world', 'vote_options', 'run_vote', 'distance_options', 'run_distances']
 
 # %% ../../nbs/13_app/20_eval_cli.ipynb #ae9d0bcc
-import argparse, json
+import argparse, json, re
 from pathlib import Path
 from .data_cli import Command, TOY_LEVELS
 
@@ -702,7 +702,10 @@ EVAL_COMMANDS = { # a measure adds its line here
 def which_eval(
     argv:list[str], # words after `osnb eval`
 ) -> list[str]:
-    "`osnb eval tiny worlds` is `osnb eval report tiny worlds`"
+    "`osnb eval tiny worlds` is `osnb eval report tiny worlds`, and `human -2a`, the original's way, is `human 2a`"
+    if argv[:1] == ['human']:
+        n = next((k for k, w in enumerate(argv) if w.startswith('--')), len(argv))
+        return [re.sub('^-(?=[0-9])', '', w) for w in argv[:n]] + argv[n:]
     names = [w for w in argv[:2] if not w.startswith('-')]
     if len(names) == 2 and 'report' in EVAL_COMMANDS and names[0] not in EVAL_COMMANDS: return ['report', *argv]
     return argv

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HumanRun', 'output_folder', 'toy_references', 'find_references', 'fill_masks', 'options_for', 'batches_of',
-           'plan_human', 'made_of', 'describe_human', 'one_load', 'make_human', 'share_out', 'human_run',
-           'human_command']
+           'vbench_names', 'plan_human', 'distinct_lines', 'made_of', 'describe_human', 'one_load', 'make_human',
+           'share_out', 'human_run', 'human_command']
 
 # %% ../../nbs/13_app/18_human.ipynb #ah000003
 import os, subprocess, sys
@@ -18,6 +18,7 @@ from .sampling import check_todo, choose_weights, load_for, plan_cost, plan_samp
 from ..data.video_io import probe_frames, write_image, write_video
 from ..metrics.human import COAST, GIVEN_FILES, ClipBatch, for_small, human_batches, in_slice
 from ..metrics.human import write_references
+from ..metrics.vbench import suite_name, suite_todo
 from ..sample.condition import latent_spans
 from ..sample.forecast import clock
 from ..sample.jobs import run_jobs
@@ -102,7 +103,8 @@ def options_for(
     texts = PromptOptions(prompt=tuple(t for _, t in lines), start_index=lines[0][0], num_sample=batch.num_sample,
                           flow=run.flow, llm_refine=run.llm_refine)
     files = FileOptions(save_dir=output_folder(run) + batch.folder, sample_name=batch.name or None,
-                        prompt_as_path=batch.by_prompt, batch_size=run.batch_size, overwrite=run.overwrite)
+                        prompt_as_path=batch.by_prompt, batch_size=run.batch_size,
+                        overwrite=run.overwrite or batch.by_prompt) # VBench's names: see `vbench_names`
     return SampleOptions(texts, run.weights, clip, run.sampling, given, LongConfig(batch.loop, batch.shared), files)
 
 def batches_of(run:HumanRun, preset:str) -> tuple: # list of `ClipBatch`; level of the toy world, ''
@@ -114,12 +116,19 @@ def batches_of(run:HumanRun, preset:str) -> tuple: # list of `ClipBatch`; level 
     own = for_small(batches, defaults.image_size, run.sizes or 'own', known)
     return own, '' if run.prompts or not defaults.levels else defaults.levels[-1]
 
+def vbench_names(plan, folder, overwrite=False): # of `SamplePlan`: the same under the names that VBench looks for
+    def named(j): return suite_name(j.line.partition('{')[0].strip(), j.k)
+    jobs = [replace(j, path=Path(folder)/named(j), over=True) for j in plan.jobs]
+    suite_todo(jobs, overwrite) # says which names are taken by other clips
+    return replace(plan, jobs=tuple(jobs))
+
 def plan_human(run:HumanRun) -> list: # of `SamplePlan`, one a batch that this process has a part in
     "Decide everything; `ValueError` in one sentence for what cannot be"
     preset = preset_of(run.weights.config, run.weights.preset)
     batches, level = batches_of(run, preset)
     chosen, files, captions = choose_weights(run.weights, preset), {}, []
     lines = [b.lines(run.prompts, level) for b in batches]
+    lines = [distinct_lines(found) if b.by_prompt else found for b, found in zip(batches, lines)]
     if any(b.references for b in batches):
         files, captions = find_references(run, output_folder(run), level, chosen.defaults)
     if captions: # clips of the toy world are asked for by their own captions
@@ -134,9 +143,14 @@ def plan_human(run:HumanRun) -> list: # of `SamplePlan`, one a batch that this p
             paths = [';'.join(files[n] for n in r.split(';')) for r in batch.references]
             given = ReferenceOptions(tuple(paths), fill_masks(batch, files, chosen, frames))
         plan = plan_sample(options_for(run, batch, every, given))
+        if batch.by_prompt: plan = vbench_names(plan, plan.options.files.save_dir, run.overwrite)
         numbers = {i for i, _ in some}
         plans.append(replace(plan, jobs=tuple(j for j in plan.jobs if j.index in numbers)))
     return plans
+
+def distinct_lines(lines): # (number, prompt): VBench lists two prompts twice
+    first = {text: i for i, text in reversed(lines)}
+    return [(i, text) for i, text in lines if first[text] == i]
 
 def made_of(run, batch, lines, chosen) -> int: # frames of a clip before its end is cut off
     plain = replace(batch, references=(), masks=(), loop=1, shared=None)

@@ -306,7 +306,7 @@ def score_tool(
 def sort_words(
     words:list[str], # after the script
     script:str,      # for messages
-    takes:dict,      # option -> its name here, '' where a value changes nothing; without a value True, or None: no effect
+    takes:dict,      # option -> its name here, '' for no effect; without a value True, or None for no effect
     names=(),        # what the words that are no options stand for, for messages
 ) -> tuple:          # words that are no options, option here -> value, options without effect
     "Options apart from other words; `ValueError` for an option that is not known, or that lacks its value"
