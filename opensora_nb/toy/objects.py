@@ -42,14 +42,15 @@ def islands(
     mask:np.ndarray, # (f, h, w) bool
 ) -> np.ndarray:     # (f, h, w) int, 0 outside, equal within an island
     "Number the connected parts of each frame (neighbours share a side)"
-    lab = np.where(mask, np.arange(1, mask[0].size+1).reshape(mask.shape[1:]), 0)
+    lab, rows = np.where(mask, np.arange(1, mask[0].size+1).reshape(mask.shape[1:]), 0), (len(mask), -1)
     while True:
         new = lab.copy()
         for axis in (1, 2):
             for a, b in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
                 into, source = ((slice(None),)*axis + (s,) for s in (a, b))
                 new[into] = np.maximum(new[into], lab[source])
-        new[~mask] = 0
+        ends = np.take_along_axis(new.reshape(rows), np.maximum(new, 1).reshape(rows) - 1, 1)
+        new = np.where(mask, ends.reshape(mask.shape), 0)
         if (new == lab).all(): return lab
         lab = new
 
