@@ -161,7 +161,7 @@ def measures_for(
 ) -> tuple: # list of `Measure`; dict: name of a measure that does not apply -> why
     "Every measure that applies"
     found, left_out = [*CLIP_MEASURES, *AUTOENCODER_MEASURES, *COST_MEASURES], {}
-    if has_package('opencv-python-headless') or has_package('opencv-python'): found += MOTION_MEASURES
+    if has_package('opencv-python-headless'): found += MOTION_MEASURES
     else: left_out['motion'] = "OpenCV is not installed; pip install 'opensora_nb[metrics]'"
     if comparable: found.insert(0, LOSS_MEASURE)
     else: left_out['validation loss'] = ("the runs have different autoencoders or schedules, and a loss in one latent "
