@@ -2037,6 +2037,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'opensora_nb/data/dataset.py'),
                                           'opensora_nb.data.dataset.read_text': ( '02_data/dataset.html#read_text',
                                                                                   'opensora_nb/data/dataset.py'),
+                                          'opensora_nb.data.dataset.scene_of': ( '02_data/dataset.html#scene_of',
+                                                                                 'opensora_nb/data/dataset.py'),
                                           'opensora_nb.data.dataset.separator_of': ( '02_data/dataset.html#separator_of',
                                                                                      'opensora_nb/data/dataset.py'),
                                           'opensora_nb.data.dataset.table_rows': ( '02_data/dataset.html#table_rows',

@@ -70,10 +70,11 @@ def augment_caption(
     drop:float=0.2, # chance that a score is left out
 ) -> tuple:      # a caption, frames a second
     "Another true description of a clip of any source; a toy picture keeps a caption of its own: nothing moves in it"
-    texts, fps = source.texts(i), source.fps_of(i)
+    fps = source.fps_of(i)
     scene = source.scene(i) if hasattr(source, 'scene') else None
     if isinstance(scene, Scene) and source.num_frames > 1:
         return augment_scene(scene, rng, fps, drop, source.num_frames, source.image_size)
+    texts = source.texts(i)
     text = str(rng.choice(texts)) if texts else ''
     scores = {k: v for k, v in (source.scores(i) if hasattr(source, 'scores') else {}).items() if rng.random() >= drop}
     return score_text(text, **scores), fps

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'QUOTING', 'CSV_ERRORS', 'HOW_TO_CAPTION', 'MOST_FRAMES', 'MOST_SIDE', 'MOST_CLIPS', 'ClipSource',
-           'mixture', 'ToySource', 'read_text', 'excerpt', 'bare', 'doubt', 'cells_of', 'separator_of', 'TableRow',
-           'table_rows', 'parquet_rows', 'column_names', 'as_row', 'read_table', 'read_scores', 'ClipFiles',
+           'mixture', 'scene_of', 'ToySource', 'read_text', 'excerpt', 'bare', 'doubt', 'cells_of', 'separator_of',
+           'TableRow', 'table_rows', 'parquet_rows', 'column_names', 'as_row', 'read_table', 'read_scores', 'ClipFiles',
            'ClipTable', 'caption_lines', 'imagenet_classes', 'class_captions', 'folder_source', 'DataConfig',
            'find_data', 'open_data', 'open_source']
 
@@ -13,7 +13,7 @@ __all__ = ['SEPARATORS', 'QUOTING', 'CSV_ERRORS', 'HOW_TO_CAPTION', 'MOST_FRAMES
 import codecs, copy, csv, hashlib, io, os, zlib
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +61,17 @@ def mixture(level): # 'core' or 'core:0.7,full:0.3' -> names and cumulative shar
         raise ValueError(f"unknown level {odd[0]!r}; use one of {', '.join(WORLDS)}")
     return [p[0] for p in parts], np.cumsum(share)/share.sum()
 
+@lru_cache(1 << 15)
+def scene_of(
+    seed:int, i:int, # of the data set, of the clip
+    level:str,       # or a mixture of them
+    split:str,       # train, test or all
+):                   # what `draw_world` gives
+    "The scene of a clip; kept, because augmented captions ask for it again in every epoch"
+    names, upto = mixture(level)
+    level = names[0] if len(names) == 1 else names[int(np.searchsorted(upto, rng_for(seed, i, 1).random()))]
+    return draw_world(seed, i, level, split)
+
 @dataclass(frozen=True)
 class ToySource:
     "Clips of the toy world, drawn when asked for"
@@ -74,10 +85,7 @@ class ToySource:
 
     repeatable = True
     def __len__(self): return self.n
-    def scene(self, i):
-        names, upto = mixture(self.level)
-        level = names[0] if len(names) == 1 else names[int(np.searchsorted(upto, rng_for(self.seed, i, 1).random()))]
-        return draw_world(self.seed, i, level, self.split)
+    def scene(self, i): return scene_of(self.seed, int(i), self.level, self.split)
     def clip(self, i, epoch=0): return render_world(self.scene(i), self.num_frames, self.image_size)
     def texts(self, i): return captions_of(self.scene(i))
     def fps_of(self, i): return self.fps if self.num_frames > 1 else IMG_FPS
