@@ -465,11 +465,12 @@ def plot_loss(file, report, baseline=None):
 
 def print_differences(baseline, report):
     "What is larger than its noise"
-    from opensora_nb.metrics.val_loss import compare_reports
-    print(f"{report.weights} minus {baseline.weights}, clip by clip on the same noise:")
-    for d in compare_reports(baseline, report):
-        print(f"  {d}")
-        if d.dropped: print(f"  {d.dropped} clips are in one of them only, and were left out")
+    from opensora_nb.metrics.differences import compare_reports
+    print(f"{report.weights} against {baseline.weights}, clip by clip on the same noise:")
+    for d in compare_reports(baseline, report): print(f"  {d}")
+    for name in {*baseline.results} & {*report.results}:
+        if lost := {*baseline.results[name].clips} ^ {*report.results[name].clips}:
+            print(f"  {name}: {len(lost)} clips are in one of them only, and were left out")
 
 # %% ../../nbs/13_app/20_eval_cli.ipynb #24f4fbc0
 def vae_options(p):

@@ -4,22 +4,27 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'resamples', 'group_sums', 'bootstrap_means', 'percentiles', 'estimate', 'PairedDifference',
-           'paired_difference', 'leave_one_out', 'jackknife']
+           'paired_difference', 'compare_losses', 'compare_reports', 'leave_one_out', 'jackknife']
 
 # %% ../../nbs/10_metrics/22_differences.ipynb #924567a1
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 import numpy as np
 from ..core import rng_for
 from .measured import Measured, wilson
+from .val_loss import LossReport, ValLoss, check_same_noise
 
 # %% ../../nbs/10_metrics/22_differences.ipynb #818991c0
+@lru_cache(8) # all figures of a report are drawn alike
 def resamples(
     groups:int,      # prompts
     draws:int=2000,  # how many times they are drawn anew
     seed:int=0,
 ) -> np.ndarray:     # (draws, groups) how often each prompt was drawn
     "The draws of a bootstrap; equal for equal arguments, so that two models meet the same ones"
-    return rng_for(seed, 61).multinomial(groups, np.full(groups, 1/groups), draws)
+    drawn = rng_for(seed, 61).multinomial(groups, np.full(groups, 1/groups), draws)
+    drawn.flags.writeable = False # shared
+    return drawn
 
 def group_sums(rows, groups): # (n,), (n,) numbers of prompts -> sums and counts of each prompt, nan left out
     there, size = np.isfinite(rows), int(groups.max()) + 1
@@ -28,11 +33,15 @@ def group_sums(rows, groups): # (n,), (n,) numbers of prompts -> sums and counts
 def bootstrap_means(
     rows:np.ndarray,   # (n,) a figure for each clip; nan: the measure does not apply to it
     groups:np.ndarray, # (n,) number of the prompt of each clip
+    runs:np.ndarray=None, # (n,) number of the training that made each clip, where there are several; they are drawn too
 ) -> np.ndarray:       # (draws,) means
-    "What the mean would have been with other prompts"
-    sums, counts = group_sums(rows, groups)
-    drawn = resamples(len(sums))
-    return (drawn @ sums)/np.maximum(drawn @ counts, 1)
+    "What the mean would have been with other prompts, and other trainings"
+    runs = np.zeros(len(groups), int) if runs is None else np.asarray(runs)
+    k, g = int(runs.max()) + 1, int(groups.max()) + 1
+    sums, counts = (np.append(x, np.zeros(k*g - len(x))).reshape(k, g) for x in group_sums(rows, runs*g + groups))
+    prompts = resamples(g)
+    def drawn(table): return prompts @ table[0] if k == 1 else (resamples(k, seed=1) @ table*prompts).sum(1)
+    return drawn(sums)/np.maximum(drawn(counts), 1)
 
 # %% ../../nbs/10_metrics/22_differences.ipynb #618a3fef
 FEWEST = 5 # prompts; with fewer, draws say too little about others
@@ -84,6 +93,7 @@ class PairedDifference:
         ends = {k: np.nan if row[k] is None else row[k] for k in ('low', 'high')}
         return cls(**{k: v for k, v in (row | ends).items() if k not in ('clear', 'winner')})
     def __str__(self):
+        if not self.value and not self.clear: return f"{self.name}: {self.a} and {self.b} are equal on these clips"
         told = f"{self.b} lies {abs(self.value):.3g} {'above' if self.value > 0 else 'below'} {self.a}"
         if np.isnan(self.low): return f"{self.name}: {told}; too few to say how sure"
         if not self.clear: told = f"{self.a} and {self.b} do not differ by more than the noise"
@@ -94,15 +104,44 @@ def paired_difference(
     a:tuple, b:tuple,  # name of the model, (n,) a figure for each clip
     groups:np.ndarray, # (n,) number of the prompt of each clip
     better:str=None,   # higher, lower, or None
+    runs:np.ndarray=None, # (n,) number of the training of each clip, as for `bootstrap_means`
 ) -> PairedDifference:
     "Pairs of clips of the same prompt and noise compared; `ValueError` for different numbers of clips"
-    (first, x), (second, y) = a, b
+    (first, x), (second, y), groups = a, b, np.asarray(groups)
     if len(x) != len(y): raise ValueError(f"{len(x)} clips of {first} but {len(y)} of {second}; compare pairs")
     rows = np.asarray(y, float) - np.asarray(x, float)
     if not np.isfinite(rows).any(): raise ValueError(f"{name}: no pair of {len(rows)} has two figures")
-    enough = len(set(np.asarray(groups)[np.isfinite(rows)])) >= FEWEST
-    low, high = percentiles(bootstrap_means(rows, groups)) if enough else (np.nan, np.nan)
+    enough = len(set(groups[np.isfinite(rows)])) >= FEWEST
+    low, high = percentiles(bootstrap_means(rows, groups, runs)) if enough else (np.nan, np.nan)
     return PairedDifference(name, first, second, float(np.nanmean(rows)), low, high, better)
+
+# %% ../../nbs/10_metrics/22_differences.ipynb #7dd0d31e
+def compare_losses(
+    a:ValLoss, b:ValLoss,      # of two models
+    names=('first', 'second'), # what they are called
+) -> PairedDifference:
+    "How far the loss of b lies above that of a; `ValueError` where they have no clip or time in common"
+    if a.bucket != b.bucket:
+        raise ValueError(f"one is of bucket {a.bucket}, the other of {b.bucket}; compare equal ones")
+    if a.times != b.times:
+        raise ValueError(f"one has {len(a.times)} times, the other {len(b.times)}, or others; measure both alike")
+    both = [c for c in a.clips if c in set(b.clips)]
+    if len(both) < 2:
+        raise ValueError(f"{len(both)} clips are in both ({a.clips[0]}, … and {b.clips[0]}, …); "
+                         "measure the same table twice")
+    first, second = ([r.each[r.clips.index(c)] for c in both] for r in (a, b))
+    return paired_difference(f'validation loss {a.bucket}', (names[0], first), (names[1], second),
+                             np.arange(len(both)), 'lower')
+
+def compare_reports(
+    a:LossReport, b:LossReport, # of two sets of weights
+) -> list:                      # a `PairedDifference` for each bucket that both have
+    "b minus a, clip by clip; `ValueError` as in `check_same_noise`, and for no bucket in common"
+    check_same_noise(a, b)
+    both = [name for name in a.results if name in b.results]
+    if not both:
+        raise ValueError(f"the reports have no bucket in common: {', '.join(a.results)} and {', '.join(b.results)}")
+    return [compare_losses(a.results[name], b.results[name], (a.weights, b.weights)) for name in both]
 
 # %% ../../nbs/10_metrics/22_differences.ipynb #b58e441d
 def leave_one_out(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSS_SAYS', 'EVAL_BUCKETS', 'HeldOut', 'encode_held_out', 'clip_names', 'eval_times', 'fixed_noise', 'loss_at',
-           'losses_of', 'ValLoss', 'bucket_loss', 'loss_curves', 'paired_error', 'LossDifference', 'compare_losses',
-           'eval_buckets', 'in_bucket', 'LossReport', 'check_same_noise', 'compare_reports', 'logged_losses']
+           'losses_of', 'ValLoss', 'bucket_loss', 'loss_curves', 'paired_error', 'eval_buckets', 'in_bucket',
+           'LossReport', 'check_same_noise', 'logged_losses']
 
 # %% ../../nbs/10_metrics/11_val_loss.ipynb #c3e1d319
 import json, re, zlib
@@ -214,41 +214,6 @@ def paired_error(
     d = np.asarray(b, float) - np.asarray(a, float)
     return float(d.std(ddof=1)/len(d)**.5)
 
-@dataclass(frozen=True, repr=False)
-class LossDifference:
-    "Two models on the same clips, times and noise; positive: the second has the larger loss"
-    bucket:str
-    measured:Measured # the mean difference, paired
-    alone:float       # standard error of the difference, had the clips not been paired
-    error:float       # standard error, paired
-    dropped:int       # clips that only one of them has
-
-    @property
-    def sure(self) -> bool: return self.measured.low > 0 or self.measured.high < 0
-    def __repr__(self):
-        m = self.measured
-        says = 'no difference that can be told'
-        if self.sure: says = f"the second is {'worse' if m.value > 0 else 'better'}"
-        return (f"{self.bucket}: {m.value:+.4f} ({m.low:+.4f} to {m.high:+.4f}) over {m.n} clips, {says}; "
-                f"standard error {self.error:.4f}, unpaired {self.alone:.4f}")
-
-def compare_losses(
-    a:ValLoss, b:ValLoss, # of two models
-) -> LossDifference:
-    "The paired difference b - a; `ValueError` where they have no clip or time in common"
-    if a.bucket != b.bucket:
-        raise ValueError(f"one is of bucket {a.bucket}, the other of {b.bucket}; compare equal ones")
-    if a.times != b.times:
-        raise ValueError(f"one has {len(a.times)} times, the other {len(b.times)}, or others; measure both alike")
-    both = [c for c in a.clips if c in set(b.clips)]
-    if len(both) < 2:
-        raise ValueError(f"{len(both)} clips are in both ({a.clips[0]}, … and {b.clips[0]}, …); "
-                         "measure the same table twice")
-    first, second = (np.array([r.each[r.clips.index(c)] for c in both]) for r in (a, b))
-    m = mean_of(f'difference {a.bucket}', second - first, better='lower')
-    alone = float(np.hypot(first.std(ddof=1), second.std(ddof=1))/len(both)**.5)
-    return LossDifference(a.bucket, m, alone, paired_error(first, second), len({*a.clips} ^ {*b.clips}))
-
 # %% ../../nbs/10_metrics/11_val_loss.ipynb #1ba18435
 EVAL_BUCKETS = { # resolution -> frames -> clips at a time (Open-Sora 1.2, configs/opensora-v1-2/misc/eval_loss.py)
     '144p': {1: 100, 51: 30, 102: 20, 204: 8, 408: 4}, '240p': {1: 100, 51: 24, 102: 12, 204: 4, 408: 2},
@@ -329,16 +294,6 @@ def check_same_noise(
         mine, other = getattr(a, what), getattr(b, what)
         if mine != other:
             raise ValueError(f"{a.weights} has {what} {mine}, {b.weights} has {other}; such losses cannot be compared")
-
-def compare_reports(
-    a:LossReport, b:LossReport, # of two sets of weights
-) -> list:                      # a `LossDifference` for each bucket that both have
-    "b minus a, clip by clip; `ValueError` as in `check_same_noise`, and for no bucket in common"
-    check_same_noise(a, b)
-    both = [name for name in a.results if name in b.results]
-    if not both:
-        raise ValueError(f"the reports have no bucket in common: {', '.join(a.results)} and {', '.join(b.results)}")
-    return [compare_losses(a.results[name], b.results[name]) for name in both]
 
 # %% ../../nbs/10_metrics/11_val_loss.ipynb #9b3e6440
 def logged_losses(

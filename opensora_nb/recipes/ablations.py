@@ -17,8 +17,7 @@ from torch import nn, Tensor
 from ..data.dataset import DataConfig, open_data
 from ..flow.guidance import as_velocity
 from ..flow.rflow import loss as flow_loss
-from ..metrics.differences import percentiles
-from ..metrics.measured import Measured
+from ..metrics.differences import PairedDifference, paired_difference
 from ..models.stdit3 import STDiT3, STDiT3Block, stdit3_tiny
 from ..sample.pipeline import generate
 from ..sample.settings import SampleConfig
@@ -225,23 +224,18 @@ def part_effect(
     rows:list,       # from `ablation_rows`
     name:str,        # of `SWAPS`
     of:str='shares', # shares of the words, rights or clip_losses
-) -> Measured|None:  # None: there is no seed with both runs, or no loss that can be compared
-    "A figure with the part swapped, minus that of the base run, over the seeds that have both"
+) -> PairedDifference|None: # None: there is no seed with both runs, or no loss that can be compared
+    "A figure with the part swapped against that of the base run, over the seeds that have both; seeds are drawn too"
     if of == 'clip_losses' and SWAPS[name][0] == 'latents': return None # of other numbers
-    base = {r['seed']: r[of] for r in rows if r['name'] == 'base'}
-    mine = {r['seed']: r[of] for r in rows if r['name'] == name}
-    gaps = [np.subtract(mine[s], base[s]) for s in sorted(mine) if s in base and len(mine[s]) == len(base[s])]
-    if not gaps: return None
-    gaps, rng = np.stack(gaps), np.random.default_rng(0)
-    def draw(): # seeds, and prompts or clips for all of them
-        some = gaps[rng.integers(len(gaps), size=len(gaps))]
-        return some[:, rng.integers(gaps.shape[1], size=gaps.shape[1])].mean()
-    low, high = percentiles([draw() for _ in range(1000)])
-    better = 'lower' if of == 'clip_losses' else 'higher'
-    return Measured(name, float(gaps.mean()), float(low), float(high), gaps.size, better=better,
-                    about=f"over {len(gaps)} seeds")
+    base, mine = ({r['seed']: r[of] for r in rows if r['name'] == n} for n in ('base', name))
+    both = [s for s in sorted(mine) if s in base and len(mine[s]) == len(base[s])]
+    if not both: return None
+    n = len(base[both[0]])
+    a, b = ((who, np.concatenate([r[s] for s in both])) for who, r in (('base', base), (name, mine)))
+    return paired_difference(of, a, b, np.tile(np.arange(n), len(both)), 'lower' if of == 'clip_losses' else 'higher',
+                             np.repeat(np.arange(len(both)), n))
 
-def verdict(m:Measured) -> str:
+def verdict(d:PairedDifference) -> str:
     "What an interval says"
-    if m.low <= 0 <= m.high: return 'not to be told apart'
-    return 'better' if (m.value > 0) == (m.better == 'higher') else 'worse'
+    if not d.clear: return 'not to be told apart'
+    return 'better' if d.winner == d.b else 'worse'
