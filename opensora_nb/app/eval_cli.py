@@ -842,25 +842,27 @@ def distance_options(p):
     p.add_argument('--network', default='', metavar='FOLDER',
                    help="a VideoMAE on this machine (default: the embedded network, taught the toy world)")
     p.add_argument('--draws', type=int, default=100, metavar='N', help="bootstrap draws (default: 100)")
-    p.add_argument('--any-size', action='store_true', help="also clips of different sizes (default: refuse)")
+    p.add_argument('--any-size', action='store_true', help="also where size, length or rate differ (default: refuse)")
     p.add_argument('--json', metavar='FILE', help="also write the numbers")
 
 def run_distances(args):
     "Print the distances that the two sets allow, and why others do not apply"
     check_at_least_one(args, 'draws')
-    from opensora_nb.metrics.clip_sets import clip_set_distances, read_clip_set, size_of
+    from opensora_nb.metrics.clip_sets import bias_of, check_one_kind, clip_set_distances, read_clip_set
     from opensora_nb.metrics.measured import table
     first, second = args.folders
     if Path(first).resolve() == Path(second).resolve():
         raise ValueError(f"{first} and {second} are one folder; give two")
     a, b = (read_clip_set(f, args.any_size) for f in args.folders)
-    if a[0].shape != b[0].shape and not args.any_size:
-        raise ValueError(f"clips of {first} have {size_of(a[0])}, those of {second} {size_of(b[0])}; make them alike, "
-                         "or allow it with --any-size")
+    if not args.any_size: check_one_kind(a, b)
     found, left_out = clip_set_distances(a, b, args.network, args.draws)
     print(f"{second} ({len(b)} clips) against {first} ({len(a)} clips):", table(found), sep='\n')
+    bias = bias_of(found)
+    for name, more in bias.items():
+        print(f"{name} is too large by {more:.4g} at {min(len(a), len(b))} clips, its bias; {name}_infinite lacks it")
     for name, why in left_out.items(): print(f"{name} is not measured: {why}")
-    result = dict(folders=args.folders, clips=[len(a), len(b)], measured=[m.as_row() for m in found], left_out=left_out)
+    result = dict(folders=args.folders, clips=[len(a), len(b)], measured=[m.as_row() for m in found], bias=bias,
+                  left_out=left_out)
     if args.json: Path(args.json).write_text(json.dumps(result, indent=1) + '\n')
 
 EVAL_COMMANDS['distances'] = Command(distance_options, run_distances, "FID, KID, FVD and KVD of two folders of clips")

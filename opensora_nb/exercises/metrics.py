@@ -12,6 +12,7 @@ from ..check import Exercise, Wrong, check_value
 from ..metrics.preference import kappa, votes_needed
 from ..metrics.lpips import motion_weights
 from ..metrics.score_audit import total_variation
+from ..metrics.set_distances import extrapolated
 from ..metrics.val_loss import paired_error
 from ..metrics.vbench_scores import scaled_value
 
@@ -232,3 +233,22 @@ linear_distance = Exercise(
            Wrong(lambda a, b: float((a @ b.T).mean()), "That is the comparison between the sets alone.")],
     hints=["Within a, within b, and twice between them with a minus.",
            "The mean of all x·y is the product of the means: what is left is a square."])
+
+# %% ../../nbs/14_exercises/10_metrics.ipynb #1c4dee33
+def _end(points): return extrapolated(points)[0]
+
+end_of_line = Exercise(
+    like=_end,
+    cases=[([(500, 14.), (1000, 12.)],), ([(50, 9.), (100, 6.), (200, 4.)],), ([(10, 3.), (40, 3.)],)],
+    wrong=[Wrong(lambda points: points[-1][1], "The largest set still has a bias: follow the line to 1/n = 0."),
+           Wrong(lambda points: extrapolated(points)[1], "That is the slope; the end is where 1/n is 0."),
+           Wrong(lambda points: extrapolated([(1/n, y) for n, y in points])[0],
+                 "The distance is a straight line over 1/n, not over n."),
+           Wrong(lambda points: sum(y for _, y in points)/len(points), "All of them are too large, so is their mean.")],
+    hints=["Draw the distances over 1/n; where does the line meet 1/n = 0?", "`np.polyfit(1/n, y, 1)` ends with it."])
+
+fid_of_papers = dict(expected=10., hints=("How much of the bias is left when the number of clips doubles?",
+                                          "Half of it: so what went away is as much as what is left."),
+                     wrong=[(12., "That many clips still have a bias."),
+                            (13., "Both are too large, so their mean is."),
+                            (0., "The bias goes to 0; the distance goes to that of the models.")])

@@ -161,7 +161,7 @@ class SuiteRun:
                            cfg_scale=cfg.cfg_scale)
         starts = range(0, len(task.prompts), cfg.batch_size)
         files = [self.folder/f'clips_{k:04}.npy' for k in range(len(starts))]
-        todo = [(a, f) for a, f in zip(starts, files) if not f.with_suffix('.json').is_file()]
+        todo = [(a, f) for a, f in zip(starts, files) if not (f.is_file() and f.with_suffix('.json').is_file())]
         done = cfg.batch_size*(len(starts) - len(todo))
         with tqdm(total=len(task.prompts), initial=done, desc=f'clips of {self.name}', unit='clip',
                   disable=not shows_bars(progress)) as bar:
@@ -169,5 +169,6 @@ class SuiteRun:
                 part = slice(a, a + cfg.batch_size)
                 clips, cost = make_batch(self.pipe, how, task.prompts[part], task.noise[part])
                 write_numbers(file, clips)
-                write_atomic(file.with_suffix('.json'), json.dumps(cost | dict(clips=len(clips))).encode())
+                note = cost | dict(clips=len(clips), fps=self.pipe.defaults.fps)
+                write_atomic(file.with_suffix('.json'), json.dumps(note).encode())
                 bar.update(len(clips))
