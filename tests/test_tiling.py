@@ -1,16 +1,18 @@
 "vae.tiling: equal to the whole where it should be, near it where it cannot, bounded memory, clear refusals"
-import subprocess, sys
+import os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from opensora_nb.core import real_data
+from opensora_nb.data.video_io import read_video
 from opensora_nb.parallel.comm import local_ranks
 from opensora_nb.parallel.vae import decode_on_ranks, encode_on_ranks, shares
-from opensora_nb.sample.pipeline import load_vae
+from opensora_nb.sample.pipeline import decode_latents, generate, load_pipeline, load_vae, stream_decode, to_pixels
+from opensora_nb.sample.settings import SampleConfig
 from opensora_nb.vae.image import AutoencoderKLConfig, VideoAutoencoderKL
-from opensora_nb.vae.tiling import (PeakMemory, PooledNorms, Tiling, cores, crossfade, iter_decode,
+from opensora_nb.vae.tiling import (PeakMemory, PooledNorms, Tiling, cores, crossfade, equal_in_pieces, iter_decode,
                                     latent_length, ramps, spans, spread_jump, tiled_decode, tiled_encode, windows)
 from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig
 
@@ -55,6 +57,17 @@ def test_chunks_equal_the_whole_in_doubles(f):
     z = vae.encode(x)
     assert off(tiled_encode(vae, x, Tiling(frames=2)), z) < 1e-12
     assert off(tiled_decode(vae, z, f, Tiling(frames=5)), vae.decode(z, f)) < 1e-12
+
+@pytest.mark.parametrize('f', [1, 17, 18, 40, 68])
+def test_pieces_of_one_clip_are_equal_bit_by_bit(f):
+    "Batches of four frames, in chunks of 17: the batches of the whole, across chunks"
+    vae = made(levels=4, res=2, groups=4, micro_batch_size=4)
+    z = vae.encode(video(f=f, h=24, w=40))
+    pieces = list(iter_decode(vae, z, f))
+    assert equal_in_pieces(vae) and [p.shape[2] for p in pieces] == [4]*(f//4) + [f % 4]*bool(f % 4)
+    assert torch.equal(torch.cat(pieces, 2), vae.decode(z, f))
+    assert equal_in_pieces(FRAMES) and torch.equal(tiled_decode(FRAMES, z, z.shape[2]), FRAMES.decode(z))
+    assert not equal_in_pieces(TINY)                            # 34 frames at once, twice a chunk
 
 def test_one_chunk_autoencoder():
     vae, x = made(micro_frame_size=None), video(f=23)
@@ -236,7 +249,9 @@ def test_memory_of_tiles():
 CHILD = """
 import re, sys, torch
 from pathlib import Path
-from opensora_nb.sample.pipeline import load_vae
+from opensora_nb.data.video_io import read_video
+from opensora_nb.sample.pipeline import decode_latents, generate, load_pipeline, load_vae, stream_decode, to_pixels
+from opensora_nb.sample.settings import SampleConfig
 from opensora_nb.vae.tiling import Tiling, iter_decode
 def high(): # in KB; ru_maxrss would start at the parent's
     return int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])
@@ -257,6 +272,51 @@ def test_the_operating_system_agrees():
         return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     whole, pieces = used('whole', 68), used('pieces', 68)
     assert whole > 100 and pieces < .5*whole, f"{pieces:.0f} MB in pieces, {whole:.0f} MB whole"
+
+STREAM = """
+import sys, tempfile, torch
+from opensora_nb.blocks.compare import peak_memory
+from opensora_nb.sample.pipeline import Pipeline, stream_decode
+from opensora_nb.sample.settings import ModelDefaults
+from opensora_nb.vae.image import AutoencoderKLConfig
+from opensora_nb.vae.video import TemporalVAEConfig, VideoVAE, VideoVAEConfig
+vae = VideoVAE(VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels=(8, 8, 16, 16), norm_num_groups=4),
+                              vae_temporal=TemporalVAEConfig(filters=8, num_groups=4))).eval()
+pipe, f = Pipeline(vae, vae, None, ModelDefaults(num_frames=17)), int(sys.argv[1])
+z = torch.zeros(4, *vae.latent_size((f, 128, 128)))
+with tempfile.TemporaryDirectory() as folder:
+    print(peak_memory(lambda: stream_decode(pipe, z, f, folder + '/clip.avi'))[1]/2**20)
+"""
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='reads the memory of a process from /proc')
+def test_streaming_needs_the_same_memory_for_any_length():
+    env = os.environ | dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='65536') # freed is given back
+    def used(f):
+        command = [sys.executable, '-c', STREAM, str(f)]
+        return float(subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout)
+    short, long = used(17), used(136)
+    assert long < 1.1*short, f"{short:.0f} MB for 17 frames, {long:.0f} MB for 136"
+
+def test_a_stream_is_the_clip(tmp_path):
+    pipe = load_pipeline('tiny', 'cpu')
+    pipe.vae = made(levels=4, res=2, groups=4, micro_batch_size=4)
+    z = torch.randn(4, 12, 2, 3, generator=torch.Generator().manual_seed(0))
+    for frames, made_of in ((40, 40), (38, 39)):                # of 39 that are made, the last is left out
+        want = decode_latents(pipe, z[None], frames)[0]
+        np.testing.assert_array_equal(want, to_pixels(pipe.vae.decode(z[None], made_of)[0])[:frames])
+        np.testing.assert_array_equal(read_video(stream_decode(pipe, z, frames, tmp_path/'a.mkv', crf=0)), want)
+    with pytest.raises(ValueError, match='40 frames come from 12 latent frames, this latent has 11'):
+        stream_decode(pipe, z[:, 1:], 40, tmp_path/'b.mkv')
+    with pytest.raises(ValueError, match="cannot write the suffix '.gif'"): stream_decode(pipe, z, 40, tmp_path/'b.gif')
+    with torch.no_grad(): pipe.vae.spatial_vae.module.decoder.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match='NaN or infinite pixels'): stream_decode(pipe, z, 40, tmp_path/'b.mkv')
+    assert [p.name for p in tmp_path.iterdir()] == ['a.mkv']    # no part of a file stays behind
+
+def test_latents_in_place_of_clips(tmp_path):
+    pipe = load_pipeline('tiny', 'cpu')
+    cfg = SampleConfig(num_sampling_steps=2, seed=1)
+    z = generate(pipe, ['a red circle moves left'], cfg, decode=False)
+    want = generate(pipe, ['a red circle moves left'], cfg)[0]
+    np.testing.assert_array_equal(decode_latents(pipe, z, 17)[0], want)
 
 # refusals
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FRAME_VAE', 'save_vae', 'vae_config', 'part_config', 'load_vae', 'Pipeline', 'ClipNote', 'T5Note', 'load_text',
            'load_model', 'load_pipeline', 'chunking', 'front_padding', 'made_frames', 'frames_of', 'length_note',
-           'encode_prompts', 'draw_noise', 'schedule_of', 'fps_of', 'finite_answer', 'decode_latents', 'to_pixels',
-           'divided', 'generate', 'latent_shape', 'check_mask', 'check_fits', 'why_not_finite', 'Video', 'check_prompt',
-           'warnings_for', 'text_to_video', 'cached_pipeline']
+           'encode_prompts', 'draw_noise', 'schedule_of', 'fps_of', 'finite_answer', 'decode_latents', 'frames_decoded',
+           'iter_pixels', 'stream_decode', 'to_pixels', 'divided', 'generate', 'latent_shape', 'check_mask',
+           'check_fits', 'why_not_finite', 'Video', 'check_prompt', 'warnings_for', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #6e47dd44
 import json, math, re, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -23,7 +23,7 @@ from ..config import about, check_range, from_dict, load_config, read_json, save
 from ..weights import load_into, read_state, save_state
 from ..viz import animate
 from ..data.sizes import check_size, num_frames as named_frames
-from ..data.video_io import IMG_FPS, write_video
+from ..data.video_io import IMG_FPS, video_writer, write_video
 from ..flow.rflow import sample
 from ..flow.schedules import schedule_for
 from ..models.family import FAMILY
@@ -362,13 +362,48 @@ def decode_latents(
     preview:bool=False, # a quick look, by the preview decoder where the pipeline has one
 ) -> list:           # uint8 (f, h, w, 3) each
     "Latents to clips; latents of the length that `made_frames` says are cut to the frames asked for"
-    dtype, made = next(pipe.vae.parameters()).dtype, made_frames(pipe.vae, pipe.defaults, num_frames)
-    if z.shape[2] != pipe.vae.latent_size((made, None, None))[0]: made = num_frames # exactly the frames asked for
+    dtype, made = next(pipe.vae.parameters()).dtype, frames_decoded(pipe, z, num_frames)
     def read(one):
-        if preview and pipe.preview: return pipe.preview.decode(one, made)
-        if pipe.shared: return parallel_vae.decode_on_ranks(pipe.vae, one, made, pipe.tiling)
-        return tiling.tiled_decode(pipe.vae, one, made, pipe.tiling) if pipe.tiling else pipe.vae.decode(one, made)
-    with pipe.at_work(pipe.vae): return [to_pixels(read(one[None].to(dtype))[0])[:num_frames] for one in z]
+        if preview and pipe.preview: return to_pixels(pipe.preview.decode(one, made)[0])
+        if pipe.shared: return to_pixels(parallel_vae.decode_on_ranks(pipe.vae, one, made, pipe.tiling)[0])
+        if pipe.tiling or tiling.equal_in_pieces(pipe.vae): return np.concatenate([*iter_pixels(pipe, one, made)])
+        return to_pixels(pipe.vae.decode(one, made)[0])
+    with pipe.at_work(pipe.vae): return [read(one[None].to(dtype))[:num_frames] for one in z]
+
+def frames_decoded(
+    pipe:Pipeline,   # says what was trained for
+    z:Tensor,        # (…, f', h', w') latents
+    num_frames:int,  # frames of the clips
+) -> int:
+    "Frames that latents stand for: those that `made_frames` says, else exactly the frames asked for"
+    made = made_frames(pipe.vae, pipe.defaults, num_frames)
+    return made if z.shape[-3] == pipe.vae.latent_size((made, None, None))[0] else num_frames
+
+def iter_pixels(
+    pipe:Pipeline,   # its autoencoder is used, in pieces
+    z:Tensor,        # (1, c, f', h', w') latents
+    num_frames:int,  # frames that they stand for, see `frames_decoded`
+) -> Iterator[np.ndarray]: # uint8 (a few frames, h, w, 3)
+    "One clip piece by piece, so that its frames are held in 8 bits and not in 32"
+    for piece in tiling.iter_decode(pipe.vae, z, num_frames, pipe.tiling or tiling.Tiling()): yield to_pixels(piece[0])
+
+@torch.inference_mode()
+def stream_decode(
+    pipe:Pipeline,   # its autoencoder is used
+    z:Tensor,        # (c, f', h', w') latents of one clip, see `generate` with decode=False
+    num_frames:int,  # frames of the clip
+    path:str|Path,   # file to write: mp4, mov, mkv, webm or avi; it appears when the clip is whole
+    fps:float=None,  # frames a second; default: the weights' own
+    crf:int=18,      # quality, as in `write_video`
+) -> Path:           # the path, for chaining
+    "Streaming decode: each frame goes to the file as soon as it is made, so memory does not grow with the length"
+    d = pipe.vae.cfg.vae_2d.downsample if tiling.in_time(pipe.vae.cfg) else pipe.vae.cfg.downsample
+    size, made, done = [n*d for n in z.shape[-2:]], frames_decoded(pipe, z, num_frames), 0
+    with pipe.at_work(pipe.vae), video_writer(path, size, fps or pipe.defaults.fps, crf) as put:
+        for piece in iter_pixels(pipe, z[None].to(next(pipe.vae.parameters()).dtype), made):
+            for frame in piece[:num_frames - done]: put(frame)
+            done += len(piece)
+    return Path(path)
 
 def to_pixels(
     x:Tensor, # (3, f, h, w) in [-1, 1]
@@ -391,10 +426,11 @@ def generate(
     seeds:list[int]=None,    # one a prompt; default: cfg.seed
     progress=None,           # wraps the steps, e.g. tqdm
     return_trajectory:bool=False, # also return all latents
-    mask:Tensor=None,        # (b, f') edit ratio: 1 = generate, 0 = keep x_ref, between = redraw from that time on
-    x_ref:Tensor=None,       # (b, c, f', h', w') latents to keep or to start from, used where mask < 1
+    mask:Tensor=None,        # (b, f'): 1 = generate, 0 = keep x_ref, between = redraw from then on
+    x_ref:Tensor=None,       # (b, c, f', h', w') latents to keep or start from
     watch:Callable=None,     # called with the latents at every stop
-):                           # list of uint8 (f, h, w, 3), and with return_trajectory (steps+1, b, c, f, h, w)
+    decode:bool=True,        # False: latents (b, c, f', h', w'), for `stream_decode`
+): # list of uint8 (f, h, w, 3), and with return_trajectory (steps+1, b, c, f, h, w)
     "Prompts to clips; `ValueError` for sizes that cannot be made, and for what ends in NaN"
     cfg = cfg.filled(pipe.defaults)
     check_size(cfg.num_frames, *cfg.image_size)
@@ -409,12 +445,12 @@ def generate(
     noise = draw_noise(size, seeds).to(pipe.device)
     answer, schedule = finite_answer(pipe, cfg, y, y_mask, negative), schedule_of(pipe, cfg)
     how = dict(progress=progress, watch=watch)
-    if cfg.schedule != 'rflow': how['generator'] = [torch_rng(s, 1) for s in seeds] # noise of later steps
+    if cfg.schedule != 'rflow': how['generator'] = [torch_rng(s, 1) for s in seeds]
     if mask is not None: how |= dict(mask=mask.to(pipe.device), x_ref=None if x_ref is None else x_ref.to(noise))
     with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed), divided(pipe):
         z, path = sample(answer, noise, schedule, return_trajectory=True, **how)
-    clips = decode_latents(pipe, z, cfg.num_frames)
-    return (clips, path) if return_trajectory else clips
+    out = decode_latents(pipe, z, cfg.num_frames) if decode else z
+    return (out, path) if return_trajectory else out
 
 def latent_shape(
     pipe:Pipeline,    # its autoencoder counts

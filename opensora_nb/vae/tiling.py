@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PeakMemory', 'in_time', 'Tiling', 'windows', 'latent_length', 'crossfade', 'spread_jump', 'spans', 'ramps', 'cores',
-           'PooledNorms', 'moments', 'pool_moments', 'by_tiles', 'iter_decode', 'tiled_decode', 'tiled_encode']
+           'PooledNorms', 'moments', 'pool_moments', 'by_tiles', 'equal_in_pieces', 'iter_decode', 'tiled_decode',
+           'tiled_encode']
 
 # %% ../../nbs/06_vae/04_tiling.ipynb #cbb68ad7
 from collections.abc import Callable, Iterator
@@ -317,7 +318,23 @@ def _joined(vae, z, num_frames, how): # (1, c, f', h', w') -> pieces (1, c, f, h
         yield held[:, :, :done]
         held = held[:, :, done:]
 
+def _batches(pieces, n): # the same frames, n at a time; the last may be fewer
+    held = None
+    for piece in pieces:
+        held = piece if held is None else torch.cat([held, piece], dim=2)
+        while held.shape[2] >= n:
+            yield held[:, :, :n]
+            held = held[:, :, n:]
+    if held.shape[2]: yield held
+
 # %% ../../nbs/06_vae/04_tiling.ipynb #e88c9637
+def equal_in_pieces(
+    vae, # a `VideoVAE` or a `VideoAutoencoderKL`
+) -> bool:
+    "Does `iter_decode` of one clip give the very bits of `vae.decode`? Yes, where a chunk holds a batch of frames"
+    n = _spatial(vae).micro_batch_size
+    return bool(n) and (not in_time(vae.cfg) or n <= (vae.cfg.micro_frame_size or n))
+
 @torch.no_grad()
 def iter_decode(
     vae,                  # a `VideoVAE` or a `VideoAutoencoderKL`; stays as it is
@@ -332,8 +349,10 @@ def iter_decode(
 
 @torch.no_grad()
 def _decoded(vae, z, num_frames, how):
-    for parts in zip(*(_joined(vae, z[i:i+1], num_frames, how) for i in range(len(z)))):
-        yield torch.cat([_pictures(vae, p, how) for p in parts])
+    n, most = how.frames or _spatial(vae).micro_batch_size, _windows(vae, num_frames, how)[0][0][1]
+    clips = [_joined(vae, z[i:i+1], num_frames, how) for i in range(len(z))]
+    if n and n <= most: clips = [_batches(pieces, n) for pieces in clips] # batches do not end where a chunk does
+    for parts in zip(*clips): yield torch.cat([_pictures(vae, p, how) for p in parts])
 
 def _check_length(vae, z, num_frames, how):
     if z.ndim != 5 or num_frames < 1 or not how.overlap: return check_latent(z, num_frames, vae)
