@@ -13,6 +13,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from einops import rearrange
+from ..core import fast_bf16
 from ..config import check_range, load_config, save_config
 from ..weights import load_into, read_state, save_state
 
@@ -51,7 +52,7 @@ class PreviewDecoder(nn.Module):
         x = F.relu(self.conv_in(z))
         x = self.unfold(x + F.relu(self.mix(x)))
         b, k = len(x), self.cfg.time_downsample
-        x = rearrange(x, 'b (k m) f h w -> (b f k) m h w', k=k)
+        x = rearrange(x, 'b (k m) f h w -> (b f k) m h w', k=k).contiguous(memory_format=torch.channels_last)
         for i, conv in enumerate(self.frames):
             x = x + F.relu(conv(x))
             if i in (0, 2): x = F.interpolate(x, scale_factor=2.)
@@ -110,7 +111,9 @@ def distil_preview(
     fall = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps, pct_start=.1)
     for _ in progress(steps):
         rows = torch.randint(len(z), (batch_size,), generator=rng)
-        off = net.decode(z[rows], shown.shape[2]) - (shown[rows].float()/127.5 - 1)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=fast_bf16(z.device)):
+            out = net.decode(z[rows], shown.shape[2])
+        off = out.float() - (shown[rows].float()/127.5 - 1)
         loss = off.square().mean() + .2*off.abs().mean()
         opt.zero_grad()
         loss.backward()
