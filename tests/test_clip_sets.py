@@ -100,7 +100,25 @@ def test_features_that_are_no_numbers_are_named(tmp_path, capsys):
     code, out, err = distances(capsys, a, b, '--network', tmp_path/'broken')
     assert (code, out) == (1, '') and 'not finite for 2 of 2 clips of' in err and ': 0, 1; look at its weights' in err
 
-def test_a_network_that_is_not_there(tmp_path, capsys):
+def test_networks_of_papers_from_their_files(tmp_path, capsys):
+    "Inception gives KID, I3D gives KVD, with files as they were released; random numbers stand in for theirs"
+    from opensora_nb.metrics.standard_networks import NETWORKS
+    a, b = as_videos(tmp_path/'a', clips_of(2, 1, frames=9)), as_videos(tmp_path/'b', clips_of(2, 2, frames=9))
+    for name, row, other in (('inception', 'kid', 'fvd'), ('i3d', 'kvd', 'fid')):
+        words = a, b, '--network', name, '--network-folder', tmp_path/'w'
+        code, out, err = distances(capsys, *words)
+        file, kind = next(iter(NETWORKS[name].items()))
+        assert (code, out) == (1, '') and file in err and 'nothing is downloaded' in err and err.count('\n') == 1
+        (tmp_path/'w').mkdir(exist_ok=True)
+        torch.save({k: v for k, v in kind().state_dict().items() if 'num_batches' not in k}, tmp_path/'w'/file)
+        code, out, err = distances(capsys, *words)
+        assert code == 0 and f'\n{row} ' in out and f'{other} is not measured: the network sees' in out
+    short = as_videos(tmp_path/'short', clips_of(2, 1)), as_videos(tmp_path/'brief', clips_of(2, 2))
+    assert 'I3D needs 9 frames or more' in distances(capsys, *short, *words[2:])[2]
+
+@pytest.mark.parametrize('word, said', [('inceptoin', "'inceptoin'; did you mean inception?"),
+                                        ('nowhere/mae', "inception, i3d or the folder of a VideoMAE")])
+def test_a_network_that_is_not_there(word, said, tmp_path, capsys):
     a, b = as_videos(tmp_path/'a', clips_of(2, 1)), as_videos(tmp_path/'b', clips_of(2, 2))
-    code, out, err = distances(capsys, a, b, '--network', 'inceptoin')
-    assert (code, out) == (1, '') and 'inceptoin' in err and err.count('\n') == 1
+    code, out, err = distances(capsys, a, b, '--network', word)
+    assert (code, out) == (1, '') and said in err and err.count('\n') == 1

@@ -1,7 +1,10 @@
 "Distances between sets of features against references in double precision, and what cannot be computed"
+import json
+from pathlib import Path
 import numpy as np, pytest, torch
 from opensora_nb.metrics.frechet import frechet
 from opensora_nb.metrics.set_distances import kernel_distance, set_distances
+from opensora_nb.metrics.standard_networks import NETWORKS
 from opensora_nb.metrics.video_features import clip_features, standard_features
 
 def sets(n=300, m=400, d=24):
@@ -58,3 +61,27 @@ def test_frechet_agrees_with_torchmetrics():
     theirs = fid.FrechetInceptionDistance(Given(), normalize=True).set_dtype(torch.float64)
     for x, real in ((a, True), (b, False)): theirs.update(torch.from_numpy(x), real=real)
     assert frechet(a, b) == pytest.approx(theirs.compute().item(), rel=1e-3)
+
+GOLDEN = Path(__file__).parent/'goldens'/'standard_networks.json'
+
+def settled(net):
+    "The network with numbers drawn name by name, of a size that signals survive"
+    gen, state = torch.Generator().manual_seed(0), {}
+    for k, v in sorted(net.state_dict().items()):
+        if 'num_batches' in k or k.startswith('fc.'): continue
+        r = torch.randn(v.shape, generator=gen)
+        if k.endswith('running_var'): state[k] = 1 + .1*r.abs()
+        elif v.ndim > 1: state[k] = r*(2/v[0].numel())**.5
+        else: state[k] = .1*r + k.endswith('bn.weight')
+    net.load_state_dict(state, strict=False)
+    return net.eval()
+
+def some_pixels(*shape): return torch.rand(shape, generator=torch.Generator().manual_seed(1))*2 - 1
+
+@pytest.mark.parametrize('name, shape', [('inception', (1, 3, 299, 299)), ('i3d', (1, 3, 11, 224, 224))])
+def test_standard_networks_agree_with_others(name, shape):
+    "Inception v3 with torchvision's, changed as pytorch-fid does, I3D with that of cd-fvd: numbers written down once"
+    net = settled(next(iter(NETWORKS[name].values()))())
+    with torch.inference_mode(): got = net(some_pixels(*shape))[0]
+    want = torch.tensor(json.loads(GOLDEN.read_text())[name])
+    assert torch.allclose(got[::len(got)//12], want, rtol=1e-3, atol=1e-4*want.abs().max())

@@ -839,8 +839,11 @@ EVAL_COMMANDS['vote'] = Command(vote_options, run_vote, "blind votes on two fold
 def distance_options(p):
     p.add_argument('folders', nargs=2, metavar='FOLDER',
                    help="videos and pictures, or a run's folder inside a report; true clips first")
-    p.add_argument('--network', default='', metavar='FOLDER',
-                   help="a VideoMAE on this machine (default: the embedded network, taught the toy world)")
+    p.add_argument('--network', default='', metavar='W',
+                   help="inception for FID and KID, i3d for FVD and KVD, or the folder of a VideoMAE (default: the "
+                        "embedded network, taught the toy world)")
+    p.add_argument('--network-folder', default='', metavar='DIR',
+                   help="holds the file of inception or i3d (default: weights/features)")
     p.add_argument('--draws', type=int, default=100, metavar='N', help="bootstrap draws (default: 100)")
     p.add_argument('--any-size', action='store_true', help="also where size, length or rate differ (default: refuse)")
     p.add_argument('--json', metavar='FILE', help="also write the numbers")
@@ -850,12 +853,13 @@ def run_distances(args):
     check_at_least_one(args, 'draws')
     from opensora_nb.metrics.clip_sets import bias_of, check_one_kind, clip_set_distances, read_clip_set
     from opensora_nb.metrics.measured import table
+    from opensora_nb.metrics.standard_networks import NETWORK_FOLDER
     first, second = args.folders
     if Path(first).resolve() == Path(second).resolve():
         raise ValueError(f"{first} and {second} are one folder; give two")
     a, b = (read_clip_set(f, args.any_size) for f in args.folders)
     if not args.any_size: check_one_kind(a, b)
-    found, left_out = clip_set_distances(a, b, args.network, args.draws)
+    found, left_out = clip_set_distances(a, b, args.network, args.draws, args.network_folder or NETWORK_FOLDER)
     print(f"{second} ({len(b)} clips) against {first} ({len(a)} clips):", table(found), sep='\n')
     bias = bias_of(found)
     for name, more in bias.items():
