@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ['OMP_NUM_THREADS'] = '1' # torch reads it when it is imported
 
+import tempfile
+os.environ.setdefault('OPENSORA_NB_CACHE', tempfile.mkdtemp(prefix='opensora_nb_')) # what is measured here stays here
 import psutil
 from xdist.scheduler import LoadScopeScheduling
 

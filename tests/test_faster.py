@@ -1,14 +1,18 @@
 "Faster models give the numbers of plain ones, and are plain again afterwards: every model of the family."
 import shutil
+from dataclasses import replace
 import pytest, torch
 from every_model import EVERY, ask, question, small
+from opensora_nb.blocks.linears import LINEARS
+from opensora_nb.blocks.products import why_not
 from opensora_nb.models.fast_inference import compiled_blocks, faster, remember_captions
 from opensora_nb.models.stdit3 import STDiT3, stdit3_tiny
+from opensora_nb.models.zoo import randomise
 
 @pytest.mark.skipif(not shutil.which('g++'), reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize('work', [2**29, 0]) # 0: all linear layers take the other road
 def test_compiled_blocks(work, monkeypatch):
-    monkeypatch.setattr('opensora_nb.models.fast_inference.WORK', work)
+    monkeypatch.setattr('opensora_nb.blocks.linears.WORK', work)
     torch.compiler.reset()
     torch.manual_seed(0)
     model = STDiT3(stdit3_tiny()).eval().requires_grad_(False)
@@ -24,11 +28,12 @@ def test_compiled_blocks(work, monkeypatch):
         assert not torch.equal(quick, plain) and (quick - plain).abs().max() < 1e-4*plain.std()
         assert torch.equal(model(**ask), plain)
 
-@pytest.mark.parametrize('linears', ['onednn', 'int8'])
+@pytest.mark.parametrize('linears', ['onednn', 'bf16', 'int8', 'int8-tensor'])
 @pytest.mark.parametrize('name', EVERY)
 def test_every_model_of_the_family(name, linears, monkeypatch):
-    "The same answer: equal up to rounding with oneDNN, off by a few per cent with 8-bit numbers; then a plain model"
-    monkeypatch.setattr('opensora_nb.models.fast_inference.WORK', 0)      # no layer is too small
+    "The same answer: equal up to rounding with oneDNN, off by a few per cent with fewer digits; then a plain model"
+    if any(map(why_not, LINEARS[linears].ways)): pytest.skip(why_not(LINEARS[linears].ways[0]))
+    monkeypatch.setattr('opensora_nb.blocks.linears.WORK', 0)      # no layer is too small
     model = small(name, hidden_size=288).requires_grad_(False)            # wide enough for 8-bit numbers
     for p in model.parameters(): p.mul_(.5)                               # a trained layer does not blow its input up
     want = ask(model)
@@ -49,6 +54,29 @@ def test_captions_are_embedded_once(name):
         before = len(calls)
         with remember_captions(model): got = [model(**q | dict(timestep=q['timestep']*s)) for s in (1, .5)]
     assert (before, len(calls)) == (2, 3) and all(torch.equal(a, b) for a, b in zip(got, want))
+
+@pytest.mark.skipif(not shutil.which('g++'), reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize('linears', ['plain', 'bf16'])
+def test_one_graph_serves_all_blocks(linears, monkeypatch):
+    "Two kinds of blocks, each cut in two around the captions: 4 graphs for any depth, any captions, any frames"
+    monkeypatch.setattr('opensora_nb.blocks.linears.WORK', 0)
+    if any(map(why_not, LINEARS[linears].ways)): pytest.skip(why_not(LINEARS[linears].ways[0]))
+    torch.compiler.reset()
+    counted = torch._dynamo.utils.counters['stats']
+    counted.clear()
+    model = randomise(STDiT3(replace(stdit3_tiny(), depth=6)))
+    def ask(words):
+        mask = torch.ones(2, 9, dtype=torch.int64)
+        mask[1, words:] = 0
+        y = torch.randn(2, 1, 9, 128, generator=torch.Generator().manual_seed(words))
+        return dict(x=torch.ones(2, 4, 5, 8, 8), timestep=torch.tensor([100., 900.]), fps=8, height=64, width=64, y=y,
+                    mask=mask)
+    with torch.no_grad():
+        want = [model(**ask(w)) for w in (4, 6)]
+        with faster(model, linears=linears, compiled=True): got = [model(**ask(w)) for w in (4, 6)]
+        for g, w in zip(got, want): assert (g - w).std() < (1e-5 if linears == 'plain' else .05)*w.std()
+        assert counted['unique_graphs'] <= 4
+        assert all(torch.equal(model(**ask(w)), x) for w, x in zip((4, 6), want))
 
 @pytest.mark.parametrize('name', EVERY)
 def test_every_block_runs_compiled(name, monkeypatch):

@@ -84,8 +84,9 @@ class WeightOptions:
         "weights: bf16)")
     text_dtype:Literal['auto', 'fp32', 'bf16'] = option('auto',
         "of the text encoder of published weights, as --dtype; bf16 halves the 19 GB of T5 (default: auto)")
-    linears:Literal['plain', 'onednn', 'int8'] = option('onednn',
-        "how linear layers are computed on a CPU; int8 is quicker and about as exact as bf16 (default: onednn)")
+    linears:Literal['plain', 'exact', 'onednn', 'packed', 'bf16', 'int8', 'int8-tensor'] = option('exact',
+        "how large linear layers are computed on a CPU: exact is the quickest way of this machine that is equal up to ",
+        "rounding, bf16 and int8 are quicker still and rougher (default: exact)")
     compile:bool = option(False, "compile the blocks of the transformer")
     num_processes:int = option(1,
         "processes on this machine that make each clip together; torchrun may start them too (default: 1)",

@@ -27,7 +27,9 @@ from ..models.family import FAMILY, class_of
 from ..models.latte import LatteConfig
 from ..models.stdit import STDiTConfig
 from ..models.stdit3 import STDiT3, STDiT3Config
-from ..models.fast_inference import WORK, _onednn, int8_linears, remember_captions
+from ..blocks.linears import LINEARS, WORK
+from ..blocks.products import PRODUCTS, quickest, why_not
+from ..models.fast_inference import remember_captions
 from .pipeline import Pipeline, frames_of, made_frames
 from ..vae.image import AutoencoderKLConfig, VideoAutoencoderKL
 from ..vae.tiling import in_time
@@ -58,7 +60,7 @@ FEW = 1e8 # FLOPs of a sample; about two milliseconds of one CPU core
 def sample_op(
     op:Op,          # what a run does
     device='cpu',   # where
-    linears:str='onednn', # how `faster` treats linear layers
+    linears:str='exact', # how `faster` treats linear layers
 ) -> tuple:         # a function that does a piece of it, and the piece's cost
     "The kernel on random numbers, cut to about `FEW` operations; never so small that torch chooses another kernel"
     def new(*shape): return torch.randn(*shape, device=device).to(op.dtype)
@@ -79,16 +81,15 @@ def sample_linear(op, new, linears):
     n = min(rows, max(256, int(FEW/(2*c_in*c_out))))   # fewer rows would time the reading of the weights
     copies = max(1, min(32, 2**24//(4*c_in*c_out)))    # a model's weights come from memory: each time another layer
     x = new(n, c_in)
-    layers = cycle([nn.Linear(c_in, c_out, device=x.device, dtype=op.dtype) for _ in range(copies)])
-    if linears == 'int8':
-        with int8_linears(next(layers)) as layer: run = layer.forward
-        return lambda: run(x), op.cost*n/rows
-    large = rows*c_in*c_out >= WORK
-    other = linears == 'onednn' and large and x.device.type == 'cpu' and op.dtype == torch.float32
-    def run():
-        layer = next(layers)
-        return (_onednn if other else F.linear)(x, layer.weight, layer.bias)
-    return run, op.cost*n/rows
+    layers = [nn.Linear(c_in, c_out, device=x.device, dtype=op.dtype) for _ in range(copies)]
+    kind, large = LINEARS[linears], rows*c_in*c_out >= WORK
+    fits = x.device.type == 'cpu' and min(c_in, c_out) >= kind.width and (large or not kind.work)
+    ways = [w for w in kind.ways if fits and not why_not(w)] or ['plain']
+    with torch.inference_mode():
+        first = {w: PRODUCTS[w].pack(layers[0].weight, layers[0].bias) for w in ways}
+        pack = PRODUCTS[quickest(first, x, f'to {c_out}, linear')].pack
+        runs = cycle([pack(layer.weight, layer.bias) for layer in layers])
+    return lambda: next(runs)(x), op.cost*n/rows
 
 def sample_conv(op, new):
     "A convolution of fewer clips, then of a smaller picture, then of fewer frames"
@@ -139,7 +140,7 @@ def best_time(
 def rate(
     op:Op,                # what a run does
     device='cpu',         # where
-    linears:str='onednn', # how `faster` treats linear layers
+    linears:str='exact', # how `faster` treats linear layers
 ) -> float:               # cost per second
     "How fast this machine does it; measured once per process"
     key = op.kind, op.dtype, op.shape, str(device), linears
@@ -172,7 +173,7 @@ def work_time(
     work:Counter,         # `Meter.work`
     calls:float,          # `Meter.calls`
     device='cpu',         # where
-    linears:str='onednn', # how `faster` treats linear layers
+    linears:str='exact', # how `faster` treats linear layers
 ) -> float:               # seconds
     "Time of a run from its parts; calls that make up the last 3 % of a kind are taken at the average rate of the kind"
     total = 0
@@ -462,7 +463,7 @@ def check_counts(
 def forecast_request(
     run:RunRequest,       # what is to be made
     device=None,          # where the time is meant for; None gives no time
-    linears:str='onednn', # how `faster` treats linear layers
+    linears:str='exact', # how `faster` treats linear layers
     text:int=None,        # parameters of the text encoder, in float32; None = not counted
     extra:int=0,          # further bytes in memory
 ) -> Forecast:
@@ -492,11 +493,11 @@ def forecast_request(
 
 def _own(pipe): # what a pipeline knows of itself, and what is taken without one
     if not pipe:
-        return dict(steps=30, schedule='rflow', dtype=torch.float32, frames_at_once=None, linears='onednn', text=None)
+        return dict(steps=30, schedule='rflow', dtype=torch.float32, frames_at_once=None, linears='exact', text=None)
     text = count_params(pipe.text) if isinstance(pipe.text, nn.Module) else 0 # stored texts have no encoder any more
     return dict(steps=pipe.defaults.num_sampling_steps, schedule=pipe.defaults.schedule, text=text,
                 dtype=next(pipe.model.parameters()).dtype, frames_at_once=getattr(pipe.vae, 'micro_batch_size', None),
-                linears=pipe.speed.get('linears', 'onednn'))
+                linears=pipe.speed.get('linears', 'exact'))
 
 def forecast(
     what,                   # a `Pipeline`, or the configs of a transformer and of an autoencoder
