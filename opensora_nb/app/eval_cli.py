@@ -11,9 +11,10 @@ __all__ = ['EVAL_COMMANDS', 'HUMAN_MODES', 'check_at_least_one', 'weights_option
            'loss_plan', 'loss_pipeline', 'loss_so_far', 'fitting_plan', 'measure_loss', 'measure_buckets', 'loss_stamp',
            'plot_loss', 'print_differences', 'vae_options', 'reconstruction_options', 'pair_options', 'vae_command',
            'measure_vae', 'latent_line', 'open_vae', 'compare_folders', 'vbench_options', 'suite_options',
-           'vbench_command', 'open_suite', 'generate_suite', 'score_suite', 'score_offline', 'vbench_table',
-           'which_eval', 'eval_options', 'eval_command', 'human_options', 'human_sampling', 'vbench_only', 'run_human',
-           'world_options', 'run_world', 'vote_options', 'run_vote', 'distance_options', 'run_distances']
+           'vbench_command', 'open_suite', 'generate_suite', 'score_suite', 'score_offline', 'offline_clips',
+           'vbench_table', 'which_eval', 'eval_options', 'eval_command', 'human_options', 'human_sampling',
+           'vbench_only', 'run_human', 'world_options', 'run_world', 'vote_options', 'run_vote', 'distance_options',
+           'run_distances']
 
 # %% ../../nbs/13_app/20_eval_cli.ipynb #ae9d0bcc
 import argparse, json, re
@@ -665,19 +666,35 @@ def score_suite(args):
 
 def score_offline(args):
     "Our own dimensions, of all clips of a folder, or of those of a suite"
-    from opensora_nb.data.video_io import probe_frames, read_frames
     from opensora_nb.metrics.measured import table
-    from opensora_nb.metrics.vbench import check_suite_folder, suite_name
     from opensora_nb.metrics.vbench_offline import offline_dimensions
+    some = offline_clips(args)
+    rows = offline_dimensions(some.clips, some.rates[0])
+    print(table(rows))
+    if args.output: Path(args.output).write_text(json.dumps([m.as_row() for m in rows], indent=1) + '\n')
+
+def offline_clips(args): # -> `ClipSet` of one size and rate; a gap in a suite is an error, in an unknown list a warning
+    from warnings import warn
+    from opensora_nb.data.video_io import probe, read_frames
+    from opensora_nb.metrics.clip_pairs import some_names
+    from opensora_nb.metrics.clip_sets import ClipSet, check_within
+    from opensora_nb.metrics.vbench import check_suite_folder, missing_seeds, suite_name
+    if not Path(args.path).is_dir(): raise FileNotFoundError(f"there is no folder {args.path}")
     if args.prompts:
         suite = open_suite(args)
         check_suite_folder(suite, args.path, args.seeds)
         files = [Path(args.path)/suite_name(p.prompt, k) for p in suite for k in range(args.seeds)]
     else: files = sorted(Path(args.path).glob('*.mp4'))
     if not files: raise ValueError(f"{args.path} holds no clip (*.mp4)")
-    rows = offline_dimensions([read_frames(f) for f in files], probe_frames(files[0]).fps)
-    print(table(rows))
-    if args.output: Path(args.output).write_text(json.dumps([m.as_row() for m in rows], indent=1) + '\n')
+    names = [f.name for f in files]
+    if not args.prompts and (gaps := missing_seeds(names)):
+        warn(f"{args.path} lacks {some_names(gaps)}, of which other prompts have a like; the mean is without them")
+    some = ClipSet(args.path, tuple(names), [read_frames(f) for f in files],
+                   tuple(round(probe(f).fps, 2) for f in files))
+    check_within(some, "a mean over both says nothing; score them apart")
+    if len(some.clips[0]) < 2:
+        raise ValueError(f"{args.path}: {names[0]} is a single frame, and motion needs 2 or more")
+    return some
 
 def vbench_table(args):
     "Quality, semantic and total, beside published models"

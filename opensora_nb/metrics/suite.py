@@ -171,6 +171,10 @@ def measures_for(
     if len(set(task.groups)) == len(task.groups):
         found = [m for m in found if m.name != 'difference between seeds']
         left_out['difference between seeds'] = "one clip a prompt; ask for --seeds 2 or more"
+    without = len(task.groups) - np.unique(task.groups, return_counts=True)[1].max(initial=0)
+    if task.toy and without < 2: # a distance of sets needs two clips, also while a prompt is left out
+        found = [m for m in found if m.name != 'KVD']
+        left_out['KVD'] = f"its interval leaves out a prompt at a time, and {without} clips remain; ask for more --num"
     return found, left_out
 
 # %% ../../nbs/10_metrics/24_suite.ipynb #67d5368e
