@@ -6,11 +6,10 @@ python nbs/09_sample/logs/step_reuse.py
 import json, platform, time
 from contextlib import ExitStack
 from pathlib import Path
-import numpy as np
 import torch
-import torch.nn.functional as F
 from opensora_nb.flow.rflow import sample
 from opensora_nb.flow.solvers import SolvedFlow
+from opensora_nb.metrics.compare_clips import moving_nearness
 from opensora_nb.models.fast_inference import faster
 from opensora_nb.sample.pipeline import (decode_latents, draw_noise, encode_prompts, finite_answer, latent_shape,
                                          load_pipeline, schedule_of)
@@ -57,21 +56,6 @@ def clips_of(pipe, prompts, seeds, steps, solver, policies):
     end = time.process_time()
     return clips, end - start, end - middle, [c.reused for c in counts]
 
-def moving(clip): # uint8 (f, h, w, 3) -> (f, h, w): places that change within the clip, and two pixels around
-    wide = torch.from_numpy(np.ptp(clip.astype(np.int16), 0).max(-1)).float()[None, None]
-    where = F.max_pool2d((wide > 24).float(), 5, 1, 2)[0, 0] > 0
-    return where.expand(len(clip), -1, -1)
-
-def nearness_there(ref, clip): # PSNR and SSIM (window of 7) where the reference moves
-    where = moving(ref)
-    a, b = (torch.from_numpy(v).permute(0, 3, 1, 2).double()/255 for v in (ref, clip))
-    err = (a - b).square().mean(1)[where].mean().item()
-    def mean(v): return F.avg_pool2d(v, 7, 1, 3, count_include_pad=False)
-    ma, mb = mean(a), mean(b)
-    va, vb, vab = mean(a*a) - ma*ma, mean(b*b) - mb*mb, mean(a*b) - ma*mb
-    ss = ((2*ma*mb + 1e-4)*(2*vab + 9e-4))/((ma**2 + mb**2 + 1e-4)*(va + vb + 9e-4))
-    return -10*np.log10(max(err, 1e-10)), ss.mean(1)[where].mean().item()
-
 def right(clip, prompt):
     got = read_clip(clip)
     return all(got[k] == v for k, v in parse_prompt(prompt)[0].items())
@@ -88,7 +72,7 @@ def main():
         for name, how in {'30 steps': (30, 'euler', []), **names}.items():
             clips, total, decode, reused = clips_of(pipe, some, seeds, *how)
             refs = refs or clips
-            near = [nearness_there(r, c) for r, c in zip(refs, clips)]
+            near = [moving_nearness(c, r) for r, c in zip(refs, clips)]
             row = dict(setting=name, batch=k, cpu=round(total, 2), decode=round(decode, 2), reused=reused,
                        psnr=[round(float(p), 2) for p, _ in near], ssim=[round(s, 4) for _, s in near],
                        right=[int(right(c, p)) for c, p in zip(clips, some)], torch=torch.__version__,
