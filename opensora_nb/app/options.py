@@ -88,6 +88,9 @@ class WeightOptions:
         "how large linear layers are computed on a CPU: exact is the quickest way of this machine that is equal up to ",
         "rounding, bf16 and int8 are quicker still and rougher (default: exact)")
     compile:bool = option(False, "compile the blocks of the transformer")
+    reuse:str|None = option(None,
+        "reuse between steps what hardly changes, by a policy such as first-block or first-block:threshold=0.05; "
+        "osnb speed compare says what that costs (default: compute every step)", 'POLICY')
     num_processes:int = option(1,
         "processes on this machine that make each clip together; torchrun may start them too (default: 1)",
         'N', least=1)

@@ -6,11 +6,12 @@
 __all__ = ['UNKNOWN_VAE', 'SamplePlan', 'ChosenWeights', 'choose_weights', 'small_autoencoder', 'released_stamp', 'fill_config',
            'interval_of', 'file_rate', 'clip_settings', 'name_jobs', 'check_plan', 'check_given', 'check_classes',
            'tiling_of', 'plan_sample', 'plan_cost', 'small_transformer', 'plan_parts', 'load_for', 'check_target',
-           'check_memory', 'check_todo', 'run_sample']
+           'check_memory', 'check_todo', 'run_sample', 'reusing']
 
 # %% ../../nbs/13_app/15_sampling.ipynb #043f5bf3
 import os, re, warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import check_rounds, default_length, head_frames
 from ..sample.pipeline import check_fits, frames_of, length_note, load_pipeline, made_frames, warnings_for
+from ..sample.step_reuse import enable, read_policy
 from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig
 from ..sample.settings import part_folder, published_at, weights_folder
 from ..sample.released import (FRAMES_AT_ONCE, check_autoencoder, class_reader, describe_parts, load_released,
@@ -203,7 +205,7 @@ def clip_settings(
     small = [preset, chosen.name, chosen.stamp, chosen.defaults, replace(cfg, seed=0), long]
     files = [w.ckpt_path, w.vae, w.text_encoder, w.dtype, w.text_dtype]
     written = [clip.save_fps, interval_of(clip, chosen.defaults), options.files.watermark, w.vae_tile, w.vae_spread]
-    more = ['int8']*(w.linears == 'int8')
+    more = [w.linears]*(w.linears in ('bf16', 'int8', 'int8-tensor')) + [w.reuse]*bool(w.reuse)
     if made_frames(chosen.vae, chosen.defaults, cfg.num_frames) != cfg.num_frames: more.append('made longer and cut')
     return (*small, *files, *written, *more)
 
@@ -299,6 +301,7 @@ def plan_sample(
     cfg = fill_config(options, preset, chosen.defaults)
     if count > 1:
         check_many(len(lines)*count, f"--num-sample {count} of {len(lines)} prompt{'s'*(len(lines) > 1)}")
+    if options.weights.reuse: read_policy(options.weights.reuse) # says what is no policy
     save_fps = file_rate(options, cfg, interval_of(options.clip, chosen.defaults))
     pick_dtype(options.weights.dtype or 'auto', pick_device(options.weights.device)) # says where there is none
     if long.loop == 1 and long.condition_frame_length is not None:
@@ -415,14 +418,21 @@ def run_sample(
     if not (todo := from_first(lambda: check_todo(plan))): return
     pipe = load_for(plan, texts_bar if files.verbose and plan.preset in RELEASED else None)
     if world > 1: pipe.share(plan.options.weights.share)
-    total = plan.batches*plan.cfg.num_sampling_steps
-    with tqdm(total=total, desc='sampling', unit='step', disable=not files.verbose) as bar:
+    total, mark = plan.batches*plan.cfg.num_sampling_steps, 'opensora_nb' if files.watermark else ''
+    with reusing(pipe, plan), tqdm(total=total, desc='sampling', unit='step', disable=not files.verbose) as bar:
         def counted(steps):
             for s in (tqdm(steps, desc='round', leave=False) if files.verbose > 1 else steps):
                 yield s
                 bar.update()
-        mark = 'opensora_nb' if files.watermark else ''
         for job, film in run_jobs(pipe, todo, plan.cfg, plan.long, files.batch_size, plan.save_fps, mark, counted,
                                   write=rank == 0):
             if files.verbose > 1: bar.write(f"{job.path.name}: {job.spec}")
             if film is not None: yield job, film
+
+def reusing(
+    pipe, # a `Pipeline`
+    plan:SamplePlan,
+):        # a context manager
+    "Reuse between steps, where it was asked for"
+    text = plan.options.weights.reuse
+    return enable(pipe, read_policy(text), steps=plan.cfg.num_sampling_steps) if text else nullcontext()

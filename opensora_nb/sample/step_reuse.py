@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['POLICIES', 'CALIBRATION', 'WalkMemory', 'relative_change', 'method_replaced', 'blocks_of', 'Policy', 'FirstBlock',
            'Magnitude', 'Tea', 'modulated', 'Taylor', 'Easy', 'Broadcast', 'GuidanceEvery', 'GuidanceInterval',
-           'doubled', 'first_half', 'policy_for', 'fingerprint', 'Calibration', 'ResidualRecorder', 'calibrate_reuse',
-           'save_calibration', 'calibration_of', 'Counter', 'Engine', 'check_reuse', 'enable']
+           'doubled', 'first_half', 'policy_for', 'read_policy', 'fingerprint', 'Calibration', 'ResidualRecorder',
+           'calibrate_reuse', 'calibration_file', 'save_calibration', 'calibration_of', 'Counter', 'Engine',
+           'check_reuse', 'enable']
 
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #2ffb59af
-import math
+import math, re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from ..blocks.layers import layer_norm, modulate
+from ..blocks.products import choices_path
 from ..config import load_config, save_config
 from .pipeline import Pipeline, generate
 from .settings import SampleConfig, weights_folder
@@ -250,6 +252,17 @@ def policy_for(
         raise ValueError(f"the policy {name} has no setting {bad[0]!r}; it has {', '.join(known)}")
     return POLICIES[name](**settings)
 
+def read_policy(
+    text:str, # such as 'first-block' or 'first-block:threshold=0.05,most=3'
+) -> Policy:
+    "A policy as it is written in a terminal; `ValueError` for what is no number, and as for `policy_for`"
+    name, _, settings = text.partition(':')
+    pairs = [s.partition('=') for s in settings.split(',') if s]
+    bad = next((k for k, _, v in pairs if not re.fullmatch(r'[0-9]*\.?[0-9]+', v)), None)
+    if bad is not None:
+        raise ValueError(f"{text!r}: give {bad} a number, as in first-block:threshold=0.05,most=3")
+    return policy_for(name, **{k: float(v) if '.' in v else int(v) for k, _, v in pairs})
+
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #0f2242e0
 def fingerprint(
     model:nn.Module, # any
@@ -308,20 +321,30 @@ def calibrate_reuse(
 
 CALIBRATION = 'reuse.json' # beside pipeline.json
 
+def calibration_file(
+    weights:str|Path,      # as for `weights_folder`; published weights have no folder of ours
+    fingerprint:str='',    # of the weights, for those
+) -> Path:
+    "Beside the weights, or by their fingerprint where the package keeps what it measured on this machine"
+    try: return weights_folder(weights)/CALIBRATION
+    except FileNotFoundError: return choices_path().parent/f"reuse_{re.sub(r'[^0-9A-Za-z.]+', '_', fingerprint)}.json"
+
 def save_calibration(
     table:Calibration,
-    weights:str|Path, # as for `weights_folder`
-) -> Path:
-    "Beside the weights"
-    file = weights_folder(weights)/CALIBRATION
+    weights:str|Path, # as for `calibration_file`
+) -> Path:            # the file
+    "For the next time the weights are used"
+    file = calibration_file(weights, table.weights)
+    file.parent.mkdir(parents=True, exist_ok=True)
     save_config(table, file)
     return file
 
 def calibration_of(
-    weights:str|Path, # as for `weights_folder`
-) -> Calibration:     # None where there is none
+    weights:str|Path,     # as for `calibration_file`
+    fingerprint:str='',   # of published weights
+) -> Calibration:         # None where there is none
     "What was measured of these weights"
-    file = weights_folder(weights)/CALIBRATION
+    file = calibration_file(weights, fingerprint)
     return load_config(Calibration, file) if file.is_file() else None
 
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #d497e781
@@ -409,10 +432,11 @@ def check_reuse(
     if not policy.calibrated: return
     name = next(k for k, v in POLICIES.items() if isinstance(policy, v))
     if table is None:
-        raise ValueError(f"the policy {name} was not calibrated for these weights; calibrate them (`calibrate_reuse`), "
+        raise ValueError(f"the policy {name} was not calibrated for these weights; run osnb speed calibrate, "
                          "or use first-block, which needs nothing")
     if table.weights != (mine := fingerprint(model)):
-        raise ValueError(f"the calibration is one of {table.weights}, and these weights are {mine}; calibrate them")
+        raise ValueError(f"the calibration is one of {table.weights}, and these weights are {mine}; "
+                         "run osnb speed calibrate")
 
 @contextmanager
 def enable(
@@ -425,7 +449,8 @@ def enable(
     "Within the block, sampling reuses; afterwards the model is what it was. What cannot work raises `ValueError`"
     model = getattr(pipe, 'model', pipe)
     policy = policy_for(policy, **settings) if isinstance(policy, str) else policy
-    if table is None and policy.calibrated and getattr(pipe, 'name', ''): table = calibration_of(pipe.name)
+    if table is None and policy.calibrated and getattr(pipe, 'name', ''):
+        table = calibration_of(pipe.name, fingerprint(model))
     check_reuse(model, policy, table, steps)
     if getattr(pipe, 'speed', {}).get('compiled'):
         raise ValueError("reuse decides anew at every step, which compiled blocks cannot; leave compile out")
