@@ -286,6 +286,8 @@ def report_options(p):
     p.add_argument('--out', metavar='FOLDER',
                    help="gets report.html, figures.json and the clips; the same command goes on where it was stopped "
                         "(default: report_RUN_RUN)")
+    p.add_argument('--votes', metavar='FILE',
+                   help="votes of osnb eval vote on these runs (default: votes.jsonl in FOLDER or beside the runs)")
     p.add_argument('--device', default='auto', help="auto, cpu, cuda or mps (default: auto)")
     add_options(p, SuiteConfig)
 
@@ -297,7 +299,7 @@ def report_command(args):
     from opensora_nb.metrics.suite_runs import SuiteConfig
     cfg = from_options(SuiteConfig, args)
     out = Path(args.out or f"report_{'_'.join(run_names(args.weights))}")
-    suite = Suite(args.weights, out, cfg, args.device)
+    suite = Suite(args.weights, out, cfg, args.device, votes=args.votes)
     try: found = suite.run()
     except KeyboardInterrupt:
         raise ValueError(f"stopped; what was made is in {out}, and the same command goes on from there") from None

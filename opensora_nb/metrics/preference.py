@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VOTE_CHOICES', 'FEW_CLIPS', 'Vote', 'counted', 'append_line', 'read_votes', 'vote_tables', 'outcomes', 'fit_davidson',
-           'resample', 'models_of', 'bradley_terry', 'preferred', 'kappa', 'rater_agreement', 'left_side',
-           'attention_checks', 'votes_needed', 'vote_report']
+           'resample', 'models_of', 'bradley_terry', 'preferred', 'strength_gaps', 'kappa', 'rater_agreement',
+           'left_side', 'attention_checks', 'votes_needed', 'vote_report']
 
 # %% ../../nbs/10_metrics/10_preference.ipynb #pr000003
 import itertools, json, math, os, warnings
@@ -195,6 +195,18 @@ def preferred(
         about = "ties count as half; 0.5 says that neither is preferred"
         out.append(Measured(f'{a} over {b}', share, low, high, int(sums[:, 1].sum()), 'share', None, about))
     return out
+
+# %% ../../nbs/10_metrics/10_preference.ipynb #726e59bb
+def strength_gaps(
+    votes,       # of `Vote`, all of them
+    models:list, # names; each is compared with the first
+    seed:int=0, n:int=1000, # of the bootstrap
+) -> list:       # (value, low, high) of each model but the first, log-odds; nan ends from fewer than `FEW_CLIPS` clips
+    "How far the strength of a model lies above that of the first, by the votes on these models alone"
+    won, tied = vote_tables([v for v in counted(votes) if {v.left, v.right} <= {*models}], models)
+    strengths, drawn = fit_davidson(won.sum(0), tied.sum(0))[0], resample(won, tied, n, seed)
+    def ends(i): return np.percentile(drawn[:, i] - drawn[:, 0], (2.5, 97.5)) if len(won) >= FEW_CLIPS else [math.nan]*2
+    return [(float(strengths[i] - strengths[0]), *map(float, ends(i))) for i in range(1, len(models))]
 
 # %% ../../nbs/10_metrics/10_preference.ipynb #pr000033
 def kappa(
