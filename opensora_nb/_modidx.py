@@ -3567,6 +3567,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                            'opensora_nb/flow/rflow.py')},
             'opensora_nb.flow.schedules': { 'opensora_nb.flow.schedules.check_schedule': ( '03_flow/schedules.html#check_schedule',
                                                                                            'opensora_nb/flow/schedules.py'),
+                                            'opensora_nb.flow.schedules.is_flow': ( '03_flow/schedules.html#is_flow',
+                                                                                    'opensora_nb/flow/schedules.py'),
                                             'opensora_nb.flow.schedules.schedule_for': ( '03_flow/schedules.html#schedule_for',
                                                                                          'opensora_nb/flow/schedules.py')},
             'opensora_nb.flow.solvers': { 'opensora_nb.flow.solvers.SolvedFlow': ( '03_flow/solvers.html#solvedflow',

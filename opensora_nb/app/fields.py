@@ -23,6 +23,7 @@ from ..sample.condition import read_reference
 from ..sample.jobs import TextConfig, prepare
 from ..sample.long import LongConfig, rounds
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, Video, check_fits, check_setting
+from ..flow.schedules import is_flow
 from ..sample.pipeline import decode_latents, embedded, frames_of, schedule_of, warnings_for
 from ..text.encoders import split_text
 from ..text.labels import ClassLabels
@@ -87,7 +88,7 @@ def step_times(
     cfg:SampleConfig, # filled
 ) -> Tensor:          # (steps+1,) falling from 1 to 0
     "The times at which `generate` stops; with other schedules than rectified flow the share of steps to come"
-    if cfg.schedule != 'rflow': return torch.linspace(1, 0, cfg.num_sampling_steps + 1)
+    if not is_flow(cfg.schedule): return torch.linspace(1, 0, cfg.num_sampling_steps + 1)
     return torch.cat([schedule_of(pipe, cfg).times, torch.zeros(1)])
 
 def predicted_clean(
@@ -139,7 +140,7 @@ def guess_of(
     preview:bool=False, # a quick look, see `decode_latents`
 ) -> np.ndarray:      # uint8 (f, h, w, 3)
     "The predicted clean clip of a step; with other schedules than rectified flow the latent as it is then"
-    clean = predicted_clean(path, step_times(pipe, cfg), k) if cfg.schedule == 'rflow' else path[k+1]
+    clean = predicted_clean(path, step_times(pipe, cfg), k) if is_flow(cfg.schedule) else path[k+1]
     return decode_latents(pipe, clean, cfg.num_frames, preview)[0]
 
 def file_fps(defaults:ModelDefaults, cfg:SampleConfig) -> float: # cfg filled

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 from ..config import add_options, from_options, load_config, opt, read_json
 from ..data.sizes import check_size, image_size, num_frames
-from ..flow.schedules import check_schedule
+from ..flow.schedules import check_schedule, is_flow
 from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig, part_folder, weights_folder
 
 # %% ../../nbs/13_app/00_options.ipynb #eec5cf13
@@ -203,7 +203,7 @@ def abilities(
     if defaults.num_frames > 1: out |= {'clips'} if released else {'clips', 'frames'}
     if not classes: out |= {'texts'} | ({'endpoint'} if os.environ.get('OPENAI_API_KEY') else set())
     if kind in ('STDiT2', 'STDiT3') and defaults.schedule != 'dpm-solver': out |= {'given'}
-    if defaults.schedule != 'rflow': out |= {'schedules'}
+    if not is_flow(defaults.schedule): out |= {'schedules'}
     if not classes: out |= scores_in(words, defaults)
     return frozenset(out)
 
@@ -249,7 +249,7 @@ def _kind(f, typ): # of box for a field; int|None is filled in like int
 
 def _choices(f, defaults, known): # what there is to choose from, as far as the model knows it
     choices = f.metadata['choices']
-    if f.name == 'schedule': return tuple(c for c in choices if (c == 'rflow') == (defaults.schedule == 'rflow'))
+    if f.name == 'schedule': return tuple(c for c in choices if is_flow(c) == is_flow(defaults.schedule))
     if f.name == 'camera_motion' and 'tilt' not in known: return tuple(c for c in choices if 'tilt' not in c)
     return choices
 

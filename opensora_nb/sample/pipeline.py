@@ -25,7 +25,7 @@ from ..viz import animate
 from ..data.sizes import check_size, num_frames as named_frames
 from ..data.video_io import IMG_FPS, video_writer, write_video
 from ..flow.rflow import sample
-from ..flow.schedules import schedule_for
+from ..flow.schedules import is_flow, schedule_for
 from ..models.family import FAMILY
 from ..models.stdit3 import STDiT3, STDiT3Config
 from ..models.zoo import UNTOLD, check_sizes
@@ -445,7 +445,7 @@ def generate(
     noise = draw_noise(size, seeds).to(pipe.device)
     answer, schedule = finite_answer(pipe, cfg, y, y_mask, negative), schedule_of(pipe, cfg)
     how = dict(progress=progress, watch=watch)
-    if cfg.schedule != 'rflow': how['generator'] = [torch_rng(s, 1) for s in seeds]
+    if not is_flow(cfg.schedule): how['generator'] = [torch_rng(s, 1) for s in seeds]
     if mask is not None: how |= dict(mask=mask.to(pipe.device), x_ref=None if x_ref is None else x_ref.to(noise))
     with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed), divided(pipe):
         z, path = sample(answer, noise, schedule, return_trajectory=True, **how)
