@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['TRAINING_CLIPS', 'FURTHER_MEASURES', 'MOTION_MEASURES', 'COST_MEASURES', 'AUTOENCODER_MEASURES', 'LPIPS_MEASURE',
            'LOSS_MEASURE', 'FLICKER_MEASURE', 'VARIETY_MEASURE', 'READ', 'AGAIN_MEASURE', 'HEADINGS', 'VOTES_FILE',
-           'Measure', 'Judged', 'TrueClips', 'right_rows', 'following_rows', 'video_rows', 'flicker_rows',
-           'strength_rows', 'smoothness_rows', 'nearest_rows', 'apart_rows', 'variety_rows', 'start_rows',
-           'true_starts', 'cells_apart', 'spread_rows', 'unsaid_rows', 'training_rows', 'trial_rows', 'right_of',
-           'number_right', 'exchanged', 'kept_at', 'constant_error', 'gap_rows', 'seen_gap', 'combination_measures',
-           'returned_rows', 'lpips_net', 'near_lpips', 'read_again_rows', 'TruthSource', 'loss_rows', 'second_rows',
-           'memory_rows', 'toy_measures', 'audit_measures', 'scaled_kernel', 'feature_width', 'distance_measures',
-           'lpips_missing', 'sections_for', 'measures_for', 'run_names', 'JudgedRun', 'same_weights', 'find_votes',
-           'vote_figures', 'one_space', 'encode_clip', 'level_advice', 'Suite', 'groups_of', 'figure', 'with_figure',
-           'compared', 'where_measured', 'suite_figures']
+           'ABOUT_FURTHER', 'Measure', 'Judged', 'TrueClips', 'right_rows', 'following_rows', 'video_rows',
+           'flicker_rows', 'strength_rows', 'smoothness_rows', 'nearest_rows', 'apart_rows', 'variety_rows',
+           'start_rows', 'true_starts', 'cells_apart', 'spread_rows', 'unsaid_rows', 'training_rows', 'trial_rows',
+           'right_of', 'number_right', 'exchanged', 'kept_at', 'constant_error', 'gap_rows', 'seen_gap',
+           'combination_measures', 'returned_rows', 'lpips_net', 'near_lpips', 'read_again_rows', 'TruthSource',
+           'loss_rows', 'second_rows', 'memory_rows', 'toy_measures', 'audit_measures', 'scaled_kernel',
+           'feature_width', 'distance_measures', 'lpips_missing', 'sections_for', 'measures_for', 'run_names',
+           'JudgedRun', 'same_weights', 'find_votes', 'vote_figures', 'one_space', 'encode_clip', 'taught', 'Suite',
+           'groups_of', 'figure', 'with_figure', 'compared', 'where_measured', 'suite_figures']
 
 # %% ../../nbs/10_metrics/24_suite.ipynb #54b1fb51
 import json, re
@@ -164,21 +164,22 @@ def seen_gap(rows, bank): # share of seen combinations minus share of unseen one
     if len({*seen}) < 2: return np.nan # of one of them there is none
     return float(right[seen == 1].mean() - right[seen == 0].mean())
 
-def combination_measures(kind, further, what): # seen, unseen, and the gap
+def combination_measures(kind, further, what, such): # seen, unseen, and the gap
     def share(seen):
         rows = partial(trial_rows, tell=partial(right_of, kind=kind, seen=seen))
-        return Measure(f"{what}, {'seen' if seen else 'unseen'}", "Share of clips with all that was asked, of "
-                       f"combinations that training {'shows' if seen else 'never shows'}", rows, kind=further)
+        return Measure(f"{what}, {'seen' if seen else 'unseen'}", f"Share of clips with all that was asked, such as "
+                       f"“{such}”, in combinations that training {'shows' if seen else 'never shows'}",
+                       rows, kind=further)
     gap = Measure(f'{what}, gap', "Seen minus unseen: what is lost where known words stand together for the first time",
                   partial(gap_rows, kind=kind), '', 'lower', seen_gap, kind=further)
     return [share(True), share(False), gap]
 
 FURTHER_MEASURES = dict(
-    combinations=combination_measures('one', 'combinations', 'one thing'),
-    pairs=[*combination_measures('pair', 'pairs', 'two things'),
+    combinations=combination_measures('one', 'combinations', 'one thing', 'a red star moves left'),
+    pairs=[*combination_measures('pair', 'pairs', 'two things', 'a red star moves left above a blue circle'),
            Measure('two things, exchanged', "Share of pairs that show the shape, colour or motion of each thing on the "
                    "other", partial(trial_rows, tell=exchanged), '', 'lower', kind='pairs'),
-           *combination_measures('count', 'pairs', 'several alike'),
+           *combination_measures('count', 'pairs', 'several alike', 'three red stars move left'),
            Measure('number right', "Share of clips with one, two or three things as asked, whatever the things are",
                    partial(trial_rows, tell=number_right), kind='pairs')],
     laws=[Measure('laws kept, trained speeds', "Share of falls, swings and collisions whose bodies can be followed, "
@@ -427,9 +428,11 @@ def encode_clip(pipe, clip): # -> latent, on the CPU
     task = SuiteTask([], np.zeros(0, int), [], [clip], [''], [])
     return encode_held_out(pipe, TruthSource(task, pipe.defaults.fps)).x
 
-def level_advice(run, level): # why a run cannot be asked for clips of a level
-    taught = run.defaults.levels
-    return f"it was taught {', '.join(taught)}" if taught else "it was not taught the toy world"
+ABOUT_FURTHER = dict(combinations='combinations', pairs='two things, several alike', laws='laws of motion')
+
+def taught(run): # which levels of the toy world, as a sentence
+    levels = run.defaults.levels
+    return f"it was taught {', '.join(levels)}" if levels else "it was not taught the toy world"
 
 class Suite:
     "Runs on one task, their rows and figures"
@@ -464,9 +467,13 @@ class Suite:
         kinds, unasked, cfg = [], {}, self.cfg
         for kind, level in FURTHER.items() if not cfg.data and cfg.extra else ():
             able = [r for r in self.runs if level in r.defaults.levels]
-            if kind == 'laws' and cfg.num_frames < LEAST_FRAMES: able = []
+            if able and kind == 'laws' and cfg.num_frames < LEAST_FRAMES:
+                unasked[ABOUT_FURTHER[kind]] = (f"clips of {cfg.num_frames} frames say little about a law; "
+                                                f"{LEAST_FRAMES} are the least")
+                continue
             for r in self.runs:
-                if r not in able: unasked[f'{kind} of {r.name}'] = f"level {level}: {level_advice(r, level)}"
+                if r in able: continue
+                unasked[f'{ABOUT_FURTHER[kind]}: {r.name}'] = f"they are of level {level}; {taught(r)}"
             if not able: continue
             kinds.append(kind)
             task = further_task(kind, cfg)
@@ -476,9 +483,8 @@ class Suite:
     def check_levels(self): # `ValueError` where weights were not taught the level
         for run in self.runs:
             if self.cfg.level not in run.defaults.levels:
-                raise ValueError(f"{run.name} knows no clips of level {self.cfg.level}: "
-                                 f"{level_advice(run, self.cfg.level)}; choose another level, or give clips with "
-                                 "captions of your own with --data")
+                raise ValueError(f"{run.name} knows no clips of level {self.cfg.level}: {taught(run)}; choose another "
+                                 "level, or give clips with captions of your own with --data")
     def check_folder(self): # `ValueError` where it was begun with other settings
         note = self.folder/'suite.json'
         text = json.dumps(self.asked, indent=1)
@@ -539,7 +545,8 @@ def figure(
     if measure.of == 'cost': return Measured(measure.name, whole, n=len(rows), **more)
     rows, groups = with_figure(rows, groups)
     without = leave_one_out(lambda k: measure.whole(rows[k], bank), groups)
-    return jackknife(measure.name, whole, without, len(rows), **more)
+    e = jackknife(measure.name, whole, without, len(rows), **more)
+    return replace(e, low=np.nan, high=np.nan) if e.low == e.high else e # all alike: no spread to see
 
 def with_figure(rows, groups): # the clips that have a figure, and the numbers of their prompts without gaps
     there = np.isfinite(rows).reshape(len(rows), -1).all(1)

@@ -83,7 +83,7 @@ def interval_svg(
             f'aria-label="figures with intervals">{"".join(out)}</svg>')
 
 def figure_cell(r): # value and interval
-    if r is None: return '<td>–</td>'
+    if r is None: return '<td class="n">–</td>'
     ends = '' if r['low'] is None else f'<br><small>{number(r["low"])} to {number(r["high"])}</small>'
     return f'<td class="n">{number(r["value"])}{" " + html.escape(r["unit"]) if r["unit"] else ""}{ends}</td>'
 
