@@ -373,6 +373,7 @@ class Engine:
             self.count.asked += 1
             self.count.reused += walk.skip
             return out
+        forward.policy = self.policy
         return forward
     def first(self, plain):
         def forward(x, *more, **kw):
@@ -427,6 +428,10 @@ def check_reuse(
 ):
     "Say early why a policy cannot work here (`ValueError`)"
     if steps == 1: raise ValueError("one sampling step leaves nothing to reuse; use 2 steps or more, 30 are usual")
+    other = getattr(model.__dict__.get('forward'), 'policy', None)
+    if hasattr(other, 'answer') and not hasattr(policy, 'answer'):
+        raise ValueError(f"{type(other).__name__} asks the model for a part of the rows, so {type(policy).__name__}, "
+                         "which looks into the model, must be enabled before it")
     if any(b._compiled_call_impl for b in blocks_of(model)):
         raise ValueError("reuse decides anew at every step, which compiled blocks cannot; leave compile out")
     if not policy.calibrated: return

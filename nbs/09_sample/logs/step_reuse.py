@@ -37,7 +37,7 @@ def settings() -> dict: # name -> steps, solver, [(policy, its settings)]
     for name, more in kinds:
         label = ' '.join([name, *(f'{k}={v:g}' for k, v in more.items())])
         out[label] = (30, 'euler', [(name, more)])
-    both = [('guidance-every', dict(every=4)), ('first-block', dict(threshold=.1))]
+    both = [('first-block', dict(threshold=.1)), ('guidance-every', dict(every=4))]
     out['first-block and guidance-every 4'] = (30, 'euler', both)
     out['ab2 15 and guidance-every 2'] = (15, 'ab2', [('guidance-every', dict(every=2))])
     out['ab2 15 and easy 0.05'] = (15, 'ab2', [('easy', dict(threshold=.05))])
