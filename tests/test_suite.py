@@ -7,6 +7,7 @@ from opensora_nb.metrics.preference import append_line
 from opensora_nb.metrics.suite import Suite
 from opensora_nb.metrics.suite_report import write_suite_report
 from opensora_nb.metrics.suite_runs import SuiteConfig
+from opensora_nb.vae.perceptual import EdgeDistance
 
 BRIEF = dict(num=3, seeds=1, num_frames=9, num_sampling_steps=2, batch_size=1, extra=1)
 
@@ -56,3 +57,16 @@ def test_on_own_clips_distances_are_measured_and_columns_of_the_toy_world_are_no
     page = write_suite_report(suite).read_text()
     assert '<td>split</td>' not in page and '<td>level</td>' not in page and '<td>num</td>' in page
     assert 'toy world</i>' not in page and 'What people prefer' in page
+
+def test_laws_are_asked_of_runs_that_were_taught_them_and_lpips_measured_where_its_weights_are(tmp_path, monkeypatch):
+    "Here tiny passes for a run of level physics, and slopes of pictures for AlexNet"
+    monkeypatch.setattr(suites, 'FURTHER', dict(laws='core'))
+    monkeypatch.setattr(suites, 'find_lpips', lambda files: {})
+    monkeypatch.setattr(suites, 'lpips_net', EdgeDistance)
+    cfg = SuiteConfig(num=2, seeds=1, num_frames=9, num_sampling_steps=1, extra=2)
+    suite = Suite(['tiny'], tmp_path, cfg, progress=False)
+    out = suite.run()
+    figures = {who: {r['name']: r['value'] for r in rows} for who, rows in out['measured'].items()}
+    assert figures['true clips']['laws kept, trained speeds'] == figures['true clips']['laws kept, new speeds'] == 1
+    assert 0 <= figures['tiny']['laws kept, trained speeds'] <= 1 and 'one thing, seen' not in figures['tiny']
+    assert 0 < figures['tiny']['autoencoder LPIPS'] < 1 and 'autoencoder LPIPS' not in out['left_out']
