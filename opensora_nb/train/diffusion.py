@@ -55,6 +55,7 @@ from ..toy.objects import score_world
 from .features import TextFeatures, build_text, captions_file, open_features
 from .loop import Task, TrainConfig
 from .checkpoint import latest
+from .quick_step import quicken
 from .store import old_layout, trim
 from ..weights import kind_of, read_state
 
@@ -142,6 +143,8 @@ class T2VTrain(TrainConfig):
                    "in place of the weights of init; 0: none", most=4096)
     train_only:str = opt('', "train these parts of init alone: spatial, temporal, text, time or ends, "
                          "several as spatial+time, or: all but text; empty: all")
+    quick_step:bool = opt(False, "compile the blocks into fused kernels and pack captions: more clips a second, the same "
+                          "result up to rounding, a minute of compiling at the start; STDiT3 of one size, on a CPU")
     guided_channels:int = opt(0, "latent channels that guidance moves, from the first; 0: all", least=0)
     cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline", least=0, most=100)
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline", least=1, most=1000)
@@ -165,6 +168,7 @@ class T2VTrain(TrainConfig):
         self.check_draws()
         self.check_validation()
         self.check_trained_parts()
+        if self.quick_step: self.check_quick_step()
 
     def make_task(self, device): return T2VTask(self, device)
 
@@ -210,6 +214,15 @@ class T2VTrain(TrainConfig):
         if self.stop_at and (self.data.path or not self.validate_on):
             why = 'for clips of your own' if self.data.path else 'with validate_on=0'
             raise ValueError(f"stop_at={self.stop_at} needs a score, and there is none {why}; use stop_at=0")
+
+    def check_quick_step(self):
+        other = dict(buckets=self.buckets, lora=self.lora, sequence=self.sequence > 1, shard=self.shard != 'no',
+                     precision=self.precision == 'fp16')
+        if wrong := [k for k, is_set in other.items() if is_set]:
+            raise ValueError(f"quick_step was not tried with {wrong[0]}={getattr(self, wrong[0])}; use quick_step=no")
+        if not isinstance(self.model, STDiT3Config):
+            raise ValueError(f"quick_step is written for STDiT3, not for {class_of(self.model).__name__}; "
+                             "use quick_step=no")
 
     def check_trained_parts(self):
         part = 'lora' if self.lora else 'train_only'
@@ -713,7 +726,13 @@ class T2VTask(Task):
         self.flow_loss = self.make_loss(self.cfg)
         self.module = TextToVideo(self.adopt(model) if cfg.init else model, text)
         self.lean = select_trainable(cfg, self.module, new_words)
+        if cfg.quick_step: self.be_quick()
         self.captions = self.captions_of(self.data.texts)
+
+    def be_quick(self):
+        if torch.device(self.device).type != 'cpu':
+            raise ValueError(f"quick_step was tried on CPUs only, not on {self.device}; use quick_step=no")
+        quicken(self.module)
 
     def open_vae(self, cfg): return any_vae(cfg)
     def make_model(self, cfg): return class_of(cfg)(cfg)

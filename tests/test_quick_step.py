@@ -1,0 +1,71 @@
+"The quicker training step: off it leaves no trace, on it resumes to the bit, and refuses what it does not fit"
+from dataclasses import replace
+import pytest, torch
+from opensora_nb.data.dataset import DataConfig
+from opensora_nb.models.dit import DiTConfig
+from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
+from opensora_nb.train import quick_step
+from opensora_nb.train.diffusion import T2VTrain, TextToVideo
+from opensora_nb.train.loop import train
+from opensora_nb.train.optim import OptimConfig
+
+SMALL = STDiT3Config(input_sq_size=64, hidden_size=48, depth=1, num_heads=4, pred_sigma=False, caption_channels=32,
+                     model_max_length=40)
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch): # the same functions without a minute of compiling
+    monkeypatch.setattr(quick_step, 'compiled_block', lambda: quick_step.fused_block)
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory): return tmp_path_factory.mktemp('quick')
+
+def config(place, name, **changes):
+    return T2VTrain(name=name, out=str(place), features=str(place/'features'), model=SMALL, steps=4, batch_size=4,
+                    data=DataConfig(n=8), masks='v12_stage1', caption_augment=.5, preview_every=0, validate_on=0,
+                    log_every=1, device='cpu', optim=OptimConfig(name='muon', lr=1e-3, warmup=1), **changes)
+
+def losses(run): return [row['loss'] for row in run.log if 'loss' in row]
+def weights(run): return {k: p.detach().clone() for k, p in run.model.named_parameters()}
+def touched(module): return [n for n, m in module.named_modules() if n and {'forward', 'captions'} & set(vars(m))]
+
+def test_off_leaves_no_trace(place):
+    run = train(config(place, 'plain', quick_step=False), progress=False)
+    assert touched(run.model) == []
+    assert not T2VTrain().quick_step
+
+@pytest.mark.parametrize('precision,apart', [('no', 1e-4), ('bf16', 2e-2)])
+def test_on_trains_the_same(place, precision, apart):
+    plain = train(config(place, f'off_{precision}', precision=precision), progress=False)
+    quick = train(config(place, f'on_{precision}', precision=precision, quick_step=True), progress=False)
+    assert len(touched(quick.model)) == 2*SMALL.depth + 2 # blocks, captions, text encoder
+    assert losses(quick) == pytest.approx(losses(plain), rel=apart)
+    assert weights(quick).keys() == weights(plain).keys()
+
+def test_resumes_to_the_bit(place):
+    steady = OptimConfig(name='muon', lr=1e-3, warmup=1, decay='constant') # a shorter run has the same learning rates
+    def run(name, steps): return train(replace(config(place, name, quick_step=True), steps=steps, optim=steady), False)
+    whole, _ = run('whole', 4), run('parts', 2)
+    parts = run('parts', 4)
+    assert losses(parts) == losses(whole)
+    assert all(torch.equal(p, weights(whole)[k]) for k, p in weights(parts).items())
+
+def test_checkpointing_changes_nothing(place):
+    runs = [train(config(place, f'c{c}', quick_step=True, checkpointing=c), progress=False) for c in (False, True)]
+    assert losses(runs[0]) == losses(runs[1])
+
+@pytest.mark.parametrize('changes,said', [
+    (dict(buckets='toy_mix'), 'buckets=toy_mix'), (dict(sequence=2), 'sequence=2'), (dict(shard='fsdp2'), 'shard=fsdp2'),
+    (dict(lora=8, init='tiny'), 'lora=8'), (dict(precision='fp16'), 'precision=fp16')])
+def test_refuses_by_name(changes, said):
+    with pytest.raises(ValueError, match=f'not tried with {said}.*quick_step=no'): T2VTrain(quick_step=True, **changes)
+
+def test_refuses_other_models():
+    with pytest.raises(ValueError, match='STDiT3, not for DiT'): T2VTrain(quick_step=True, model=DiTConfig())
+    plain = TextToVideo(STDiT3(replace(SMALL, qk_norm=False)))
+    with pytest.raises(ValueError, match='with qk_norm'): quick_step.quicken(plain)
+
+def test_says_that_a_compiler_is_missing(monkeypatch):
+    def none_found(): raise RuntimeError('no compiler')
+    monkeypatch.setattr('torch._inductor.cpp_builder.get_cpp_compiler', none_found)
+    with pytest.raises(ValueError, match='no C.. compiler was found'):
+        quick_step.quicken(TextToVideo(STDiT3(SMALL)))
