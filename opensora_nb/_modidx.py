@@ -6450,8 +6450,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.T2VTask.batch': ( '11_train/diffusion.html#t2vtask.batch',
                                                                                             'opensora_nb/train/diffusion.py'),
-                                             'opensora_nb.train.diffusion.T2VTask.be_quick': ( '11_train/diffusion.html#t2vtask.be_quick',
-                                                                                               'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.T2VTask.captions_of': ( '11_train/diffusion.html#t2vtask.captions_of',
                                                                                                   'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.T2VTask.confirm': ( '11_train/diffusion.html#t2vtask.confirm',

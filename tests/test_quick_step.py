@@ -54,7 +54,8 @@ def test_checkpointing_changes_nothing(place):
     assert losses(runs[0]) == losses(runs[1])
 
 @pytest.mark.parametrize('changes,said', [
-    (dict(buckets='toy_mix'), 'buckets=toy_mix'), (dict(sequence=2), 'sequence=2'), (dict(shard='fsdp2'), 'shard=fsdp2'),
+    (dict(buckets='toy_mix'), 'buckets=toy_mix'), (dict(sequence=2), 'sequence=2'),
+    (dict(shard='fsdp2'), 'shard=fsdp2'),
     (dict(lora=8, init='tiny'), 'lora=8'), (dict(precision='fp16'), 'precision=fp16')])
 def test_refuses_by_name(changes, said):
     with pytest.raises(ValueError, match=f'not tried with {said}.*quick_step=no'): T2VTrain(quick_step=True, **changes)

@@ -143,8 +143,8 @@ class T2VTrain(TrainConfig):
                    "in place of the weights of init; 0: none", most=4096)
     train_only:str = opt('', "train these parts of init alone: spatial, temporal, text, time or ends, "
                          "several as spatial+time, or: all but text; empty: all")
-    quick_step:bool = opt(False, "compile the blocks into fused kernels and pack captions: more clips a second, the same "
-                          "result up to rounding, a minute of compiling at the start; STDiT3 of one size, on a CPU")
+    quick_step:bool = opt(False, "compile the blocks into fused kernels and pack captions: more clips a second, "
+                          "the same up to rounding, a minute of compiling at the start; STDiT3 of one size, on a CPU")
     guided_channels:int = opt(0, "latent channels that guidance moves, from the first; 0: all", least=0)
     cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline", least=0, most=100)
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline", least=1, most=1000)
@@ -726,13 +726,8 @@ class T2VTask(Task):
         self.flow_loss = self.make_loss(self.cfg)
         self.module = TextToVideo(self.adopt(model) if cfg.init else model, text)
         self.lean = select_trainable(cfg, self.module, new_words)
-        if cfg.quick_step: self.be_quick()
+        if cfg.quick_step: quicken(self.module, device)
         self.captions = self.captions_of(self.data.texts)
-
-    def be_quick(self):
-        if torch.device(self.device).type != 'cpu':
-            raise ValueError(f"quick_step was tried on CPUs only, not on {self.device}; use quick_step=no")
-        quicken(self.module)
 
     def open_vae(self, cfg): return any_vae(cfg)
     def make_model(self, cfg): return class_of(cfg)(cfg)
