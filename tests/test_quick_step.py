@@ -4,7 +4,7 @@ import pytest, torch
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.models.dit import DiTConfig
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
-from opensora_nb.train import quick_step
+from opensora_nb.parallel import quick_step
 from opensora_nb.train.diffusion import T2VTrain, TextToVideo
 from opensora_nb.train.loop import train
 from opensora_nb.train.optim import OptimConfig

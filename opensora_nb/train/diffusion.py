@@ -40,6 +40,7 @@ from ..models.inflation import inflate, shared_sizes
 from ..models.pixart import PixArt
 from ..models.stdit3 import STDiT3Config, stdit3_tiny
 from ..models.zoo import load_stdit3
+from ..parallel.quick_step import quicken
 from ..text.clip import CLIP, ClipText
 from ..text.encoders import T5, T5Text, TinyText, TinyTextConfig, pool_text, tiny_text
 from ..text.labels import CLASS_TABLES, ClassLabels, class_names
@@ -55,7 +56,6 @@ from ..toy.objects import score_world
 from .features import TextFeatures, build_text, captions_file, open_features
 from .loop import Task, TrainConfig
 from .checkpoint import latest
-from .quick_step import quicken
 from .store import old_layout, trim
 from ..weights import kind_of, read_state
 
