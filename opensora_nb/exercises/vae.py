@@ -204,3 +204,17 @@ ratio_ex = Exercise(
            Wrong(lambda down, n: 24*down/math.log2(n), "A position stands for a square of pixels."),
            Wrong(lambda down, n: 24*down**2/n, "To name one of n codes takes fewer than n bits.")],
     hints=["One position replaces down × down pixels.", "24·down² bits become log2(n)."])
+
+# %% ../../nbs/14_exercises/06_vae.ipynb #b9249c72
+def two_kernels(even, odd): return torch.stack([torch.stack(even), torch.stack(odd)])
+fold_ex = Exercise(
+    like=lambda w: two_kernels((w[0], w[1] + w[2]), (w[0] + w[1], w[2])),
+    cases=lambda: [(w,) for w in (torch.tensor([1., 10., 100.]), torch.tensor([0., 1., 0.]), torch.randn(3))],
+    wrong=[Wrong(lambda w: two_kernels((w[0] + w[1], w[2]), (w[0], w[1] + w[2])),
+                 "Those are the right kernels in the wrong order: an even place has its own twin to the right."),
+           Wrong(lambda w: two_kernels((w[0], w[1]), (w[1], w[2])),
+                 "Three taps fall on two pixels, so one pixel is met by two of them. Where did the third tap go?"),
+           Wrong(lambda w: two_kernels((w[0], w[1] + w[2]), (w[0], w[1] + w[2])),
+                 "Odd places are not like even ones: their twin lies to the left.")],
+    hints=["Write down the doubled row x0 x0 x1 x1 x2 x2 and put the three taps over the third place, then the fourth.",
+           "Even: a·x0 + (b + c)·x1. Odd: (a + b)·x1 + c·x2."])
