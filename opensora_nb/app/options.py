@@ -100,6 +100,11 @@ class WeightOptions:
     offload:bool = option(False, "hold only the part at work on the GPU")
     vae_tile:int|None = option(None,
         "decode pictures in square tiles of N pixels, for large sizes in little memory (default: whole)", 'N')
+    vae_speed:Literal['plain', 'exact', 'bf16'] = option('plain',
+        "how the autoencoder is computed: exact is quicker and equal up to rounding, bf16 quicker still where the chip "
+        "has it (default: plain)")
+    preview:bool = option(False,
+        "decode with the preview decoder of the weights: a soft first look, several times quicker")
     vae_spread:int = option(0,
         "smooth the border between chunks of 17 frames over N frames on each side (default: 0, as Open-Sora)", 'N')
 

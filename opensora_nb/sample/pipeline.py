@@ -41,6 +41,7 @@ from .settings import check_setting, embedded, part_folder, weights_folder
 from ..vae import tiling
 from ..vae.image import AutoencoderKLConfig, VideoAutoencoderKL
 from ..vae.preview import load_preview, save_preview
+from ..vae.quick_vae import faster_vae
 from ..vae.released import check_vae_sizes, load_image_vae, vae_config_from_state
 from ..vae.video import VideoVAE, VideoVAEConfig
 
@@ -110,6 +111,8 @@ class Pipeline:
     offload:str = ''                         # a device that holds only the part at work; '' = all stay where they are
     shared:str = ''                          # what all processes make together, see `share`
     preview:object = None                    # a `PreviewDecoder` for looks at unfinished clips; None = the autoencoder
+    preview_all:bool = False                 # finished clips come from the preview decoder, too
+    vae_speed:dict = None                    # how `faster_vae` treats the autoencoder; None = not at all
 
     @property
     def device(self): return torch.device(self.offload) if self.offload else next(self.model.parameters()).device
@@ -121,7 +124,9 @@ class Pipeline:
         trains = part.training
         part.eval()
         if self.offload: part.to(self.offload)
-        try: yield part
+        quick = part is self.vae and self.vae_speed is not None
+        try:
+            with faster_vae(part, **self.vae_speed) if quick else nullcontext(): yield part
         finally:
             part.train(trains)
             if self.offload: part.to('cpu')
@@ -223,7 +228,7 @@ def load_pipeline(
     defaults = load_config(ModelDefaults, folder/'pipeline.json')
     pipe = Pipeline(load_vae(folder), model, load_text(part_folder(folder, 'text'), device), defaults, str(weights))
     pipe.offload = str(device) if offload else ''
-    pipe.preview = load_preview(part_folder(folder, 'preview').parent)
+    pipe.preview = load_preview(part_folder(folder, 'preview'))
     return pipe.to('cpu' if offload else device, pick_dtype(dtype, device))
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #cb2ea90a
@@ -355,6 +360,7 @@ def finite_answer(
     return checked
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #step-4
+@torch.inference_mode()
 def decode_latents(
     pipe:Pipeline,   # its autoencoder is used
     z:Tensor,        # (b, c, f', h', w') latents
@@ -364,7 +370,7 @@ def decode_latents(
     "Latents to clips; latents of the length that `made_frames` says are cut to the frames asked for"
     dtype, made = next(pipe.vae.parameters()).dtype, frames_decoded(pipe, z, num_frames)
     def read(one):
-        if preview and pipe.preview: return to_pixels(pipe.preview.decode(one, made)[0])
+        if (preview or pipe.preview_all) and pipe.preview: return to_pixels(pipe.preview.decode(one, made)[0])
         if pipe.shared: return to_pixels(parallel_vae.decode_on_ranks(pipe.vae, one, made, pipe.tiling)[0])
         if pipe.tiling or tiling.equal_in_pieces(pipe.vae): return np.concatenate([*iter_pixels(pipe, one, made)])
         return to_pixels(pipe.vae.decode(one, made)[0])

@@ -134,11 +134,11 @@ def save_preview(
     save_state(net, Path(folder)/'model.safetensors', dtype=torch.int8, meta=meta)
 
 def load_preview(
-    folder:str|Path,   # a folder of weights with a folder preview/ in it, such as that of `tiny`
+    folder:str|Path,   # what `save_preview` wrote
     device='cpu',      # where it goes
-) -> PreviewDecoder:   # None where there is none
-    "Read the preview decoder of some weights"
-    folder = Path(folder)/'preview'
+) -> PreviewDecoder:   # None where there is no such folder
+    "Read a preview decoder"
+    folder = Path(folder)
     if not folder.is_dir(): return None
     net = PreviewDecoder(load_config(PreviewConfig, folder/'config.json'))
     load_into(net, read_state(folder/'model.safetensors'), source=folder)

@@ -1,0 +1,43 @@
+"""Scores clips decoded by the preview decoder: python nbs/06_vae/logs/preview_score.py tiny_4step [prompts]; minutes on a core."""
+import json, os, sys, time
+from pathlib import Path
+import numpy as np
+from opensora_nb.core import fast_bf16, machine
+from opensora_nb.data.dataset import DataConfig, open_data
+from opensora_nb.metrics.recon import psnr
+from opensora_nb.sample.pipeline import SampleConfig, decode_latents, generate, load_pipeline
+from opensora_nb.toy.objects import score_world
+
+LEVEL, SEED, BATCH = dict(worlds='full'), 7000, 10
+
+def clocked(fn):
+    start = time.process_time()
+    out = fn()
+    return out, time.process_time() - start
+
+def run(name, n=100):
+    pipe = load_pipeline(name, 'cpu')
+    prompts = open_data(DataConfig(seed=2042, level=LEVEL.get(name, 'core'))).test_prompts(n)
+    clips = {way: [] for way in ('full', 'bf16', 'preview') if way != 'bf16' or fast_bf16()}
+    spent = {way: [] for way in ('sample', *clips)}
+    for i in range(0, n, BATCH): # in turn, so that a busy machine is busy for both
+        some = prompts[i:i+BATCH]
+        seeds = [SEED + k for k in range(i, i + len(some))]
+        z, seconds = clocked(lambda: generate(pipe, some, SampleConfig(), seeds, decode=False))
+        spent['sample'].append(seconds/len(some))
+        for way in clips:
+            pipe.vae_speed = dict(precision='bf16') if way == 'bf16' else None
+            made, seconds = clocked(lambda: decode_latents(pipe, z, pipe.defaults.num_frames, way == 'preview'))
+            clips[way] += made
+            spent[way].append(seconds/len(some))
+    right = {way: score_world(cs, prompts) for way, cs in clips.items()}
+    told, near = machine(), [psnr(a, b) for a, b in zip(clips['preview'], clips['full'])]
+    row = dict(name=name, prompts=n, steps=pipe.defaults.num_sampling_steps, psnr=round(float(np.mean(near)), 2),
+               cpu_s={k: round(float(np.median(v)), 4) for k, v in spent.items()},
+               strict={k: round(float(r.strict), 4) for k, r in right.items()},
+               each={k: {a: round(float(v), 4) for a, v in r.accuracy.items()} for k, r in right.items()},
+               cpu=told['cpu'], threads=told['threads'], torch=told['torch'], load=round(os.getloadavg()[0], 1))
+    with open(Path(__file__).with_suffix('.jsonl'), 'a') as f: f.write(json.dumps(row) + '\n')
+    print(row)
+
+if __name__ == '__main__': run(sys.argv[1], *map(int, sys.argv[2:]))
