@@ -34,7 +34,7 @@ def test_chunks_do_not_know_of_each_other(tmp_path):
     with torch.no_grad(): torch.testing.assert_close(net.decode(z, 34), torch.cat(halves, dim=2))
 
 def test_embedded_ones_are_small_and_near():
-    for name in ('tiny', 'tiny_4step'):
+    for name in ('tiny', 'tiny_4step', 'worlds'):
         file, pipe = part_folder(name, 'preview')/'model.safetensors', load_pipeline(name, 'cpu')
         clip = ToyClips(n=1, seed=9, level='core')[0].video
         z, shown = teacher_pairs(pipe.vae, [clip])
