@@ -1,5 +1,5 @@
 "Faster models give the numbers of plain ones, and are plain again afterwards: every model of the family."
-import shutil
+import shutil, subprocess, sys
 from dataclasses import replace
 import pytest, torch
 from every_model import EVERY, ask, question, small
@@ -86,3 +86,9 @@ def test_every_block_runs_compiled(name, monkeypatch):
     blocks = [m for k, m in model.named_modules() if 'blocks.' in k and k.count('.') == 1]
     with compiled_blocks(model): assert {*map(id, seen)} == {*map(id, blocks)} and len(seen) == len(blocks) >= 3
     assert not any(b._compiled_call_impl for b in blocks)
+
+def test_the_compiler_is_not_imported_to_sample():
+    "It takes as long to import as a short clip to make; arithmetic on `meta` tensors would do it"
+    code = ("import sys\nfrom opensora_nb.sample.pipeline import load_pipeline\nload_pipeline('tiny')\n"
+            "sys.exit('torch._dynamo' in sys.modules)")
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

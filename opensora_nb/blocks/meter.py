@@ -127,10 +127,12 @@ def product_flops(op, args, kwargs, out) -> int: # of a call that training makes
 
 # %% ../../nbs/04_blocks/05_meter.ipynb #84568923
 class Blank(TorchFunctionMode):
-    "Within the block, random initial values are not drawn"
+    "Within the block, random initial values are not drawn, nor scaled: arithmetic on `meta` would import the compiler"
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.normal_: return args[0]
-        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is nn.init.normal_: return args[0] if args else kwargs['tensor']
+        if func is torch.Tensor.normal_ or func is torch.Tensor.div and args[0].is_meta: return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 
 def on_meta(
     cls,            # a module that is built from its config

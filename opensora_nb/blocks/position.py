@@ -45,7 +45,8 @@ class RoPE(nn.Module):
         super().__init__()
         if e % 2:
             raise ValueError(f"rotary positions turn pairs of numbers, so the width of a head must be even, not {e}")
-        self.freqs = nn.Parameter(10000**(-torch.arange(0, e, 2).float() / e), requires_grad=False)
+        freqs = 10000**(-torch.arange(0, e, 2, device='cpu').float() / e)
+        self.freqs = nn.Parameter(torch.tensor(freqs.tolist()), requires_grad=False) # no arithmetic on `meta`: slow
 
     def forward(self,
         f:int, # number of frames

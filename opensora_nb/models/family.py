@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import nn
+from ..blocks.meter import on_meta
 from ..config import about
 from .dit import (DiT, DiTConfig, dit_from_imagenet, dit_from_opensora, dit_imagenet_256,
                                    dit_imagenet_512)
@@ -135,6 +136,6 @@ def load_transformer(
     with about(path or 'these weights'):
         state, cfg = FAMILY[found].read(state, released, changes)
     if dtype: state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    with torch.device('meta'): model = FAMILY[found].model(cfg)
+    model = on_meta(FAMILY[found].model, cfg)
     load_into(model, state, assign=True, source=path or '')
     return model.eval()

@@ -17,6 +17,7 @@ from torch import nn, Tensor
 from ..config import about, diff, override, to_dict
 from ..weights import (compare_keys, config_from, fetch, kind_of, load_into, read_config, read_state,
                                  write_layouts, whole_shape)
+from ..blocks.meter import on_meta
 from ..blocks.position import RoPE
 from .stdit3 import STDiT3, STDiT3Config, stdit3_3b2, stdit3_xl2
 
@@ -199,7 +200,7 @@ def load_stdit3(
     if dtype: state = {k: state.pop(k).to(dtype) for k in list(state)}
     if image: model = _start_from(cfg, state, dtype, notes, path)
     else:
-        with torch.device('meta'): model = STDiT3(cfg)
+        model = on_meta(STDiT3, cfg)
         load_into(model, state, assign=True, source=path)
     for note in notes: print(f"load_stdit3: {note}")
     return model.eval()

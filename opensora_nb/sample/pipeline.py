@@ -22,6 +22,7 @@ from ..core import assets, pick_device, pick_dtype, torch_rng
 from ..config import about, check_range, from_dict, load_config, read_json, save_config, to_dict
 from ..weights import load_into, read_state, save_state
 from ..viz import animate
+from ..blocks.meter import on_meta
 from ..data.sizes import check_size, num_frames as named_frames
 from ..data.video_io import IMG_FPS, video_writer, write_video
 from ..flow.rflow import sample
@@ -209,7 +210,7 @@ def load_model(
         if not part.is_dir(): continue
         check = part_config if kind == 'STDiT3' else lambda cls, where: load_config(cls, where/'config.json')
         cfg, file = check(relative.config, part), part/'model.safetensors'
-        with torch.device('meta'): model = relative.model(cfg)
+        model = on_meta(relative.model, cfg)
         with about(file): load_into(model, read_state(file), assign=True, source=file)
         return model.float().eval()
 
