@@ -325,6 +325,7 @@ NAME_PATTERNS = (
     (r'(first_stage_model\.)?encoder\.down\.\d', "a 2-D autoencoder in the layout of CompVis"),
     (r'(shared\.weight|encoder\.block\.\d)', "a T5 text encoder"),
     (r'(text_model\.)?(embeddings\.token_embedding|encoder\.layers\.\d)', "a CLIP text encoder"),
+    (r'unfold\.', "PreviewDecoder weights of this kit"),
     (r'token\.weight', "TinyText weights of this kit"))
 
 def kind_of(

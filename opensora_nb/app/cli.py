@@ -7,12 +7,12 @@ __all__ = ['CONTEST', 'SPEED', 'EXTRAS', 'COMMANDS', 'EPILOG', 'add_sample_optio
            'print_plan', 'write_clips', 'start_together', 'train_options', 'on_several_machines', 'plan_training',
            'show_settings', 'train_command', 'list_recipes', 'search_options', 'search_command', 'check_table_file',
            'plan_options', 'plan_command', 'sum_of_stages', 'demo_options', 'demo_command', 'challenge_options',
-           'challenge_command', 'speed_options', 'speed_prompts', 'show_products', 'compare_speed', 'save_worst',
-           'calibrate_speed', 'speed_command', 'lab_options', 'lab_run', 'handout_options', 'handout_command',
-           'grade_options', 'grade_command', 'badges_options', 'badges_command', 'doctor_options', 'try_to_load',
-           'try_transformer', 'try_autoencoder', 'try_frames', 'inspect_weights', 'inspect_parts', 'doctor_command',
-           'doctor_of_tables', 'inspect_all', 'print_installed', 'check_layouts', 'command_parser', 'version',
-           'warn_once', 'exit_code', 'read_words', 'main']
+           'challenge_command', 'speed_options', 'speed_prompts', 'show_products', 'faster_maker', 'compare_speed',
+           'save_worst', 'calibrate_speed', 'speed_command', 'lab_options', 'lab_run', 'handout_options',
+           'handout_command', 'grade_options', 'grade_command', 'badges_options', 'badges_command', 'doctor_options',
+           'try_to_load', 'try_small', 'try_transformer', 'try_autoencoder', 'try_frames', 'inspect_weights',
+           'inspect_parts', 'doctor_command', 'doctor_of_tables', 'inspect_all', 'print_installed', 'check_layouts',
+           'command_parser', 'version', 'warn_once', 'exit_code', 'read_words', 'main']
 
 # %% ../../nbs/13_app/21_cli.ipynb #d03bb682
 import sys
@@ -351,7 +351,10 @@ def speed_options(p):
                    help="how many of the toy world (default: 8 to calibrate, 24 to compare; a verdict needs 200)")
     p.add_argument('--num-sampling-steps', type=int, metavar='N', help="(default: the weights' own)")
     p.add_argument('--reuse', metavar='POLICY', help="compare: as for osnb sample")
+    p.add_argument('--schedule', metavar='NAME', help="compare: as for osnb sample, with the usual steps of its own")
     p.add_argument('--linears', metavar='KIND', help="compare: as for osnb sample")
+    p.add_argument('--vae-speed', default='plain', choices=['plain', 'exact', 'bf16'],
+                   help="compare: as for osnb sample")
     p.add_argument('--output', metavar='FILE', help="compare: a picture of the clip that differs most (default: none)")
 
 def speed_prompts(args, pipe, n):
@@ -374,28 +377,40 @@ def show_products():
         print(f'{rows:6} {c_in:5} {c_out:5} ' + ''.join(f'{v:12.0f}' for v in speeds), flush=True)
     for w in PRODUCTS: print(f"  {w:12} {why_not(w) or PRODUCTS[w].about}")
 
+def faster_maker(args, pipe, make, steps):
+    "A function from prompts to clips, with the settings that are compared"
+    from contextlib import nullcontext
+    from opensora_nb.app.sampling import VAE_SPEEDS
+    from opensora_nb.sample.step_reuse import enable, read_policy
+    policy = args.reuse and read_policy(args.reuse)
+    def with_settings(texts):
+        before = pipe.speed, pipe.vae_speed
+        if args.linears: pipe.speed = pipe.speed | dict(linears=args.linears)
+        pipe.vae_speed = VAE_SPEEDS[args.vae_speed]
+        try:
+            with enable(pipe, policy, steps=steps) if policy else nullcontext(): return make(texts)
+        finally: pipe.speed, pipe.vae_speed = before
+    return with_settings
+
 def compare_speed(args):
     "Time, nearness where something moves, the rival of fewer steps, and a verdict"
-    from contextlib import nullcontext
+    from opensora_nb.flow.schedules import USUAL_STEPS
     from opensora_nb.metrics.compare_clips import compare_clips
     from opensora_nb.sample.pipeline import generate, load_pipeline
     from opensora_nb.sample.settings import SampleConfig
-    from opensora_nb.sample.step_reuse import enable, read_policy
     from opensora_nb.toy.objects import score_world
-    if not (args.reuse or args.linears): raise ValueError("nothing to compare; give --reuse POLICY or --linears KIND")
-    policy, pipe = args.reuse and read_policy(args.reuse), load_pipeline(args.weights)
+    if not (args.reuse or args.linears or args.schedule or args.vae_speed != 'plain'):
+        raise ValueError("nothing to compare; give --reuse POLICY, --schedule NAME, --linears KIND or --vae-speed KIND")
+    pipe = load_pipeline(args.weights)
     prompts, steps = speed_prompts(args, pipe, 24), args.num_sampling_steps or pipe.defaults.num_sampling_steps
-    def plain(n):
-        def make(texts): return generate(pipe, texts, SampleConfig(num_sampling_steps=n), seeds=[*range(len(texts))])
-        return make
-    def faster_way(texts):
-        before, pipe.speed = pipe.speed, pipe.speed | ({'linears': args.linears} if args.linears else {})
-        try:
-            with enable(pipe, policy, steps=steps) if policy else nullcontext(): return plain(steps)(texts)
-        finally: pipe.speed = before
+    def plain(n, schedule=None):
+        cfg = SampleConfig(num_sampling_steps=n, schedule=schedule)
+        return lambda texts: generate(pipe, texts, cfg, seeds=[*range(len(texts))])
+    fewer = USUAL_STEPS.get(args.schedule, steps) if not args.num_sampling_steps else steps
+    quick = faster_maker(args, pipe, plain(fewer, args.schedule), fewer)
     def exact(clips, texts): return score_world(clips, texts).strict
     toy = pipe.defaults.prompt_checker == 'toy' and not args.prompt
-    found = compare_clips(plain(steps), faster_way, prompts, plain, steps, exact if toy else None)
+    found = compare_clips(plain(steps), quick, prompts, plain, steps, exact if toy else None)
     print(found)
     if args.output: save_worst(found, args.output)
 
@@ -480,13 +495,19 @@ def try_to_load(path, kind):
     if kind.startswith(('STDiT', 'PixArt', 'DiT')): lines = try_transformer(path)
     elif kind.startswith('VideoVAE'): lines = try_autoencoder(path)
     elif kind.startswith(('AutoencoderKL', 'TemporalDecoderKL')): lines = try_frames(path, kind)
-    elif kind.startswith('TinyText'):
-        from opensora_nb.text.encoders import TinyText
+    elif kind.startswith(('TinyText', 'PreviewDecoder')):
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
-        if not (folder/'config.json').is_file(): return "its vocabulary, config.json, is not beside it"
-        lines = [f"it knows {len(TinyText.load(folder).cfg.words)} words"]
+        if not (folder/'config.json').is_file(): return "its config.json is not beside it"
+        lines = [try_small(folder, kind)]
     else: return ''
     return '\n'.join(['it loads', *([l for l in lines if l.startswith('fits')] or lines)])
+
+def try_small(folder, kind): # a network of this kit alone
+    if kind.startswith('PreviewDecoder'):
+        from opensora_nb.vae.preview import load_preview
+        return f"decodes chunks of {load_preview(folder).cfg.chunk} frames"
+    from opensora_nb.text.encoders import TinyText
+    return f"it knows {len(TinyText.load(folder).cfg.words)} words"
 
 def try_transformer(path): # a line on each preset of its family
     from opensora_nb.models.family import FAMILY, family_of, load_transformer

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 import numpy as np
 import torch
+from opensora_nb.app.sampling import VAE_SPEEDS
+from opensora_nb.core import fast_bf16
 from opensora_nb.flow.rflow import sample
 from opensora_nb.flow.solvers import SolvedFlow
 from opensora_nb.metrics.compare_clips import moving_nearness
@@ -41,14 +43,17 @@ def settings() -> dict: # name -> steps, solver, [(policy, its settings)]
     out['first-block and guidance-every 4'] = (30, 'euler', both)
     out['ab2 15 and guidance-every 2'] = (15, 'ab2', [('guidance-every', dict(every=2))])
     out['ab2 15 and easy 0.05'] = (15, 'ab2', [('easy', dict(threshold=.05))])
-    return out
+    out['ab2 18 and easy 0.08'] = (18, 'ab2', [('easy', dict(threshold=.08))])
+    out['ab2 15, easy 0.05, bf16 decoder'] = (*out['ab2 15 and easy 0.05'], VAE_SPEEDS['bf16'])
+    out['bf16 decoder'] = (30, 'euler', [], VAE_SPEEDS['bf16'])
+    return {n: s for n, s in out.items() if len(s) == 3 or fast_bf16(torch.device('cpu'))}
 
 def worth_more(rows) -> list: # names
-    "Rivals, and what could still be near-lossless after two batches: only these are made for all prompts"
-    near = {n: [p for r in rows if r['setting'] == n and r['batch'] < 2 for p in r['psnr']] for n in settings()}
+    "Rivals, and what can still be near-lossless after two batches: only these are made for all prompts"
+    near = {n: [p for r in rows if r['setting'] == n for p in r['psnr']] for n in settings()}
     return [n for n, psnr in near.items() if n.endswith(' steps') or len(psnr) < 2*BATCH or np.percentile(psnr, 5) >= 27]
 
-def clips_of(pipe, prompts, seeds, steps, solver, policies):
+def clips_of(pipe, prompts, seeds, steps, solver, policies, vae_speed=None):
     "Clips, CPU seconds with the decoder, CPU seconds of the decoder, calls reused"
     cfg = SampleConfig(num_sampling_steps=steps).filled(pipe.defaults)
     start = time.process_time()
@@ -61,6 +66,7 @@ def clips_of(pipe, prompts, seeds, steps, solver, policies):
         on.enter_context(faster(pipe.model))
         z = sample(finite_answer(pipe, cfg, y, mask, negative), noise, flow)
     middle = time.process_time()
+    pipe.vae_speed = vae_speed
     with torch.inference_mode(): clips = decode_latents(pipe, z, cfg.num_frames)
     end = time.process_time()
     return clips, end - start, end - middle, [c.reused for c in counts]
