@@ -4480,6 +4480,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'opensora_nb/metrics/suite_report.py'),
                                                   'opensora_nb.metrics.suite_report.measure_table': ( '10_metrics/suite_report.html#measure_table',
                                                                                                       'opensora_nb/metrics/suite_report.py'),
+                                                  'opensora_nb.metrics.suite_report.nearer_run': ( '10_metrics/suite_report.html#nearer_run',
+                                                                                                   'opensora_nb/metrics/suite_report.py'),
                                                   'opensora_nb.metrics.suite_report.number': ( '10_metrics/suite_report.html#number',
                                                                                                'opensora_nb/metrics/suite_report.py'),
                                                   'opensora_nb.metrics.suite_report.telling_prompts': ( '10_metrics/suite_report.html#telling_prompts',

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_COLOURS', 'TRUE_COLOUR', 'WAYS', 'MOST_PROMPTS', 'MORE_STYLE', 'HOW_TO_READ', 'SUITE_WORDS', 'TOY_WORDS',
-           'TOY_SETTINGS', 'number', 'listing', 'in_short', 'against', 'interval_svg', 'figure_cell', 'verdict_cell',
-           'measure_lines', 'measure_table', 'telling_prompts', 'clip_cell', 'clip_table', 'true_row', 'asked_table',
-           'write_suite_report']
+           'TOY_SETTINGS', 'number', 'listing', 'in_short', 'against', 'interval_svg', 'figure_cell', 'nearer_run',
+           'verdict_cell', 'measure_lines', 'measure_table', 'telling_prompts', 'clip_cell', 'clip_table', 'true_row',
+           'asked_table', 'write_suite_report']
 
 # %% ../../nbs/10_metrics/25_suite_report.ipynb #109a3660
 import html, json
@@ -87,7 +87,11 @@ def figure_cell(r): # value and interval
     ends = '' if r['low'] is None else f'<br><small>{number(r["low"])} to {number(r["high"])}</small>'
     return f'<td class="n">{number(r["value"])}{" " + html.escape(r["unit"]) if r["unit"] else ""}{ends}</td>'
 
-def verdict_cell(d): # of a difference
+def nearer_run(d, rows): # of the two runs of a difference; '' where there are no true clips
+    true, pair = rows['true clips'], [n for n in rows if rows[n] and n in (next(iter(rows)), d['b'])]
+    return min(pair, key=lambda n: abs(rows[n]['value'] - true['value'])) if true and len(pair) == 2 else ''
+
+def verdict_cell(d, nearer=''): # of a difference
     if d is None: return '<td></td>'
     if d['value'] == d['low'] == d['high'] == 0: return '<td>equal on these clips</td>'
     if d['low'] is None: return f'<td class="noise">too few to say<br><small>{d["value"]:+.3g}</small></td>'
@@ -95,6 +99,7 @@ def verdict_cell(d): # of a difference
     if d['clear']:
         kind = 'clear' if d['winner'] else 'differs'
         told = f"<b>{html.escape(d['winner'])} is better</b>" if d['winner'] else 'differs'
+        if not d['winner'] and nearer: told += f'; {html.escape(nearer)} is nearer to true clips'
     return (f'<td class="{kind}">{told}<br><small>{d["value"]:+.3g} ({number(d["low"])} to {number(d["high"])})'
             '</small></td>')
 
@@ -110,7 +115,8 @@ def measure_lines(out, name): # a row of the table, as HTML
     apart = [next((d for d in out['differences'] if (d['name'], d['b']) == (name, n)), None) for n in names[1:]]
     told = (f'<td class="told"><b>{html.escape(name)}</b> <small>{WAYS[some["better"]]}</small><br>'
             f'<small>{html.escape(some["about"])}</small></td>')
-    cells = ''.join(figure_cell(r) for r in rows.values()) + f'<td>{picture}</td>' + ''.join(map(verdict_cell, apart))
+    cells = ''.join(figure_cell(r) for r in rows.values()) + f'<td>{picture}</td>' + ''.join(
+        verdict_cell(d, d and nearer_run(d, rows)) for d in apart)
     return f'<tr>{told}{cells}</tr>'
 
 def measure_table(out): # all measures, under their headings
@@ -170,7 +176,8 @@ HOW_TO_READ = '''<p>Behind each figure stands its 95 % interval: other prompts o
 given a figure within it in 95 of 100 reports. All runs had the same prompts and the same seeds, so clips are
 compared in pairs; that makes the interval of a difference narrower than the intervals of the two figures,
 which may overlap although the difference is clear. “Within the noise” does not say that two runs are equal:
-more prompts may tell them apart (<code>--num</code>).</p>'''
+more prompts may tell them apart (<code>--num</code>). Where not one clip is wrong, or not one right, clips cannot tell
+how far the figure strays; there the interval follows from the number of prompts alone, and is wider.</p>'''
 
 SUITE_WORDS = '''<p><b>Words.</b> The <i>autoencoder</i> packs clips into the small latents that a model works on;
 what it blurs, no model brings back. <i>PSNR</i>, in dB, says how near two clips are pixel by pixel, higher is nearer.
@@ -179,7 +186,9 @@ no difference.'''
 
 TOY_WORDS = ''' The <i>toy world</i> draws clips of coloured shapes by rule, so a program can read from the pixels
 what a clip shows, and every prompt has true clips. A combination is <i>unseen</i> where training showed its words, but
-never together.'''
+never together. <i>Levels</i> say how much of that world weights were taught: core is one shape with a colour and a
+motion, full adds size, speed, background and camera, many adds two things or several alike, physics adds falling and
+bouncing. <i>Training clips</i> are drawn as the training of these levels draws them.'''
 
 TOY_SETTINGS = 'level', 'split', 'extra' # which say nothing of one's own clips
 
