@@ -72,7 +72,7 @@ class Prepared:
         "Back to the plain product where the error of a way is above its limit"
         (way, run), = self.runs.items()
         plain = PRODUCTS['plain'].pack(self.layer.weight, self.layer.bias, self.gelu)
-        error, limit = relative_error(run(x), plain(x))[1], PRODUCTS[way].limit
+        error, limit = relative_error(run(x), plain(x))[1], max(PRODUCTS[way].limit, torch.finfo(x.dtype).eps)
         if error <= limit: return
         shape = tuple(self.layer.weight.shape)
         warnings.warn(f"{way} is off by {error:.2g} standard deviations on a layer of {shape}, more than {limit:.2g}: "

@@ -7,7 +7,7 @@ import argparse, json, time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-import torch
+import torch, torch._dynamo
 from opensora_nb.blocks.compare import compare
 from opensora_nb.blocks.linears import LINEARS
 from opensora_nb.blocks.products import PRODUCTS, product_speed, why_not
@@ -60,13 +60,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('depths', type=int, nargs='+', help='pairs of blocks')
     parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--sides', nargs='+', default=[], help='only these, beside plain')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch._dynamo.config.recompile_limit = 64 # each kind of linear layers is a graph of its own
     kinds = [k for k in LINEARS if k != 'plain' and not any(map(why_not, LINEARS[k].ways))]
     for depth in args.depths:
         ways, answer = sides(depth, kinds)
-        names = list(ways)
+        names = [n for n in ways if n == 'plain' or n in args.sides or not args.sides]
         result = compare(ways[names[0]], ways[names[1]], answer, rounds=args.rounds, **{n: ways[n] for n in names[2:]})
         print(result)
         row = result.as_row()
