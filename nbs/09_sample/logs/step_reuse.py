@@ -45,6 +45,8 @@ def settings() -> dict: # name -> steps, solver, [(policy, its settings)]
     out['ab2 15 and easy 0.05'] = (15, 'ab2', [('easy', dict(threshold=.05))])
     out['ab2 18 and easy 0.08'] = (18, 'ab2', [('easy', dict(threshold=.08))])
     out['ab2 15, easy 0.05, bf16 decoder'] = (*out['ab2 15 and easy 0.05'], VAE_SPEEDS['bf16'])
+    out['easy 0.08, bf16 decoder'] = (30, 'euler', [('easy', dict(threshold=.08))], VAE_SPEEDS['bf16'])
+    out['ab2 20, easy 0.05, bf16 decoder'] = (20, 'ab2', [('easy', dict(threshold=.05))], VAE_SPEEDS['bf16'])
     out['bf16 decoder'] = (30, 'euler', [], VAE_SPEEDS['bf16'])
     return {n: s for n, s in out.items() if len(s) == 3 or fast_bf16(torch.device('cpu'))}
 
