@@ -6951,6 +6951,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'opensora_nb/train/launch.py'),
                                           'opensora_nb.train.launch.cost_table': ( '11_train/launch.html#cost_table',
                                                                                    'opensora_nb/train/launch.py'),
+                                          'opensora_nb.train.launch.end_process': ( '11_train/launch.html#end_process',
+                                                                                    'opensora_nb/train/launch.py'),
                                           'opensora_nb.train.launch.find_recipe': ( '11_train/launch.html#find_recipe',
                                                                                     'opensora_nb/train/launch.py'),
                                           'opensora_nb.train.launch.leave_group': ( '11_train/launch.html#leave_group',

@@ -296,7 +296,7 @@ from opensora_nb.train.loop import TrainConfig
 class Slow(TrainConfig):
     def make_task(self, device):
         from accelerate import PartialState
-        print('making features', flush=True)
+        print('making features\\n', end='', flush=True) # one write, so that two processes do not mix
         if PartialState().is_main_process: time.sleep(100)
         PartialState().wait_for_everyone()
 def slow(): return Slow(device='cpu')

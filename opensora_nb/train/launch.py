@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CALM', 'LOST', 'recipe_names', 'find_recipe', 'pick_stage', 'stages_of', 'resolve', 'run_recipe', 'result_folder',
-           'cost_summary', 'cost_table', 'result_line', 'again_command', 'say_result', 'python_calling',
+           'cost_summary', 'cost_table', 'result_line', 'again_command', 'say_result', 'end_process', 'python_calling',
            'processes_calling', 'command', 'torchrun', 'PassOn', 'start_processes', 'node_commands', 'one_line',
            'leave_group', 'main']
 
@@ -15,7 +15,7 @@ import sys
 if __name__ == '__main__' and not getattr(sys.flags, 'safe_path', False): del sys.path[0]
 
 # %% ../../nbs/11_train/09_launch.ipynb #0c591ed9
-import json, os, pkgutil, shlex, signal, subprocess, time, traceback
+import atexit, json, os, pkgutil, shlex, signal, subprocess, time, traceback
 from dataclasses import replace
 from importlib import import_module
 from itertools import chain
@@ -221,7 +221,20 @@ try:
     from {module} import {function}
     code = {function}()
 except KeyboardInterrupt: code = 130
-sys.exit(code)"""
+except SystemExit as e: code = e.code
+from opensora_nb.train.launch import end_process
+end_process(code)"""
+
+def end_process(
+    code:int|str|None, # exit code, or a message for standard error; then the code is 1
+):
+    "Exit; one of several processes leaves the interpreter as it is: torch's threads may hold tensors, which aborts it"
+    if 'RANK' not in os.environ: sys.exit(code)
+    if isinstance(code, str): print(code, file=sys.stderr)
+    atexit._run_exitfuncs() # files and trackers are closed
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if isinstance(code, str) else code or 0)
 
 def python_calling(
     module:str,   # of this kit
@@ -328,4 +341,4 @@ def main(argv=None):
     leave_group()
 
 # %% ../../nbs/11_train/09_launch.ipynb #cb1ace57
-if __name__ == '__main__': main()
+if __name__ == '__main__': end_process(main())
