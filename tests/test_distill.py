@@ -5,10 +5,11 @@ import pytest
 import torch
 from opensora_nb.core import assets
 from opensora_nb.data.dataset import DataConfig
+from opensora_nb.models.shortcut import ShortcutSTDiT3
 from opensora_nb.models.stdit3 import stdit3_tiny
-from opensora_nb.sample.pipeline import load_pipeline
+from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
 from opensora_nb.sample.settings import part_folder
-from opensora_nb.train.distill import DistillTrain, ShortcutSTDiT3, load_student, mean_velocity
+from opensora_nb.train.distill import DistillTrain, mean_velocity
 from opensora_nb.train.loop import train
 from opensora_nb.train.optim import OptimConfig
 
@@ -51,9 +52,28 @@ def test_a_shortcut_model_begins_as_its_teacher():
     last = plain.step_embedder.mlp[2]
     assert not last.weight.any() and not last.bias.any()
 
+def test_a_shortcut_model_comes_back_and_is_told_its_steps(tmp_path, monkeypatch):
+    "From its folder as any other weights, and the sampler says how far a step goes, with guidance and without"
+    pipe, told = load_pipeline('tiny_4step'), []
+    model = ShortcutSTDiT3(pipe.model.cfg).eval()
+    model.load_state_dict(pipe.model.state_dict(), strict=False)
+    model.step_embedder.mlp[2].weight.data.normal_(std=.05)
+    replace(pipe, model=model).save(tmp_path)
+    back = load_pipeline(tmp_path)
+    assert type(back.model) is ShortcutSTDiT3
+    assert torch.equal(back.model.step_embedder.mlp[2].weight, model.step_embedder.mlp[2].weight)
+    forward = ShortcutSTDiT3.forward
+    def seen(self, *args, jump, **kw):
+        told.append(jump.tolist())
+        return forward(self, *args, jump=jump, **kw)
+    monkeypatch.setattr(ShortcutSTDiT3, 'forward', seen)
+    for how in (SampleConfig(), SampleConfig(num_sampling_steps=1, cfg_scale=2.)):
+        generate(back, ['a red circle moves left'], how, decode=False)
+    assert told == [[1/4]]*4 + [[1., 1.]]
+
 def test_a_student_takes_parts_of_its_teacher(tmp_path):
     "Own parts first; without them those that pipeline.json names; an unknown name shares nothing"
-    pipe = load_student('tiny_4step')
+    pipe = load_pipeline('tiny_4step')
     assert part_folder('tiny_4step', 'vae') == assets('tiny', 'vae')
     pipe.save(tmp_path/'shared', dtype=torch.bfloat16, parts_of='tiny')
     assert sorted(p.name for p in (tmp_path/'shared').iterdir()) == ['pipeline.json', 'stdit3']

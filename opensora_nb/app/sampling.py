@@ -24,11 +24,11 @@ from ..data.sizes import check_size, decoded_size
 from ..flow.schedules import schedule_for
 from ..sample.jobs import TextConfig, file_stamp, left, plan_jobs, run_jobs
 from ..models.adapters import find_lora, load_lora, merge_lora, read_lora
-from ..models.family import FAMILY
 from ..parallel.comm import from_first, rank_of
 from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import check_rounds, default_length, head_frames
+from ..sample.pipeline import TRANSFORMERS, transformer_in
 from ..sample.pipeline import check_fits, frames_of, length_note, load_pipeline, made_frames, warnings_for
 from ..sample.step_reuse import enable, read_policy
 from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig
@@ -350,8 +350,8 @@ def small_transformer(
     folder:Path, # of a small model
 ):               # a configuration of a transformer of the family
     "Which transformer it has, by its config.json"
-    kind = next((k for k in FAMILY if (folder/k.lower()).is_dir()), 'STDiT3')
-    return load_config(FAMILY[kind].config, folder/kind.lower()/'config.json')
+    kind = transformer_in(folder) or 'STDiT3'
+    return load_config(TRANSFORMERS[kind][1], folder/kind.lower()/'config.json')
 
 # %% ../../nbs/13_app/15_sampling.ipynb #0560a86c
 def plan_parts(

@@ -14,7 +14,7 @@ from ..data.dataset import DataConfig, open_data
 from ..metrics.score_audit import pixel_difference, start_spread, take_reading
 from ..sample.pipeline import Pipeline, SampleConfig, generate, load_pipeline
 from ..toy.objects import score_world
-from ..train.distill import DistillTrain, load_student, take_steps
+from ..train.distill import DistillTrain
 from ..train.optim import OptimConfig
 
 # %% ../../nbs/12_recipes/21_students.ipynb #6febf200
@@ -91,8 +91,9 @@ def score_students(
     walks += [(runs/'shortcut', 'shortcut', 1., s) for s in (4, 2, 1)]
     for weights, method, guidance, steps in walks:
         if (method, steps) in done: continue
-        pipe, c = take_steps(load_student(weights), steps), time.process_time()
-        prompts, clips = walk_clips(pipe, SampleConfig(cfg_scale=guidance), n, seeds)
+        pipe, c = load_pipeline(weights, 'cpu'), time.process_time()
+        how = SampleConfig(cfg_scale=guidance, num_sampling_steps=steps)
+        prompts, clips = walk_clips(pipe, how, n, seeds)
         row = dict(method=method, steps=steps, calls=steps*(1 if guidance == 1 else 2),
                    cpu_per_clip=round((time.process_time() - c)/len(clips), 4))
         with open(log, 'a') as f: f.write(json.dumps(row | score_clips(prompts, clips, seeds)) + '\n')
