@@ -22,6 +22,7 @@ from torch import nn, Tensor
 from ..blocks.layers import layer_norm, modulate
 from ..blocks.products import choices_path
 from ..models.fast_inference import method_replaced
+from ..parallel.comm import exchange, rank_of
 from ..config import load_config, save_config
 from .pipeline import Pipeline, generate
 from .settings import SampleConfig, weights_folder
@@ -29,8 +30,8 @@ from .settings import SampleConfig, weights_folder
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #fe95eb46
 class WalkMemory:
     "What is remembered of one walk from noise to data"
-    def __init__(self, shape):
-        self.shape = shape
+    def __init__(self, shape, tokens=None):
+        self.shape, self.tokens = shape, tokens # tokens: who shares those of the model
         self.times = []      # of all calls so far, falling, 1000 = noise
         self.skip = False    # does this call reuse?
         self.since = 0       # calls reused in a row
@@ -46,9 +47,14 @@ class WalkMemory:
 def relative_change(
     new:Tensor, # (b, ...)
     old:Tensor, # (b, ...)
+    tokens=None, # of a model whose tokens are shared, `parallel.sequence.Tokens`: all ranks get the same answer
 ) -> float:
     "Mean absolute difference over mean size, of the row that changed most: rows of prompts and null rows count alone"
-    far, size = ((t.float().abs().flatten(1).mean(1)) for t in (new - old, old))
+    if tokens: # each rank holds some of the numbers, so sums are added up
+        mine = torch.stack([t.float().abs().flatten(1).sum(1) for t in (new - old, old)])
+        world = rank_of(tokens.group)[1]
+        far, size = sum(exchange([mine]*world, [mine.shape]*world, tokens.group, 'change'))
+    else: far, size = ((t.float().abs().flatten(1).mean(1)) for t in (new - old, old))
     return (far/size.clamp(min=1e-12)).max().item()
 
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #c3f4b6da
@@ -96,7 +102,7 @@ class FirstBlock(Policy):
     def after_first(self, walk, x):
         residual = x - walk.inp
         old = walk.seen.get('first')
-        if old is not None and self.inside(walk) and relative_change(residual, old) < self.threshold: return True
+        if old is not None and self.inside(walk) and relative_change(residual, old, walk.tokens) < self.threshold: return True
         walk.seen['first'] = residual
         return False
 
@@ -122,7 +128,7 @@ class Tea(Policy):
         now, old = modulated(walk.first_block, x, more), walk.seen.get('modulated')
         walk.seen['modulated'] = now
         if old is None or not self.inside(walk): return False
-        walk.error += max(0., float(np.polyval(table.tea, relative_change(now, old))))
+        walk.error += max(0., float(np.polyval(table.tea, relative_change(now, old, walk.tokens))))
         return walk.error < self.threshold
 
 def modulated(block, x, more): # what the first attention reads
@@ -349,7 +355,8 @@ class Engine:
     def asked(self, plain): # in place of model.forward
         def forward(x, timestep, *args, **kw):
             t, old = timestep.flatten()[0].item(), self.walks.get(len(x))
-            walk = self.walk = old if old and old.follows(x, t) else WalkMemory(x.shape)
+            new = WalkMemory(x.shape, getattr(self.model, 'tokens', None))
+            walk = self.walk = old if old and old.follows(x, t) else new
             self.walks[len(x)] = walk
             walk.times.append(t)
             walk.skip, walk.first_block = False, self.blocks[0]
