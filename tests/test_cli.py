@@ -281,7 +281,7 @@ def test_two_processes_make_the_clip_of_one(tmp_path):
     "Two rounds, so that the second begins with frames that both decoded; 64x80 pixels are 20 tokens a frame"
     from opensora_nb.data.video_io import read_frames
     args = ('sample', '--prompt', '|0|a red circle moves left|1|a red circle moves up', '--loop', '2', '--num-frames',
-            '34', '--image-size', '64', '80', '--num-sampling-steps', '3', '--format', 'png')
+            '34', '--image-size', '64', '80', '--num-sampling-steps', '3', '--format', 'png', '--share', 'tokens')
     one = osnb(*args, '--save-dir', 'one', cwd=tmp_path)
     assert one.returncode == 0 and 'processes' not in one.stdout, one.stderr
     two = torchrun(tmp_path, *args, '--save-dir', 'two', script=COUNTS)

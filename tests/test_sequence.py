@@ -153,6 +153,61 @@ def faster_cases():
         with sharing(model), remember_captions(model): other = model(**inputs | dict(y=torch.randn(2, 1, 5, 12)))
     return max(far(v, alone) for v in a), far(other, alone)
 
+OVERLAP = [(4, 2, (3, 4, 6), (5, 2), False),    # 6 tokens
+           (4, 3, (5, 2, 22), (1, 5, 3), True), # 11 tokens, ragged text, clean frames
+           (3, 1, (1, 2, 14), (4,), False)]     # one frame cannot be cut; 3 heads do not divide
+
+def overlapped_cases(parts):
+    "Off after on; then, against no overlap: output, gradients and bytes"
+    found, (rank, world) = [], rank_of()
+    for heads, b, size, lens, masked in OVERLAP:
+        model, inputs, g = make(heads), batch(b, size, lens, masked), torch.randn(b, 8, *size)
+        with sharing(model): before = run(model, inputs, g)
+        with sharing(model, overlap=parts), Ledger() as ledger: shared, own = run(model, inputs, g)
+        with sharing(model): after = run(model, inputs, g)
+        same = torch.equal(before[0], after[0]) and all(torch.equal(before[1][k], after[1][k]) for k in own)
+        tokens = -(-size[1]//2)*-(-size[2]//2)
+        wanted = sum(bytes_sent(model.cfg, b, size[0], tokens, world, backward=k)[rank] for k in (False, True))
+        found.append(dict(off=same, out=far(shared, before[0]), grads=max(far(own[k], before[1][k]) for k in own),
+                          sent=ledger.bytes - wanted, times=len(ledger.rows)))
+    return found
+
+@pytest.mark.parametrize('world,parts', [(2, 2), (3, 2), (2, 4)])
+def test_overlap_changes_nothing_but_the_order(world, parts):
+    "Exchanges begun ahead: the same result, gradients and bytes as without, and off again bit for bit"
+    for found in local_ranks(overlapped_cases, world, parts):
+        for case, r in zip(OVERLAP, found):
+            assert r['off'] and r['sent'] == 0, (case, r)
+            assert max(r['out'], r['grads']) <= 1e-6, (case, r)
+            cut = len(torch.empty(case[1]*case[2][0]).chunk(parts))
+            assert r['times'] == 2*2*2*cut + 2, (case, r) # 2 blocks, there and back, forward and backward
+
+def order_of_overlap():
+    "Who begins and who ends, in the order of the calls"
+    from opensora_nb.parallel import comm
+    seen, begin, end = [], comm._Swap.begin, comm._Swap.end
+    def begins(swap, *args):
+        seen.append('begin')
+        begin(swap, *args)
+    def ends(swap, how):
+        seen.append('end')
+        return end(swap, how)
+    comm._Swap.begin, comm._Swap.end = begins, ends
+    model = parallelize(make(4, depth=1), overlap=2)
+    out = model(**batch(1, (4, 2, 4), (3,), False))
+    there = ' '.join(seen)
+    seen.clear()
+    out.sum().backward()
+    return there, ' '.join(seen)
+
+def test_every_exchange_has_a_computation_beside_it():
+    "Forward and backward: each exchange is under way before the one in front of it is waited for"
+    wanted = 'begin begin end begin end begin end end'
+    for there, back in local_ranks(order_of_overlap, 2): assert there == back == wanted
+
+def test_overlap_below_one_is_refused():
+    with pytest.raises(ValueError, match='use 1 for none, or 2 parts or more'): parallelize(make(2), overlap=0)
+
 def test_works_with_what_a_sampler_remembers():
     for same, other in local_ranks(faster_cases, 3): assert same < 1e-5 < 1e-3 < other
 
@@ -221,7 +276,7 @@ def test_no_warning_from_torch():
         return collectives()
     assert local_ranks(quiet, 2) == [True, True]
 
-@pytest.mark.parametrize('share', ['rows', 'tokens'])
+@pytest.mark.parametrize('share', ['rows', 'tokens', 'overlapped'])
 def test_two_processes_make_the_clip_of_one(share, tmp_path):
     "Divided by tokens or by rows, the pixels are those of one process up to rounding"
     from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
@@ -232,3 +287,18 @@ def test_two_processes_make_the_clip_of_one(share, tmp_path):
         return generate(pipe, ['a red circle moves left'], SampleConfig(num_sampling_steps=2))[0]
     alone = clip().astype(int)
     for other in local_ranks(clip, 2): assert abs(other.astype(int) - alone).max() <= 2
+
+@pytest.mark.parametrize('policy', ['first-block:threshold=0.2', 'tea:threshold=1.5', 'easy:threshold=0.2'])
+def test_processes_that_share_tokens_agree_on_what_to_reuse(policy):
+    "Each rank sees some tokens, and all skip the calls that one process skips; at 0.2 two ranks alone would disagree"
+    from opensora_nb.sample.pipeline import SampleConfig, generate, load_pipeline
+    from opensora_nb.sample.step_reuse import enable, read_policy
+    def clip():
+        pipe = load_pipeline('tiny', 'cpu')
+        if rank_of()[1] > 1: pipe.share('tokens')
+        with enable(pipe, read_policy(policy)) as count:
+            clip = generate(pipe, ['a red circle moves left'], SampleConfig(num_sampling_steps=8))[0]
+        return clip.astype(int), count.reused
+    alone, reused = clip()
+    assert 0 < reused < 8
+    for other, times in local_ranks(clip, 2, timeout=30): assert times == reused and abs(other - alone).max() <= 2

@@ -94,9 +94,10 @@ class WeightOptions:
     num_processes:int = option(1,
         "processes on this machine that make each clip together; torchrun may start them too (default: 1)",
         'N', least=1)
-    share:Literal['tokens', 'rows'] = option('tokens',
-        "what processes divide: the tokens of each clip, or the rows of a batch, of which guidance makes two a prompt; "
-        "rows send far less (default: tokens)")
+    share:Literal['auto', 'tokens', 'overlapped', 'rows'] = option('auto',
+        "what processes divide: the tokens of each clip, or the rows of a batch, of which guidance makes two a prompt "
+        "and which send far less; overlapped: tokens, exchanged while others are computed, for GPUs (default: auto, "
+        "which is rows for two processes with guidance, else tokens)")
     offload:bool = option(False, "hold only the part at work on the GPU")
     vae_tile:int|None = option(None,
         "decode pictures in square tiles of N pixels, for large sizes in little memory (default: whole)", 'N')
@@ -558,7 +559,7 @@ def check_released(
         what = '--loop' if o.rounds.loop > 1 else '--reference-path' if o.given.reference_path else '--mask-strategy'
         raise ValueError(f"{what} gives frames to go on from, and {r.title} makes all frames anew; "
                          "use opensora-1.1 or opensora-1.2")
-    if w.num_processes > 1 and w.share == 'tokens':
+    if w.num_processes > 1 and w.share in ('tokens', 'overlapped'):
         raise ValueError(f"--num-processes is {w.num_processes}, but only the tokens of an STDiT, STDiT2 or STDiT3 can "
                          f"be shared, and {r.title} is none; use --share rows, or leave it out")
 

@@ -6,7 +6,7 @@
 __all__ = ['UNKNOWN_VAE', 'VAE_SPEEDS', 'SamplePlan', 'ChosenWeights', 'choose_weights', 'small_autoencoder', 'released_stamp',
            'fill_config', 'interval_of', 'file_rate', 'clip_settings', 'name_jobs', 'check_plan', 'check_given',
            'check_classes', 'check_decoder', 'tiling_of', 'plan_sample', 'plan_cost', 'small_transformer', 'plan_parts',
-           'load_for', 'check_target', 'check_memory', 'check_todo', 'run_sample', 'reusing']
+           'load_for', 'check_target', 'check_memory', 'check_todo', 'run_sample', 'shared_how', 'reusing']
 
 # %% ../../nbs/13_app/15_sampling.ipynb #043f5bf3
 import os, re, warnings
@@ -25,6 +25,7 @@ from ..flow.schedules import schedule_for
 from ..sample.jobs import TextConfig, file_stamp, left, plan_jobs, run_jobs
 from ..models.adapters import find_lora, load_lora, merge_lora, read_lora
 from ..parallel.comm import from_first, rank_of
+from ..parallel.sequence import shares_tokens
 from ..sample.condition import check_references, latent_spans
 from ..sample.forecast import forecast
 from ..sample.long import check_rounds, default_length, head_frames
@@ -271,7 +272,7 @@ def check_classes(
         kind, cfg = released_config(plan.preset, w.ckpt_path, plan.made, plan.cfg.image_size, w.text_encoder)
         check_autoencoder(plan.preset, w.vae)
         labels = class_reader(plan.preset, cfg, w.text_encoder)
-        if rank_of()[1] > 1 and w.share == 'tokens' and not kind.startswith('STDiT'):
+        if rank_of()[1] > 1 and w.share in ('tokens', 'overlapped') and not kind.startswith('STDiT'):
             raise ValueError(f"{rank_of()[1]} processes cannot share the tokens of a {kind}, only those of an STDiT, "
                              "STDiT2 or STDiT3; use --share rows, or start one")
     elif ((text := part_folder(plan.weights, 'text'))/'labels.json').is_file():
@@ -435,7 +436,7 @@ def run_sample(
     def texts_bar(texts): return tqdm(texts, desc='texts', unit='text')
     if not (todo := from_first(lambda: check_todo(plan))): return
     pipe = load_for(plan, texts_bar if files.verbose and plan.preset in RELEASED else None)
-    if world > 1: pipe.share(plan.options.weights.share)
+    if world > 1: pipe.share(shared_how(plan, world, shares_tokens(pipe.model)))
     total, mark = plan.batches*plan.cfg.num_sampling_steps, 'opensora_nb' if files.watermark else ''
     with reusing(pipe, plan), tqdm(total=total, desc='sampling', unit='step', disable=not files.verbose) as bar:
         def counted(steps):
@@ -446,6 +447,21 @@ def run_sample(
                                   write=rank == 0):
             if files.verbose > 1: bar.write(f"{job.path.name}: {job.spec}")
             if film is not None: yield job, film
+
+def shared_how(
+    plan:SamplePlan,
+    world:int,       # processes
+    tokens:bool,     # can the model share them?
+) -> str:            # as for `Pipeline.share`
+    "What processes divide: what was asked for, else what sends least"
+    share, reuse = plan.options.weights.share, plan.options.weights.reuse
+    if share == 'auto':
+        guided = world == 2 and plan.cfg.cfg_scale != 1
+        share = 'rows' if not tokens or guided and not reuse else 'tokens'
+    if share == 'rows' and reuse:
+        raise ValueError("--reuse decides for all rows of a batch at once, and with --share rows no process has them; "
+                         + ("use --share tokens" if tokens else "start one process"))
+    return share
 
 def reusing(
     pipe, # a `Pipeline`

@@ -134,11 +134,13 @@ class Pipeline:
             part.train(trains)
             if self.offload: part.to('cpu')
     def share(self,
-        what:str='tokens', # tokens of each clip, or rows of a batch: with guidance twice the clips
+        what:str='tokens', # tokens of each clip, or overlapped: the same, exchanged while others are computed;
+                           # or rows of a batch: with guidance twice the clips
     ):
         "From now on, all processes that were started together make each clip together, and each gets all of it"
-        if what not in ('tokens', 'rows'): raise ValueError(f"processes share tokens or rows, not {what!r}")
-        if what == 'tokens': parallelize(self.model)
+        if what not in ('tokens', 'overlapped', 'rows'):
+            raise ValueError(f"processes share tokens, overlapped or not, or rows, not {what!r}")
+        if what != 'rows': parallelize(self.model, overlap=1 + (what == 'overlapped'))
         self.shared = what
         return self
     def to(self, device=None, dtype=None):

@@ -142,6 +142,8 @@ class TrainConfig:
     batches:int = opt(0, "data of many sizes: batches of one size each a step, over all processes together; "
                       "0: one for each process", most=10**6)
     sequence:int = opt(1, "processes that share the tokens of each clip")
+    overlap:int = opt(1, "with sequence: parts of a step's frames, of which one is exchanged while another is computed; "
+                      "1: no overlap")
     accumulate:int = opt(1, "split each process's share into this many passes (less memory, same result)")
     seed:int = opt(42, "everything random follows from it", least=-2**63, most=2**63-1)
     device:str = opt('auto', "auto, cpu, cuda or mps")
@@ -171,7 +173,7 @@ class TrainConfig:
     def __post_init__(self):
         check_limits(self)
         check_name(self.name)
-        for k in ('steps', 'batch_size', 'sequence', 'accumulate', 'log_every', 'save_every', 'keep'):
+        for k in ('steps', 'batch_size', 'sequence', 'overlap', 'accumulate', 'log_every', 'save_every', 'keep'):
             if getattr(self, k) < 1: raise ValueError(f"{k} must be at least 1, not {getattr(self, k)}")
         if self.batches < 0:
             raise ValueError(f"batches must not be below 0, not {self.batches}; 0 is one for each process")
@@ -189,6 +191,9 @@ class TrainConfig:
                              "use optim.name=adamw or shard=no")
         if self.shard != 'no' and self.sequence > 1:
             raise ValueError("shard=fsdp2 and sequence above 1 were not tried together; use one of them")
+        if self.overlap > 1 and self.sequence == 1:
+            raise ValueError(f"overlap={self.overlap} is for processes that share tokens, and sequence is 1; "
+                             "use sequence=2 or more, or leave it out")
         if self.shard != 'no' and self.precision == 'fp16':
             raise ValueError("shard=fsdp2 does not go with precision=fp16 here; use precision=bf16 or no")
         if self.precision not in PRECISIONS:
@@ -435,7 +440,7 @@ class Run:
         m = mesh(acc.num_processes, cfg.sequence) if cfg.sequence > 1 else None
         own = (m.data_rank, m.data_size, m.sequence_group) if m else (acc.process_index, acc.num_processes, None)
         self.data_rank, self.data_size, self.group = own
-        if m: parallelize(task.shared(), self.group)
+        if m: parallelize(task.shared(), self.group, cfg.overlap)
         if cfg.checkpointing: checkpoint_blocks(task.blocks(self.model))
         if self.sharded:
             shard(self.model, task.blocks(self.model))
@@ -492,7 +497,7 @@ class Run:
         if self.cfg.sequence > 1: restore(self.task.shared())
         try: yield
         finally:
-            if self.cfg.sequence > 1: parallelize(self.task.shared(), self.group)
+            if self.cfg.sequence > 1: parallelize(self.task.shared(), self.group, self.cfg.overlap)
     @contextmanager
     def averaged(self):
         "Within, `task.module` on the main process has the averaged weights; yields whether this is that process"
@@ -609,8 +614,8 @@ def newest(cfg, acc): # checkpoint to go on from, or None: the first process rea
     if wrong: raise ValueError(wrong)
     return found
 
-FREE_TO_CHANGE = {'steps', 'out', 'device', 'processes', 'sequence', 'accumulate', 'checkpointing', 'shard', 'spike',
-                  'profile', 'timeout', 'log_every', 'save_every', 'preview_every', 'validate_every',
+FREE_TO_CHANGE = {'steps', 'out', 'device', 'processes', 'sequence', 'overlap', 'accumulate', 'checkpointing',
+                  'shard', 'spike', 'profile', 'timeout', 'log_every', 'save_every', 'preview_every', 'validate_every',
                   'keep', 'resume', 'stop_at', 'trackers'}
 
 def note_changes(cfg, acc):
