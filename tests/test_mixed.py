@@ -75,20 +75,22 @@ def test_one_and_two_processes_and_a_change_in_between_take_the_same_steps(folde
         assert max(abs(other[s]['loss'] - r['loss']) for s, r in one.items()) < 1e-5
         for s, r in one.items(): assert all(abs(other[s][k] - r[k]) < 1e-5 for k in r if '/' in k)
 
-@pytest.mark.parametrize('world', [2, 3])
-def test_processes_that_share_clips_take_the_same_steps_as_one(folder, world):
+@pytest.mark.parametrize('world, overlap', [(2, 1), (3, 1), (2, 2)])
+def test_processes_that_share_clips_take_the_same_steps_as_one(folder, world, overlap):
     "The model has two heads, so with three processes one has none"
     for processes in (1, world):
-        rc, said = launch(folder, f'name=share{world}_{processes}', 'steps=4', 'optim.decay=constant',
-                          'preview_every=4', 'sampling_steps=2', f'sequence={processes}', processes=processes)
+        parts = overlap if processes > 1 else 1
+        rc, said = launch(folder, f'name=share{world}{overlap}_{processes}', 'steps=4', 'optim.decay=constant',
+                          'preview_every=4', 'sampling_steps=2', f'overlap={parts}', f'sequence={processes}',
+                          processes=processes)
         assert rc == 0, said[:3000]
         # 16 or 15 tokens a frame
         assert said.count('tokens shared: 0') == (8 if processes == 1 else 0)
         assert said.count('tokens shared: 1') == (0 if processes == 1 else 8*processes)
-    one, other = losses(folder, f'share{world}_1'), losses(folder, f'share{world}_{world}')
+    one, other = (losses(folder, f'share{world}{overlap}_{n}') for n in (1, world))
     assert set(one) == set(other) == {1, 2, 3, 4}
     for s in one: assert all(abs(one[s][k] - other[s][k]) < 1e-5 for k in one[s] if k != 'loss_mask_random')
-    assert (folder/'runs'/f'share{world}_{world}'/'previews').is_dir()
+    assert (folder/'runs'/f'share{world}{overlap}_{world}'/'previews').is_dir()
 
 @pytest.mark.parametrize('change, processes, message', [
     ('sequence=3',         2, '2 ranks cannot form groups of 3; groups of 1, 2 fit'),

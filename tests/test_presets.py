@@ -122,7 +122,8 @@ DOG = '--prompt', 'golden retriever'
     (['latte', '--prompt', 'a man plays with a yoyo in a park'], 'takes the name or number of a class, no sentence'),
     (['opensora-1.0', '--prompt', '207'],                "prompt 0 is '207', the number of a class"),
     (['pixart', '--prompt', 'n02099601'],                'write a sentence, or use --preset dit or latte'),
-    (['dit', *DOG, '--num-processes', '2', '--share', 'tokens'], 'only the tokens of an STDiT, STDiT2 or STDiT3 can be shared'),
+    (['dit', *DOG, '--num-processes', '2', '--share', 'tokens'],
+     'only the tokens of an STDiT, STDiT2 or STDiT3 can be shared'),
     (['opensora-1.1', *SEA, '--vae-spread', '2'],        'takes each frame by itself'),
     (['opensora-1.1', *SEA, '--aspect-ratio', '9:16', '--image-size', '240', '426'], 'both say the size'),
 ])

@@ -36,7 +36,7 @@ def shared_attention(
     out = all_to_all(out, scatter=2, gather=1, n=attn.heads, group=tokens.group)   # my tokens, all heads
     return attn.proj(rearrange(out, 'b k n e -> b n (k e)'))
 
-# %% ../../nbs/08_parallel/02_sequence.ipynb #95686e3b
+# %% ../../nbs/08_parallel/02_sequence.ipynb #13201820
 def overlapped_attention(
     attn:nn.Module,  # a `SelfAttention`
     tokens,          # `.parts`: into how many the frames are cut; `.n` and `.group` as for `shared_attention`

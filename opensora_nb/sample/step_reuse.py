@@ -102,7 +102,8 @@ class FirstBlock(Policy):
     def after_first(self, walk, x):
         residual = x - walk.inp
         old = walk.seen.get('first')
-        if old is not None and self.inside(walk) and relative_change(residual, old, walk.tokens) < self.threshold: return True
+        if old is not None and self.inside(walk):
+            if relative_change(residual, old, walk.tokens) < self.threshold: return True
         walk.seen['first'] = residual
         return False
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'SHARDS', 'PLUGINS', 'TRACKERS', 'TAKE_PICTURES', 'PROJECT', 'STOPS', 'FREE_TO_CHANGE', 'Task',
-           'batch_ids', 'share', 'step_batches', 'check_name', 'TrainConfig', 'refuse_plugins', 'make_accelerator',
-           'Callback', 'Log', 'Spikes', 'Average', 'Preview', 'Validate', 'SaveFirst', 'Save', 'check_installed',
-           'tracker_options', 'start_trackers', 'tracking', 'StopAsked', 'Run', 'start_run', 'note_given', 'newest',
-           'note_changes', 'train', 'go_on', 'say_how_it_ended', 'first_signal', 'best_of', 'step_once', 'begin_step',
-           'read_batch', 'forward_backward', 'update_weights', 'not_a_number']
+           'batch_ids', 'share', 'step_batches', 'check_name', 'check_division', 'TrainConfig', 'refuse_plugins',
+           'make_accelerator', 'Callback', 'Log', 'Spikes', 'Average', 'Preview', 'Validate', 'SaveFirst', 'Save',
+           'check_installed', 'tracker_options', 'start_trackers', 'tracking', 'StopAsked', 'Run', 'start_run',
+           'note_given', 'newest', 'note_changes', 'train', 'go_on', 'say_how_it_ended', 'first_signal', 'best_of',
+           'step_once', 'begin_step', 'read_batch', 'forward_backward', 'update_weights', 'not_a_number']
 
 # %% ../../nbs/11_train/06_loop.ipynb #99ecd955
 import copy, json, math, os, shutil, signal, sys, time, uuid, zlib
@@ -132,6 +132,22 @@ def check_name(
         raise ValueError(f"name={name} is no name of a run, whose results go to OUT/NAME; use letters and digits, "
                          f"such as name=first, and out=FOLDER for another place")
 
+def check_division(
+    cfg, # of a run
+):
+    "`ValueError` where processes are to divide what they cannot"
+    if cfg.shard not in SHARDS: raise ValueError(f"unknown shard {cfg.shard!r}; use one of {', '.join(SHARDS)}")
+    if cfg.shard != 'no' and cfg.optim.name == 'muon':
+        raise ValueError("muon turns whole matrices, and with shard=fsdp2 each process holds a part of each; "
+                         "use optim.name=adamw or shard=no")
+    if cfg.shard != 'no' and cfg.sequence > 1:
+        raise ValueError("shard=fsdp2 and sequence above 1 were not tried together; use one of them")
+    if cfg.overlap > 1 and cfg.sequence == 1:
+        raise ValueError(f"overlap={cfg.overlap} is for processes that share tokens, and sequence is 1; "
+                         "use sequence=2 or more, or leave it out")
+    if cfg.shard != 'no' and cfg.precision == 'fp16':
+        raise ValueError("shard=fsdp2 does not go with precision=fp16 here; use precision=bf16 or no")
+
 @dataclass(frozen=True)
 class TrainConfig:
     "What every run can set; a task adds its own fields in a subclass"
@@ -142,8 +158,7 @@ class TrainConfig:
     batches:int = opt(0, "data of many sizes: batches of one size each a step, over all processes together; "
                       "0: one for each process", most=10**6)
     sequence:int = opt(1, "processes that share the tokens of each clip")
-    overlap:int = opt(1, "with sequence: parts of a step's frames, of which one is exchanged while another is computed; "
-                      "1: no overlap")
+    overlap:int = opt(1, "with sequence: parts of the frames, one exchanged while another is computed; 1: no overlap")
     accumulate:int = opt(1, "split each process's share into this many passes (less memory, same result)")
     seed:int = opt(42, "everything random follows from it", least=-2**63, most=2**63-1)
     device:str = opt('auto', "auto, cpu, cuda or mps")
@@ -185,17 +200,7 @@ class TrainConfig:
         if wrong := [t for t in self.trackers if t not in TRACKERS]:
             raise ValueError(f"unknown tracker {wrong[0]!r}; use one of {', '.join(TRACKERS)}")
         if self.timeout <= 0: raise ValueError(f"timeout is a number of seconds above 0, not {self.timeout}; try 1800")
-        if self.shard not in SHARDS: raise ValueError(f"unknown shard {self.shard!r}; use one of {', '.join(SHARDS)}")
-        if self.shard != 'no' and self.optim.name == 'muon':
-            raise ValueError("muon turns whole matrices, and with shard=fsdp2 each process holds a part of each; "
-                             "use optim.name=adamw or shard=no")
-        if self.shard != 'no' and self.sequence > 1:
-            raise ValueError("shard=fsdp2 and sequence above 1 were not tried together; use one of them")
-        if self.overlap > 1 and self.sequence == 1:
-            raise ValueError(f"overlap={self.overlap} is for processes that share tokens, and sequence is 1; "
-                             "use sequence=2 or more, or leave it out")
-        if self.shard != 'no' and self.precision == 'fp16':
-            raise ValueError("shard=fsdp2 does not go with precision=fp16 here; use precision=bf16 or no")
+        check_division(self)
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
 
