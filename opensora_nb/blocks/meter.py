@@ -130,7 +130,8 @@ class Blank(TorchFunctionMode):
     "Within the block, random initial values are not drawn, nor scaled: arithmetic on `meta` would import the compiler"
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is nn.init.normal_: return args[0] if args else kwargs['tensor']
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs['tensor']
         if func is torch.Tensor.normal_ or func is torch.Tensor.div and args[0].is_meta: return args[0]
         return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 

@@ -480,7 +480,7 @@ def read_prompt(
 ) -> tuple:   # level, dict of the named attributes, list of the words that mean nothing here
     "What a prompt asks for; two values for one attribute raise `ValueError`"
     low = text.lower()
-    unknown = [w for w in split_words(text) if w not in all_words()]
+    unknown = [w for w in split_words(text) if w not in words() and w not in all_words()]
     count = re.search(r'\b(one|two|three|[123])\b|([一两二三])个', low)
     for level, read in dict(hidden=_read_wall, physics=_read_event, many=_read_pair).items():
         if named := read(low):
