@@ -81,8 +81,8 @@ def write_clips(plan):
     from opensora_nb.app.sampling import run_sample
     from opensora_nb.parallel.comm import LostRanks
     try:
-        for job, film in run_sample(plan):
-            frames = f"{len(film)} frame{'s' if len(film) > 1 else ''}"
+        for job, n in run_sample(plan, hold=False):
+            frames = f"{n} frame{'s' if n > 1 else ''}"
             if plan.options.files.verbose: tqdm.write(f"{job.path} ({frames}, {job.line})")
     except LostRanks:
         time.sleep(2)

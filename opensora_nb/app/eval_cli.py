@@ -649,7 +649,7 @@ def generate_suite(args):
     texts = sorted({t for j in todo for _, t in j.spec.segments})
     pipe = loss_pipeline(args, small, texts, [(cfg.num_frames, *cfg.image_size)])
     with tqdm(total=len(todo), desc='clips', unit='clip') as bar:
-        for _ in run_jobs(pipe, todo, cfg, batch_size=args.batch_size): bar.update()
+        for _ in run_jobs(pipe, todo, cfg, batch_size=args.batch_size, hold=False): bar.update()
 
 def score_suite(args):
     "The official evaluator, dimension by dimension"

@@ -189,6 +189,7 @@ def one_load(plan) -> tuple: # plans with the same answer share loaded weights
 def make_human(
     plans,     # from `plan_human`
     bar=None,  # wraps the steps of a round, e.g. tqdm
+    hold:bool=True, # False: yield the number of frames in place of a film, and hold none
 ):             # yields (job, uint8 (f, h, w, 3)) after its file was written
     "Make what is not there yet, batch after batch"
     todo = [p for p in plans if check_todo(p)] # says what is wrong with any of them, before work begins
@@ -198,7 +199,8 @@ def make_human(
         rounds = max((p.long for p in group), key=lambda long: long.loop)
         pipe = load_for(replace(group[0], jobs=every, long=rounds)) # texts of all batches are read at once
         for p in group:
-            yield from run_jobs(pipe, p.todo, p.cfg, p.long, p.options.files.batch_size, p.save_fps, progress=bar)
+            yield from run_jobs(pipe, p.todo, p.cfg, p.long, p.options.files.batch_size, p.save_fps, progress=bar,
+                                hold=hold)
 
 def share_out(
     words:list,    # of the command, after `osnb`
@@ -251,8 +253,8 @@ def human_command(args):
             for s in steps:
                 yield s
                 bar.update()
-        for job, film in make_human(plans, counted):
-            if film is None: continue
+        for job, n in make_human(plans, counted, hold=False):
+            if n is None: continue
             done += 1
-            tqdm.write(f"{job.path} ({len(film)} frame{'s'*(len(film) > 1)}, {job.line[:80]})")
+            tqdm.write(f"{job.path} ({n} frame{'s'*(n > 1)}, {job.line[:80]})")
     print(f"{done} clips made; next: osnb eval vote A B, with the folders of two models")

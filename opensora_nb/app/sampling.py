@@ -429,6 +429,7 @@ def check_todo(
 # %% ../../nbs/13_app/15_sampling.ipynb #949e75f7
 def run_sample(
     plan:SamplePlan, # from `plan_sample`
+    hold:bool=True,  # False: yield the number of frames in place of a film, and hold none
 ):                   # yields (job, uint8 (f, h, w, 3)) after its file was written
     "Load the weights and make what is not there yet"
     from tqdm import tqdm
@@ -444,7 +445,7 @@ def run_sample(
                 yield s
                 bar.update()
         for job, film in run_jobs(pipe, todo, plan.cfg, plan.long, files.batch_size, plan.save_fps, mark, counted,
-                                  write=rank == 0):
+                                  write=rank == 0, hold=hold):
             if files.verbose > 1: bar.write(f"{job.path.name}: {job.spec}")
             if film is not None: yield job, film
 

@@ -102,10 +102,9 @@ def sample(
     "Follow `v` from noise to data with Euler steps; raises `ValueError` for times or masks that do not fit"
     how = dict(mask=mask, x_ref=x_ref, generator=generator, progress=progress)
     path = []
-    for p in times.walk(v, noise, **how) if hasattr(times, 'walk') else euler_walk(v, noise, times, **how):
-        path.append(p)
-        if watch: watch(p)
-    z = path[-1]
+    for z in times.walk(v, noise, **how) if hasattr(times, 'walk') else euler_walk(v, noise, times, **how):
+        if return_trajectory: path.append(z)
+        if watch: watch(z)
     return (z, torch.stack([p.to(z.dtype) for p in path])) if return_trajectory else z
 
 # %% ../../nbs/03_flow/01_rectified_flow.ipynb #9dc29904

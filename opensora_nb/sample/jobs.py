@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['LEDGER', 'TextConfig', 'prepare', 'Job', 'read_ledger', 'ledger_rows', 'left', 'note_done', 'file_stamp', 'beside',
-           'taken', 'Naming', 'place', 'plan_jobs', 'check_entries', 'parse_lines', 'job_key', 'read_texts', 'run_jobs',
-           'keep_rounds', 'write_clip', 'watermark']
+           'taken', 'Naming', 'place', 'plan_jobs', 'check_entries', 'parse_lines', 'job_key', 'read_texts',
+           'growing_file', 'GrowingClip', 'run_jobs', 'grow_clips', 'write_clip', 'watermark']
 
 # %% ../../nbs/09_sample/06_jobs.ipynb #b7ea293c
 import hashlib, json, os, warnings
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from ..data.captions import clean_prompt, score_text
-from ..data.video_io import write_video
+from ..data.video_io import CODECS, video_writer, write_video
 from .condition import read_reference
-from .long import LongConfig, rounds
+from .long import LongConfig, film_pieces
 from .pipeline import SampleConfig, check_setting
 from ..text.prompts import PromptSpec, parse_prompt_spec, sample_name
 from ..text.refine import refine_spec
@@ -238,6 +239,91 @@ def read_texts(
     return [replace(j, spec=ready.get(n//num_sample, j.spec)) for n, j in enumerate(jobs)]
 
 # %% ../../nbs/09_sample/06_jobs.ipynb #6002e3e5
+@contextmanager
+def growing_file(
+    path:str|Path, # of a clip, any kind that `write_video` knows
+    size:tuple,    # height and width
+    fps:float,     # frames a second
+):                 # a function that takes the next frame, uint8 (h, w, 3)
+    "A file that appears when the block ends without an error; frames of GIF and PNG are held until then"
+    if Path(path).suffix.lower() in CODECS:
+        with video_writer(path, size, fps) as put: yield put
+        return
+    held = []
+    yield held.append
+    write_video(path, np.stack(held), fps)
+
+@dataclass
+class GrowingClip:
+    "A clip on its way into its file, which has a hidden name until all frames are there"
+    job:Job
+    fps:float         # frames a second of the file
+    mark:str=''       # a watermark: also write a copy with this text
+    loop:int=1        # rounds of the whole film
+    write:bool=True   # False: no file
+    hold:bool=False   # keep the frames
+    num_frames:int=0  # so far
+    rounds:int=0      # that are whole
+
+    def __post_init__(self):
+        self.held, self.puts, self.files = [], [], ExitStack()
+        self.hidden = self.job.path.with_name(f'.{self.job.path.stem}.{os.getpid()}.new{self.job.path.suffix}')
+
+    @property
+    def film(self): return np.concatenate(self.held) if self.hold else self.num_frames
+
+    def add(self,
+        frames:np.ndarray, # uint8 (f, h, w, 3), the next ones
+        whole:bool=True,   # is a round whole with them?
+    ):
+        "Put frames into the file, which gets its name when all rounds are whole"
+        if self.write and not self.num_frames: self.open(frames.shape[1:3])
+        for put in self.puts:
+            for img in (watermark(frames, self.mark) if put is not self.puts[0] else frames): put(img)
+        self.num_frames, self.rounds = self.num_frames + len(frames), self.rounds + whole
+        if self.hold: self.held.append(frames)
+        if self.write and self.rounds == self.loop: self.finish()
+
+    def open(self, size):
+        "Begin the file, and that of the copy with a watermark"
+        paths = [self.hidden, beside(self.hidden, 'watermark')][:1 + bool(self.mark)]
+        self.puts = [self.files.enter_context(growing_file(p, size, self.fps)) for p in paths]
+
+    def finish(self):
+        """The file gets its line in the ledger and its name, or another where somebody has taken that one meanwhile
+
+        A copy with a watermark and kept rounds that belonged to a former file go with it."""
+        self.files.close()
+        job, folder = self.job, self.job.path.parent
+        keys, names = read_ledger(folder), (job.path.with_stem(f'{job.path.stem} {n}') for n in count(2))
+        while not job.over and taken(job.path, job.key, keys): job = replace(job, path=next(names))
+        os.replace(self.hidden, job.path)
+        twin = beside(job.path, 'watermark')
+        if self.mark: os.replace(beside(self.hidden, 'watermark'), twin)
+        else: twin.unlink(missing_ok=True)
+        note_done(job)
+        beside(job.path, 'part').unlink(missing_ok=True)
+        self.job = job
+
+    def __enter__(self): return self
+    def __exit__(self, kind, error, trace):
+        "What is not finished goes, but whole rounds of a film are kept"
+        try:
+            if 0 < self.rounds < self.loop and self.puts: self.keep()
+            else: self.files.__exit__(kind or GeneratorExit, error or GeneratorExit(), trace)
+        finally:
+            for p in (self.hidden, beside(self.hidden, 'watermark')): p.unlink(missing_ok=True)
+
+    def keep(self):
+        "What there is of a film gets a name with `_part` in it"
+        kept = beside(self.job.path, 'part')
+        self.files.close()
+        os.replace(self.hidden, kept)
+        note_done(self.job, kept)
+        warnings.warn(f"{self.rounds} of {self.loop} rounds are kept in {kept}; the next run begins this film anew",
+                      stacklevel=3)
+
+# %% ../../nbs/09_sample/06_jobs.ipynb #run-jobs
 def run_jobs(
     pipe,                    # a `Pipeline`
     jobs,                    # from `plan_jobs`
@@ -248,41 +334,34 @@ def run_jobs(
     mark:str='',             # a watermark: also write a copy with this text
     progress:Callable=None,  # wraps the steps of a round, e.g. tqdm
     write:bool=True,         # False: make all jobs and no files, since another process that makes the same writes them
+    hold:bool=True,          # False: yield the number of frames, so that memory does not grow with the length of a film
 ):                           # yields (job, uint8 (f, h, w, 3)) once written; first the jobs done before, with None
     "Make what is not there yet; each file is on disk before the next batch is begun"
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it is the number of clips made at once, 1 or more")
     cfg = cfg.filled(pipe.defaults)
-    fps = save_fps or cfg.fps
     todo = left(jobs) if write else list(jobs)
     here = {id(j) for j in todo}
     yield from ((j, None) for j in jobs if id(j) not in here)
     for a in range(0, len(todo), batch_size):
-        batch, done = todo[a:a+batch_size], []
-        refs = [[read_reference(p, cfg.image_size) for p in j.spec.references] for j in batch]
-        specs, seeds = [j.spec for j in batch], [j.seed for j in batch]
-        try:
-            for clips in rounds(pipe, specs, refs, cfg, long, seeds, progress): done.append(clips)
-        except BaseException:
-            if done and write: keep_rounds(batch, done, fps, long.loop)
-            raise
-        for i, j in enumerate(batch):
-            film = np.concatenate([c[i] for c in done])
-            yield write_clip(j, film, fps, mark) if write else j, film
+        clips = [GrowingClip(j, save_fps or cfg.fps, mark, long.loop, write, hold) for j in todo[a:a+batch_size]]
+        grow_clips(pipe, clips, cfg, long, progress)
+        yield from ((c.job, c.film) for c in clips)
 
-def keep_rounds(
-    batch:list, # of jobs that were interrupted
-    done:list,  # of rounds, each a clip for each job
-    fps:float,  # frames a second of the file
-    loop:int,   # rounds of a whole film
+def grow_clips(
+    pipe,             # a `Pipeline`
+    clips:list,       # of `GrowingClip`, made together
+    cfg:SampleConfig, # filled
+    long:LongConfig,  # rounds
+    progress:Callable=None, # wraps the steps of a round
 ):
-    "Write what there is of a film into a file with `_part` in its name"
-    for i, j in enumerate(batch):
-        kept = beside(j.path, 'part')
-        write_video(kept, np.concatenate([c[i] for c in done]), fps)
-        note_done(j, kept)
-        warnings.warn(f"{len(done)} of {loop} rounds are kept in {kept}; the next run begins this film anew",
-                      stacklevel=3)
+    "Make clips and write them piece by piece; where that is interrupted, whole rounds are kept"
+    jobs = [c.job for c in clips]
+    refs = [[read_reference(p, cfg.image_size) for p in j.spec.references] for j in jobs]
+    with ExitStack() as growing:
+        for c in clips: growing.enter_context(c)
+        for p in film_pieces(pipe, [j.spec for j in jobs], refs, cfg, long, [j.seed for j in jobs], progress):
+            clips[p.request].add(p.frames, p.whole)
 
 def write_clip(
     job:Job,
@@ -290,18 +369,9 @@ def write_clip(
     fps:float,       # frames a second of the file
     mark:str='',     # also write a copy with this text
 ) -> Job:            # with another path where somebody has written to this one meanwhile
-    """The file of a job with its line in the ledger
-
-    A copy with a watermark and kept rounds that belonged to a former file go with it."""
-    keys, names = read_ledger(job.path.parent), (job.path.with_stem(f'{job.path.stem} {n}') for n in count(2))
-    while not job.over and taken(job.path, job.key, keys): job = replace(job, path=next(names))
-    write_video(job.path, film, fps)
-    twin = beside(job.path, 'watermark')
-    if mark: write_video(twin, watermark(film, mark), fps)
-    else: twin.unlink(missing_ok=True)
-    note_done(job)
-    beside(job.path, 'part').unlink(missing_ok=True)
-    return job
+    "The file of a job with its line in the ledger"
+    with GrowingClip(job, fps, mark) as clip: clip.add(film)
+    return clip.job
 
 def watermark(
     clip:np.ndarray, # uint8 (f, h, w, 3)

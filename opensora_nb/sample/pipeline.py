@@ -380,13 +380,7 @@ def decode_latents(
     preview:bool=False, # a quick look, by the preview decoder where the pipeline has one
 ) -> list:           # uint8 (f, h, w, 3) each
     "Latents to clips; latents of the length that `made_frames` says are cut to the frames asked for"
-    dtype, made = next(pipe.vae.parameters()).dtype, frames_decoded(pipe, z, num_frames)
-    def read(one):
-        if (preview or pipe.preview_all) and pipe.preview: return to_pixels(pipe.preview.decode(one, made)[0])
-        if pipe.shared: return to_pixels(parallel_vae.decode_on_ranks(pipe.vae, one, made, pipe.tiling)[0])
-        if pipe.tiling or tiling.equal_in_pieces(pipe.vae): return np.concatenate([*iter_pixels(pipe, one, made)])
-        return to_pixels(pipe.vae.decode(one, made)[0])
-    with pipe.at_work(pipe.vae): return [read(one[None].to(dtype))[:num_frames] for one in z]
+    with pipe.at_work(pipe.vae): return [np.concatenate([*iter_pixels(pipe, one, num_frames, preview)]) for one in z]
 
 def frames_decoded(
     pipe:Pipeline,   # says what was trained for
@@ -398,12 +392,21 @@ def frames_decoded(
     return made if z.shape[-3] == pipe.vae.latent_size((made, None, None))[0] else num_frames
 
 def iter_pixels(
-    pipe:Pipeline,   # its autoencoder is used, in pieces
-    z:Tensor,        # (1, c, f', h', w') latents
-    num_frames:int,  # frames that they stand for, see `frames_decoded`
+    pipe:Pipeline,   # whose autoencoder is at work, see `Pipeline.at_work`
+    z:Tensor,        # (c, f', h', w') latents of one clip
+    num_frames:int,  # frames of the clip
+    preview:bool=False, # as in `decode_latents`
 ) -> Iterator[np.ndarray]: # uint8 (a few frames, h, w, 3)
-    "One clip piece by piece, so that its frames are held in 8 bits and not in 32"
-    for piece in tiling.iter_decode(pipe.vae, z, num_frames, pipe.tiling or tiling.Tiling()): yield to_pixels(piece[0])
+    "One clip piece by piece, so that only a few of its frames are held in 32 bits"
+    one, made = z[None].to(next(pipe.vae.parameters()).dtype), frames_decoded(pipe, z, num_frames)
+    if (preview or pipe.preview_all) and pipe.preview: pieces = pipe.preview.iter_decode(one, made)
+    elif pipe.shared: pieces = parallel_vae.iter_decode_on_ranks(pipe.vae, one, made, pipe.tiling)
+    else: pieces = tiling.iter_decode(pipe.vae, one, made, pipe.tiling or tiling.Tiling())
+    left = num_frames
+    for piece in pieces: # all of them, also those behind the end: other processes wait for their share
+        pixels = to_pixels(piece[0])
+        if left > 0: yield pixels[:left]
+        left -= len(pixels)
 
 @torch.inference_mode()
 def stream_decode(
@@ -416,11 +419,10 @@ def stream_decode(
 ) -> Path:           # the path, for chaining
     "Streaming decode: each frame goes to the file as soon as it is made, so memory does not grow with the length"
     d = pipe.vae.cfg.vae_2d.downsample if tiling.in_time(pipe.vae.cfg) else pipe.vae.cfg.downsample
-    size, made, done = [n*d for n in z.shape[-2:]], frames_decoded(pipe, z, num_frames), 0
+    size = [n*d for n in z.shape[-2:]]
     with pipe.at_work(pipe.vae), video_writer(path, size, fps or pipe.defaults.fps, crf) as put:
-        for piece in iter_pixels(pipe, z[None].to(next(pipe.vae.parameters()).dtype), made):
-            for frame in piece[:num_frames - done]: put(frame)
-            done += len(piece)
+        for piece in iter_pixels(pipe, z, num_frames):
+            for frame in piece: put(frame)
     return Path(path)
 
 def to_pixels(
@@ -444,31 +446,31 @@ def generate(
     seeds:list[int]=None,    # one a prompt; default: cfg.seed
     progress=None,           # wraps the steps, e.g. tqdm
     return_trajectory:bool=False, # also return all latents
-    mask:Tensor=None,        # (b, f'): 1 = generate, 0 = keep x_ref, between = redraw from then on
+    mask:Tensor=None,        # (b, f'): 1 = generate, 0 = keep x_ref, between = redraw later
     x_ref:Tensor=None,       # (b, c, f', h', w') latents to keep or start from
-    watch:Callable=None,     # called with the latents at every stop
-    decode:bool=True,        # False: latents (b, c, f', h', w'), for `stream_decode`
+    watch:Callable=None,     # called with latents at every stop
+    decode:bool=True,        # False: latents as x_ref, see `stream_decode`
 ): # list of uint8 (f, h, w, 3), and with return_trajectory (steps+1, b, c, f, h, w)
     "Prompts to clips; `ValueError` for sizes that cannot be made, and for what ends in NaN"
     cfg = cfg.filled(pipe.defaults)
     check_size(cfg.num_frames, *cfg.image_size)
     check_fits(cfg.num_frames, cfg.image_size, pipe.device)
     if note := length_note(pipe.vae, pipe.defaults, cfg.num_frames): warnings.warn(note, stacklevel=3)
-    size = latent_shape(pipe, cfg)
     if mask is not None: check_mask(mask, pipe, cfg)
     seeds = seeds or [cfg.seed]*len(prompts)
     for s in seeds: check_setting('seed', s)
 
     y, y_mask, negative = encode_prompts(pipe, prompts, cfg.negative_prompt)
-    noise = draw_noise(size, seeds).to(pipe.device)
+    noise = draw_noise(latent_shape(pipe, cfg), seeds).to(pipe.device)
     answer, schedule = finite_answer(pipe, cfg, y, y_mask, negative), schedule_of(pipe, cfg)
-    how = dict(progress=progress, watch=watch)
+    how = dict(progress=progress, watch=watch, return_trajectory=return_trajectory)
     if not is_flow(cfg.schedule): how['generator'] = [torch_rng(s, 1) for s in seeds]
     if mask is not None: how |= dict(mask=mask.to(pipe.device), x_ref=None if x_ref is None else x_ref.to(noise))
     with pipe.at_work(pipe.model), faster(pipe.model, **pipe.speed), divided(pipe):
-        z, path = sample(answer, noise, schedule, return_trajectory=True, **how)
-    out = decode_latents(pipe, z, cfg.num_frames) if decode else z
-    return (out, path) if return_trajectory else out
+        out = sample(answer, noise, schedule, **how)
+    z = out[0] if return_trajectory else out
+    if decode: z = decode_latents(pipe, z, cfg.num_frames)
+    return (z, out[1]) if return_trajectory else z
 
 def latent_shape(
     pipe:Pipeline,    # its autoencoder counts

@@ -6,7 +6,7 @@
 __all__ = ['PreviewConfig', 'PreviewDecoder', 'teacher_pairs', 'distil_preview', 'save_preview', 'load_preview']
 
 # %% ../../nbs/06_vae/11_preview.ipynb #wepreva3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -63,13 +63,19 @@ class PreviewDecoder(nn.Module):
         z:Tensor,       # (b, c, f', h, w) normalised latents
         num_frames:int, # of the clip
     ) -> Tensor:        # (b, 3, num_frames, 8h, 8w), not clamped
-        "As the decode of the autoencoder: chunk by chunk, the frames that stand for the padding dropped"
+        "As the decode of the autoencoder"
+        return torch.cat([*self.iter_decode(z, num_frames)], dim=2)
+
+    def iter_decode(self,
+        z:Tensor,       # (b, c, f', h, w) normalised latents
+        num_frames:int, # of the clip
+    ) -> Iterator[Tensor]: # (b, 3, frames of a chunk, 8h, 8w), not clamped
+        "Chunk by chunk, the frames that stand for the padding dropped"
         self.check(z, num_frames)
-        k, chunk, parts = self.cfg.time_downsample, self.cfg.chunk, []
+        k, chunk = self.cfg.time_downsample, self.cfg.chunk
         for i, part in enumerate(z.split(self.cfg.latent_chunk, dim=2)):
             n = min(chunk, num_frames - i*chunk)
-            parts.append(self(part)[:, :, -n % k:])
-        return torch.cat(parts, dim=2)
+            yield self(part)[:, :, -n % k:]
 
     def check(self, z, num_frames):
         "Raise `ValueError` where a latent cannot become `num_frames` frames"
