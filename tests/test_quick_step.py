@@ -1,6 +1,6 @@
 "The quicker training step: off it leaves no trace, on it resumes to the bit, and refuses what it does not fit"
 from dataclasses import replace
-import pytest, torch
+import pytest, torch, torch.nn.functional as F
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.models.dit import DiTConfig
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
@@ -11,10 +11,6 @@ from opensora_nb.train.optim import OptimConfig
 
 SMALL = STDiT3Config(input_sq_size=64, hidden_size=48, depth=1, num_heads=4, pred_sigma=False, caption_channels=32,
                      model_max_length=40)
-
-@pytest.fixture(autouse=True)
-def uncompiled(monkeypatch): # the same functions without a minute of compiling
-    monkeypatch.setattr(quick_step, 'compiled_block', lambda: quick_step.fused_block)
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory): return tmp_path_factory.mktemp('quick')
@@ -64,6 +60,63 @@ def test_refuses_other_models():
     with pytest.raises(ValueError, match='STDiT3, not for DiT'): T2VTrain(quick_step=True, model=DiTConfig())
     plain = TextToVideo(STDiT3(replace(SMALL, qk_norm=False)))
     with pytest.raises(ValueError, match='with qk_norm'): quick_step.quicken(plain)
+
+def batch_of(frames, rows, columns, words=(3, 1, 5)): # what a `TextToVideo` without a text encoder takes
+    size = dict(fps=torch.tensor([8.]), height=torch.tensor([8.*rows]), width=torch.tensor([8.*columns]))
+    mask = torch.arange(max(words)) < torch.tensor(words)[:, None]
+    return dict(x=torch.randn(3, 4, frames, rows, columns), timestep=torch.tensor([900., 500., 20.]), mask=mask.long(),
+                y=torch.randn(3, 1, max(words), 32), drop=torch.tensor([False, True, False]), **size)
+
+def gradients(module, batch):
+    module.zero_grad()
+    module(**batch).square().mean().backward()
+    return {k: p.grad.clone() for k, p in module.named_parameters() if p.grad is not None}
+
+def as_plain(cfg, batch): # the largest relative error of a gradient
+    torch.manual_seed(0)
+    module = TextToVideo(STDiT3(cfg)).train()
+    for p in module.parameters():
+        if p.requires_grad: torch.nn.init.normal_(p, std=.1)
+    plain = gradients(module, batch)
+    quick = gradients(quick_step.quicken(module), batch)
+    assert plain.keys() == quick.keys()
+    small = 1e-5 # queries and keys of a single frame have no gradient at all
+    return max(((quick[k] - g).norm()/(g.norm() + small)).item() for k, g in plain.items())
+
+@pytest.mark.parametrize('size', [(1, 6, 10), (5, 8, 8), (17, 2, 4), (2, 14, 12)])
+@pytest.mark.parametrize('heads', [4, 3, 1])
+def test_any_size_and_width_of_head(size, heads):
+    assert as_plain(replace(SMALL, num_heads=heads), batch_of(*size)) < 1e-4
+
+def test_two_threads_are_one():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try: assert as_plain(SMALL, batch_of(5, 8, 8)) < 1e-4
+    finally: torch.set_num_threads(threads)
+
+def test_frozen_blocks_stay_without_gradient():
+    module = quick_step.quicken(TextToVideo(STDiT3(SMALL)).train())
+    for p in module.model.spatial_blocks.parameters(): p.requires_grad_(False)
+    grads = gradients(module, batch_of(5, 8, 8))
+    assert not any(k.startswith('model.spatial_blocks') for k in grads)
+    assert 'model.x_embedder.proj.weight' in grads and 'model.temporal_blocks.0.mlp.fc2.weight' in grads
+
+def test_large_scores_stay_finite():
+    q, kv, starts = 300*torch.randn(4, 16), 300*torch.randn(6, 32), torch.tensor([0, 2, 6])
+    o = [F.scaled_dot_product_attention(q[i][None], *kv[j][None].chunk(2, -1))[0] for i, j in
+         ((slice(0, 2), slice(0, 2)), (slice(2, 4), slice(2, 6)))]
+    assert torch.allclose(quick_step.fused_cross(q, kv, starts, 1), torch.cat(o), rtol=1e-3)
+    assert all(t.isfinite().all() for t in quick_step.fused_cross_grad(q, kv, starts, 1, torch.randn(4, 16)))
+
+def test_a_library_is_made_once(tmp_path, monkeypatch):
+    source = 'extern "C" int two() { return 2; }'
+    path = quick_step.compile_cpp(source, tmp_path)
+    made = path.stat().st_mtime_ns
+    assert quick_step.compile_cpp(source, tmp_path) == path and path.stat().st_mtime_ns == made
+    assert quick_step.compile_cpp(source + ' ', tmp_path) != path
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == ['.so', '.so'] # and nothing is left lying about
+    with pytest.raises(ValueError, match='did not: .*error.*use quick_step=no'):
+        quick_step.compile_cpp('this is no C++', tmp_path)
 
 def test_says_that_a_compiler_is_missing(monkeypatch):
     def none_found(): raise RuntimeError('no compiler')

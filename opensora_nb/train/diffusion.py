@@ -143,8 +143,8 @@ class T2VTrain(TrainConfig):
                    "in place of the weights of init; 0: none", most=4096)
     train_only:str = opt('', "train these parts of init alone: spatial, temporal, text, time or ends, "
                          "several as spatial+time, or: all but text; empty: all")
-    quick_step:bool = opt(False, "compile the blocks into fused kernels and pack captions: more clips a second, "
-                          "the same up to rounding, a minute of compiling at the start; STDiT3 of one size, on a CPU")
+    quick_step:bool = opt(False, "train the blocks by fused C++ kernels on packed captions: more clips a second, half "
+                          "the memory for the backward pass, the same up to rounding; STDiT3 of one size, on a CPU")
     guided_channels:int = opt(0, "latent channels that guidance moves, from the first; 0: all", least=0)
     cfg_scale:float = opt(2.0, "guidance of previews, validation and of the saved pipeline", least=0, most=100)
     sampling_steps:int = opt(30, "steps of previews, validation and of the saved pipeline", least=1, most=1000)
