@@ -380,8 +380,8 @@ def show_products():
 def faster_maker(args, pipe, make, steps):
     "A function from prompts to clips, with the settings that are compared"
     from contextlib import nullcontext
-    from opensora_nb.app.sampling import VAE_SPEEDS
     from opensora_nb.sample.step_reuse import enable, read_policy
+    from opensora_nb.vae.quick_vae import VAE_SPEEDS
     policy = args.reuse and read_policy(args.reuse)
     def with_settings(texts):
         before = pipe.speed, pipe.vae_speed

@@ -99,11 +99,11 @@ def _box(gr, t, f): # a FormField -> its component
     label, more = t(f.label), dict(min_width=120)
     if f.kind == 'files':
         return gr.File(label=label, file_count='multiple', file_types=['image', 'video'], height=120)
+    info = t(HELP[f.name]) if f.name in HELP else None
     if f.kind == 'choice':
         choices = [('', ''), *((c, c) for c in f.choices)]
-        return gr.Dropdown(choices, value=f.value or '', label=label, **more)
-    if f.kind == 'yes': return gr.Checkbox(value=f.value, label=label, **more)
-    info = t(HELP[f.name]) if f.name in HELP else None
+        return gr.Dropdown(choices, value=f.value or '', label=label, info=info, **more)
+    if f.kind == 'yes': return gr.Checkbox(value=f.value, label=label, info=info, **more)
     if f.value is None: # a box for numbers would show, and send, 0
         return gr.Textbox(label=label, info=info, placeholder=t('as trained'), max_lines=1, **more)
     if f.kind == 'text': return gr.Textbox(value=f.value, label=label, info=info, max_lines=2, **more)

@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['MOST_SIZE', 'MOST_LETTERS', 'MOST_ROUNDS', 'PREVIEW_SHARE', 'known_of', 'filled_in', 'read_form', 'step_times',
            'predicted_clean', 'Stopped', 'Made', 'guess_of', 'file_fps', 'settings_line', 'Asked', 'read_spec',
-           'read_request', 'Previews', 'make', 'make_film', 'sentence', 'note_html', 'Example', 'examples_for']
+           'read_request', 'computed_as', 'Previews', 'make', 'make_film', 'sentence', 'note_html', 'Example',
+           'examples_for']
 
 # %% ../../nbs/13_app/01_fields.ipynb #0c42f322
-import html, json, math, re, time, typing, warnings
+import copy, html, json, math, re, time, typing, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 import numpy as np, torch
 from torch import Tensor
 from ..config import parse_value
-from ..core import assets
+from ..core import assets, fast_bf16
 from ..data.sizes import check_size, image_size
-from .options import FileOptions, PromptOptions, SampleOptions, abilities, form_fields, knows
+from .options import (FileOptions, PromptOptions, SampleOptions, WeightOptions, abilities, form_fields,
+                                     knows)
 from ..flow.masks import parse_conditions
 from ..toy.world import test_prompts
 from ..sample.condition import read_reference
@@ -25,9 +27,11 @@ from ..sample.long import LongConfig, rounds
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig, Video, check_fits, check_setting
 from ..flow.schedules import is_flow
 from ..sample.pipeline import decode_latents, embedded, frames_of, schedule_of, warnings_for
+from ..sample.step_reuse import reusing
 from ..text.encoders import split_text
 from ..text.labels import ClassLabels
 from ..text.prompts import PromptSpec, parse_prompt_spec
+from ..vae.quick_vae import VAE_SPEEDS
 
 # %% ../../nbs/13_app/01_fields.ipynb #85c808f2
 def known_of(
@@ -35,7 +39,7 @@ def known_of(
 ) -> frozenset:    # of `ABILITIES`
     "What loaded weights know, see `knows`"
     kind, classes = type(pipe.model).__name__, isinstance(pipe.text, ClassLabels)
-    return abilities(kind, pipe.defaults, getattr(pipe.text, 'index', None), classes)
+    return abilities(kind, pipe.defaults, getattr(pipe.text, 'index', None), classes, preview=bool(pipe.preview))
 
 # %% ../../nbs/13_app/01_fields.ipynb #17115cea
 MOST_SIZE = 16 # of a form: pixels of a clip as a multiple of what the weights were trained for
@@ -167,6 +171,7 @@ class Asked:
     text:TextConfig   # what is done to the prompt
     long:LongConfig   # rounds
     watermark:bool    # shall the file carry a mark?
+    speed:dict = field(default_factory=dict) # of `WeightOptions`: how autoencoder and steps are computed
 
 def _read(values, group): # the fields of a group of settings that were typed, in range
     out = {}
@@ -220,7 +225,24 @@ def read_request(
     if cfg.num_frames == 1: # a picture, as in Open-Sora's app: motion, camera and given frames are for clips
         text, long = replace(text, flow=None, camera_motion=None), LongConfig()
         spec = replace(spec, references=(), conditions=())
-    return Asked(spec, cfg, text, long, bool(more.get('watermark')))
+    return Asked(spec, cfg, text, long, bool(more.get('watermark')), _read(typed, WeightOptions))
+
+def computed_as(
+    pipe:Pipeline,
+    speed:dict, # preview and vae_speed of `WeightOptions`, as far as they were typed
+) -> Pipeline:  # of the same networks
+    """A pipeline that decodes as a form asks; `ValueError` for what cannot be
+
+    The one that was given stays as it is, since a form may decode older clips with it meanwhile."""
+    how = speed.get('vae_speed') or 'plain'
+    if how == 'bf16' and not fast_bf16(pipe.device):
+        raise ValueError(f"autoencoder speed bf16 would be no faster here: this {pipe.device.type} has no products of "
+                         "bf16; choose exact")
+    if speed.get('preview') and not pipe.preview: raise ValueError("these weights have no preview decoder")
+    if not speed: return pipe
+    vae = copy.deepcopy(pipe.vae) if how == 'bf16' else pipe.vae # whose weights are rounded for a while
+    look, quick = bool(speed.get('preview')) or pipe.preview_all, VAE_SPEEDS[how] or pipe.vae_speed
+    return replace(pipe, vae=vae, preview_all=look, vae_speed=quick)
 
 # %% ../../nbs/13_app/01_fields.ipynb #7e436ad9
 PREVIEW_SHARE = .2 # part of the time that may go into decoding predictions
@@ -267,7 +289,8 @@ def make(
         warnings.simplefilter('always')
         asked = read_request(pipe.defaults, prompt, values, local, most)
         seen = Previews(pipe, asked.cfg, on_guess)
-        film = make_film(pipe, asked, watched, seen.stop_at)
+        with reusing(pipe, asked.speed.get('reuse'), asked.cfg.num_sampling_steps):
+            film = make_film(computed_as(pipe, asked.speed), asked, watched, seen.stop_at)
     said = list(dict.fromkeys(sentence(w.message) for w in heard if issubclass(w.category, UserWarning)))
     return Made(Video(film, str(prompt).strip(), asked.cfg, pipe.name), pipe, torch.stack(seen.path), said, asked=asked)
 

@@ -57,6 +57,10 @@ CHINESE = {
     'aesthetic score': '美学分数', 'motion score': '运动强度', 'camera motion': '镜头运动', 'refine the prompt': '润色提示词',
     'picture or clip to begin with': '起始图片或视频', 'where given frames go': '给定帧的位置', 'what to do with it': '如何使用',
     'rounds': '续写轮数', 'frames from the round before': '取自上一轮的帧', 'edit of frames from the round before': '上一轮帧的修改程度',
+    'autoencoder speed': '自编码器速度', 'preview decoder': '预览解码器', 'reuse between steps': '步间复用',
+    'exact is the same but for rounding, bf16 is rougher; both are quicker': 'exact 仅有舍入误差，bf16 较粗略；两者都更快',
+    'a soft first look, several times quicker': '画面柔和的初看，快数倍',
+    'what hardly changes is not computed anew: quicker, a slightly other clip': '几乎不变的部分不再重算：更快，视频略有不同',
     'watermark': '水印', 'Your clips': '你的视频', 'Compare two settings': '对比两种设置', 'setting to change': '要改变的设置',
     'its other value': '另一个值', 'Compare': '对比', 'with the form as it is': '按当前表单', 'with the other value': '用另一个值',
     'How this clip came about': '这段视频是怎样生成的', 'Show': '显示',
@@ -80,6 +84,9 @@ HELP = { # shorter than the help of the command
     'cfg_scale': 'how strictly the clip follows the prompt; 1 as it is, too much distorts',
     'seed': 'the same seed makes the same clip',
     'num_sampling_steps': 'more take longer and come out finer', 'image_size': 'height x width in pixels',
+    'vae_speed': 'exact is the same but for rounding, bf16 is rougher; both are quicker',
+    'preview': 'a soft first look, several times quicker',
+    'reuse': 'what hardly changes is not computed anew: quicker, a slightly other clip',
     'num_frames': '1 makes a picture', 'negative_prompt': 'what the clip should move away from',
     'mask_strategy': 'written by the choice above', 'condition_frame_edit': '0 keeps them, 1 makes them anew'}
 
@@ -161,6 +168,10 @@ SAID = { # what goes wrong, or should be known: a sentence with gaps, a full sto
     '{made} frames are made and the first {n} kept, {more}': '生成 {made} 帧，保留前 {n} 帧，因为自编码器在这个长度上会损坏一帧',
     'a text has {n} tokens and is cut to max_length {most}': '提示词有 {n} 个词元，截断到 {most} 个',
     'reference {it} is {size}, the clip {other}: {n} of it is cropped away': '{it} 为 {size}，视频为 {other}：裁掉了 {n}',
+    'autoencoder speed bf16 would be no faster here: {more}': '自编码器速度 bf16 在本机并不更快；请选 exact',
+    '{what} must be one of {more}, not {it}': '{what}必须是 {more} 之一，而不是 {it}',
+    'these weights have no preview decoder': '这些权重没有预览解码器',
+    'one sampling step leaves nothing to reuse; {more}': '只有一个采样步时无可复用；请用 2 步以上，通常 30 步',
     'this did not work ({it}); try other settings': '没有成功（{it}）；请换别的设置',
     '{what} cannot be {it}; the address was read without it': '{what}不能是 {it}；已忽略地址中的这一项'}
 

@@ -48,7 +48,8 @@ def _box(f): # a FormField -> the box a person fills in
     if f.kind == 'files': return W.FileUpload(accept='image/*,video/*', multiple=True, description=f.label,
                                               tooltip=f.help, layout=W.Layout(width='244px'))
     if f.kind == 'choice':
-        options = [(c, c) for c in f.choices] + [('as trained', None)]*(f.value not in f.choices)
+        empty = 'none' if f.name == 'reuse' else 'as trained'
+        options = [(c, c) for c in f.choices] + [(empty, None)]*(f.value not in f.choices)
         return W.Dropdown(options=options, value=f.value if f.value in f.choices else None, **look)
     if f.value is None: return W.Text(placeholder='as trained', **look)
     if f.name == 'mask_strategy': look |= dict(layout=W.Layout(width='480px'), style=dict(description_width='160px'))

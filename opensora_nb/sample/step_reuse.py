@@ -6,12 +6,13 @@
 __all__ = ['POLICIES', 'CALIBRATION', 'WalkMemory', 'relative_change', 'blocks_of', 'Policy', 'FirstBlock', 'Magnitude', 'Tea',
            'modulated', 'Taylor', 'Easy', 'Broadcast', 'GuidanceEvery', 'GuidanceInterval', 'doubled', 'first_half',
            'policy_for', 'read_policy', 'fingerprint', 'Calibration', 'ResidualRecorder', 'calibrate_reuse',
-           'calibration_file', 'save_calibration', 'calibration_of', 'Counter', 'Engine', 'check_reuse', 'enable']
+           'calibration_file', 'save_calibration', 'calibration_of', 'Counter', 'Engine', 'check_reuse', 'enable',
+           'reusing']
 
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #2ffb59af
 import math, re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -457,3 +458,11 @@ def enable(
     with ExitStack() as on:
         for switch in engine.switches(): on.enter_context(switch)
         yield engine.count
+
+def reusing(
+    pipe:Pipeline,
+    text:str|None, # a policy as it is written in a terminal, see `read_policy`; None or '' for none
+    steps:int,     # of the walks
+) -> AbstractContextManager:
+    "`enable` where reuse was asked for"
+    return enable(pipe, read_policy(text), steps=steps) if text else nullcontext()

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 import numpy as np
 import torch
-from opensora_nb.app.sampling import VAE_SPEEDS
+from opensora_nb.vae.quick_vae import VAE_SPEEDS
 from opensora_nb.core import fast_bf16
 from opensora_nb.flow.rflow import sample
 from opensora_nb.flow.solvers import SolvedFlow
