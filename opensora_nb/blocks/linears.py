@@ -26,17 +26,18 @@ class Kind:
     ways:tuple[str, ...]  # of `products.PRODUCTS`
     about:str             # for people
     width:int = 0         # inputs and outputs from which a layer gains
-    work:bool = True      # only products of `WORK` multiplications or more
+    work:float = 1        # only products of so many times `WORK` multiplications or more
 
 INT8_WIDTH = 256 # inputs and outputs from which a layer gains by 8-bit numbers
 
+# products in bfloat16 gain from a few rows of a few hundred channels on; which exact way is quicker is decided by less
 LINEARS = {'plain': Kind((), 'as the model was written'),
          'exact': Kind(('plain', 'onednn'), 'the quickest on this machine that is equal up to rounding'),
          'onednn': Kind(('onednn',), 'oneDNN, equal up to rounding'),
          'packed': Kind(('packed',), 'oneDNN with packed weights, equal up to rounding; holds the weights twice'),
-         'bf16': Kind(('bf16',), 'products in bfloat16, the rest in float32'),
-         'int8': Kind(('int8',), 'products of 8-bit numbers, a step size for each token', INT8_WIDTH, False),
-         'int8-tensor': Kind(('int8-tensor',), 'the same with one step size for all tokens', INT8_WIDTH, False)}
+         'bf16': Kind(('bf16',), 'products in bfloat16, the rest in float32', work=1/256),
+         'int8': Kind(('int8',), 'products of 8-bit numbers, a step size for each token', INT8_WIDTH, 0),
+         'int8-tensor': Kind(('int8-tensor',), 'the same with one step size for all tokens', INT8_WIDTH, 0)}
 
 def wide_linears(
     model:nn.Module, # any
@@ -93,7 +94,7 @@ class FastLinear(nn.Linear):
 
     def forward(self, x):
         kind = LINEARS[self.kind]
-        large = not kind.work or x.numel()*len(self.weight) >= WORK
+        large = x.numel()*len(self.weight) >= WORK*kind.work
         if not large or torch.is_grad_enabled() or x.device.type != 'cpu' or x.dtype != self.weight.dtype:
             y = F.linear(x, self.weight, self.bias)
             return F.gelu(y, approximate='tanh') if self.gelu else y
