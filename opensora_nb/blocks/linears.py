@@ -30,7 +30,7 @@ class Kind:
 
 INT8_WIDTH = 256 # inputs and outputs from which a layer gains by 8-bit numbers
 
-# products in bfloat16 gain from a few rows of a few hundred channels on; which exact way is quicker is decided by less
+# a product in bfloat16 gains at small sizes, too; between the exact ways there is little to choose there
 LINEARS = {'plain': Kind((), 'as the model was written'),
          'exact': Kind(('plain', 'onednn'), 'the quickest on this machine that is equal up to rounding'),
          'onednn': Kind(('onednn',), 'oneDNN, equal up to rounding'),
