@@ -778,8 +778,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'opensora_nb/app/opensora_cli.py'),
                                               'opensora_nb.app.opensora_cli.human_weights': ( '13_app/opensora_cli.html#human_weights',
                                                                                               'opensora_nb/app/opensora_cli.py'),
-                                              'opensora_nb.app.opensora_cli.read_captioning': ( '13_app/opensora_cli.html#read_captioning',
-                                                                                                'opensora_nb/app/opensora_cli.py'),
                                               'opensora_nb.app.opensora_cli.read_eval': ( '13_app/opensora_cli.html#read_eval',
                                                                                           'opensora_nb/app/opensora_cli.py'),
                                               'opensora_nb.app.opensora_cli.read_launcher': ( '13_app/opensora_cli.html#read_launcher',

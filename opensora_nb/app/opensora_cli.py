@@ -8,10 +8,10 @@ __all__ = ['LAUNCHERS', 'ALONE', 'CONFIGS', 'SETTINGS', 'IDLE', 'FLAGS', 'YES', 
            'HUMAN_FLAGS', 'LAUNCHED_MODES', 'VBENCH_OPTIONS', 'TABLE_TOOLS', 'TOOLS_ELSEWHERE', 'RENAMED', 'EVAL_IDLE',
            'EVAL_TOOLS', 'VAE_CONFIGS', 'VAE_RELEASED', 'VAE_ONE', 'VAE_MANY', 'VAE_IDLE', 'SCRIPTS', 'ELSEWHERE',
            'count_hosts', 'read_launcher', 'read_setting', 'read_options', 'read_load', 'recipe_for',
-           'starting_weights', 'warn_of_idle', 'translate_training', 'read_captioning', 'translate_captioning',
-           'score_tool', 'sort_words', 'translate_scoring', 'human_script', 'human_weights', 'human_modes',
-           'translate_human', 'table_tool', 'translate_tables', 'scored_dimensions', 'read_eval', 'translate_eval',
-           'read_vae_words', 'translate_vae', 'from_original']
+           'starting_weights', 'warn_of_idle', 'translate_training', 'sort_words', 'translate_captioning', 'score_tool',
+           'translate_scoring', 'human_script', 'human_weights', 'human_modes', 'translate_human', 'table_tool',
+           'translate_tables', 'scored_dimensions', 'read_eval', 'translate_eval', 'read_vae_words', 'translate_vae',
+           'from_original']
 
 # %% ../../nbs/13_app/16_opensora_cli.ipynb #0a6f1c1e
 import difflib, math, os, re, shlex, warnings
@@ -222,7 +222,7 @@ def translate_training(
 CAPTION_TOOLS = { # module of the original -> sub-command, and what each option is here
     'caption_llava': ('caption', {'--model-path': '--weights', '--prompt': '--prompt', '--num-frames': '--frames',
                                   '--resize': '--side', '--bs': '--batch-size', '--max-tokens': '--max-tokens'}),
-    'caption_pllava': ('caption', {'--csv-path': '', '--pretrained-model-name-or-path': '--weights',
+    'caption_pllava': ('caption', {'--csv-path': 'path', '--pretrained-model-name-or-path': '--weights',
                                    '--num-frames': '--frames'}),
     'caption_gpt4': ('caption', {'--prompt': '--prompt', '--model': '--model'}),
     'caption_llama3': ('tag', {'--key': '--key', '--model-path': '--weights', '--output-prefix': '--out',
@@ -235,37 +235,41 @@ CAPTION_IDLE = ('--tp-size', '--dp-size', '--num-workers', '--prefetch-factor', 
                 '--lora-alpha', '--weight-dir', '--pooling-shape', '--conv-mode', '--error-message', '--key')
 LLAVA_HUB = 'liuhaotian/llava-v1.6', 'llava-hf/llava-v1.6' # transformers reads the second; same weights, another layout
 
-def read_captioning(
-    words:list[str], # after the module
-    tool:str,        # one of `CAPTION_TOOLS`
-) -> tuple:          # tables, option here -> value, options without effect
-    "The words of a captioning line; `ValueError` for an option that is not known"
-    takes, words = CAPTION_TOOLS[tool][1], list(words)
-    paths, given, idle = [], {}, []
+def sort_words(
+    words:list[str], # after the script
+    script:str,      # for messages
+    takes:dict,      # option -> its name here, '' where it has no effect; for one without a value True, or None
+    names=(),        # what the words that are no options stand for, for messages
+) -> tuple:          # words that are no options, option here -> value, options without effect
+    "Options apart from other words; `ValueError` for an option that is not known, or that lacks its value"
+    alone, given, idle, words = [], {}, [], list(words)
     while words:
-        word = words.pop(0)
+        word, has, value = words.pop(0).partition('=')
         if not word.startswith('--'):
-            paths.append(word)
+            alone.append(word + has + value)
             continue
-        name, has, value = word.partition('=')
-        name = name.replace('_', '-')
-        if name not in takes and name not in CAPTION_IDLE:
-            near = difflib.get_close_matches(name, [*takes, *CAPTION_IDLE], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ';'
-            raise ValueError(f"{tool} has no option {word!r}{hint} It takes {', '.join([*takes, *CAPTION_IDLE])}")
-        if not has and words and not words[0].startswith('--'): value = words.pop(0)
-        if name not in takes: idle.append(name)
-        elif not value: raise ValueError(f"{name} needs a value")
-        elif takes[name]: given[takes[name]] = value
-        else: paths.append(value)
-    return paths, given, idle
+        name = word.replace('_', '-')
+        if name not in takes:
+            near = difflib.get_close_matches(name, takes, n=1)
+            hint = f"; did you mean {near[0]}? It" if near else '; it'
+            raise ValueError(f"{script} has no option {word!r}{hint} takes {', '.join([*names, *takes])}")
+        here = takes[name]
+        if not has and here not in (True, None) and words and not words[0].startswith('--'): value = words.pop(0)
+        if not here: idle.append(name)
+        elif here is True: given[name] = value if has else True
+        elif not value: raise ValueError(f"{word} needs a value")
+        else: given[here] = value
+    return alone, given, idle
 
 def translate_captioning(
     tool:str,        # one of `CAPTION_TOOLS`
     words:list[str], # what follows it
 ) -> list[str]:      # the same for `osnb`
     "Translate a captioning line; `ValueError` for what has no counterpart"
-    paths, given, idle = read_captioning([w for w in words if w != '--plan'], tool)
+    takes = CAPTION_TOOLS[tool][1]
+    takes = takes | {name: '' for name in CAPTION_IDLE if name not in takes}
+    paths, given, idle = sort_words([w for w in words if w != '--plan'], tool, takes)
+    if 'path' in given: paths.append(given.pop('path'))
     if tool == 'caption_gpt4':
         given.setdefault('--model', os.environ.get('OPENAI_MODEL') or 'gpt-4o') # gpt-4-vision-preview is gone
         if len(paths) == 2: given['--out'] = paths.pop()
@@ -302,31 +306,6 @@ def score_tool(
     "Which tool for scenes and scores a script is"
     module = script.removesuffix('.py').replace('/', '.')
     return next((k for k in SCORE_TOOLS if module == k or module.endswith('tools.' + k)), '')
-
-def sort_words(
-    words:list[str], # after the script
-    script:str,      # for messages
-    takes:dict,      # option -> its name here, '' for no effect; without a value True, or None for no effect
-    names=(),        # what the words that are no options stand for, for messages
-) -> tuple:          # words that are no options, option here -> value, options without effect
-    "Options apart from other words; `ValueError` for an option that is not known, or that lacks its value"
-    alone, given, idle, words = [], {}, [], list(words)
-    while words:
-        word, has, value = words.pop(0).partition('=')
-        if not word.startswith('--'):
-            alone.append(word + has + value)
-            continue
-        name = word.replace('_', '-')
-        if name not in takes:
-            raise ValueError(f"{script} has no option {word!r}; it takes {', '.join([*names, *takes])}")
-        here = takes[name]
-        if not has and here not in (True, None):
-            if not words or words[0].startswith('--'): raise ValueError(f"{word} needs a value")
-            value = words.pop(0)
-        if not here: idle.append(name)
-        elif here is True: given[name] = value if has else True
-        else: given[here] = value
-    return alone, given, idle
 
 def translate_scoring(
     tool:str,        # one of `SCORE_TOOLS`
