@@ -443,7 +443,7 @@ def test_demo_on_a_phone_in_chinese(demo, visitor):
     p.goto(f'{demo}/?num_sampling_steps=60')
     filled(p, 60)
     for name in ('更多设置', '给定帧与长视频'): p.locator('.label-wrap', has_text=name).click()
-    p.get_by_label('水印').wait_for()
+    for name in ('水印', '步间复用', '自编码器速度', '预览解码器'): p.get_by_label(name).first.wait_for()
     assert p.evaluate(TOO_WIDE) == []
     button(p, '生成视频').click()
     p.get_by_role('status').filter(has_text='提示词是空的').wait_for()

@@ -60,7 +60,7 @@ CHINESE = {
     'autoencoder speed': '自编码器速度', 'preview decoder': '预览解码器', 'reuse between steps': '步间复用',
     'exact is the same but for rounding, bf16 is rougher; both are quicker': 'exact 仅有舍入误差，bf16 较粗略；两者都更快',
     'a soft first look, several times quicker': '画面柔和的初看，快数倍',
-    'what hardly changes is not computed anew: quicker, a slightly other clip': '几乎不变的部分不再重算：更快，视频略有不同',
+    'skips what hardly changes: quicker, and a slightly different clip': '跳过几乎不变的计算：更快，视频略有不同',
     'watermark': '水印', 'Your clips': '你的视频', 'Compare two settings': '对比两种设置', 'setting to change': '要改变的设置',
     'its other value': '另一个值', 'Compare': '对比', 'with the form as it is': '按当前表单', 'with the other value': '用另一个值',
     'How this clip came about': '这段视频是怎样生成的', 'Show': '显示',
@@ -86,7 +86,7 @@ HELP = { # shorter than the help of the command
     'num_sampling_steps': 'more take longer and come out finer', 'image_size': 'height x width in pixels',
     'vae_speed': 'exact is the same but for rounding, bf16 is rougher; both are quicker',
     'preview': 'a soft first look, several times quicker',
-    'reuse': 'what hardly changes is not computed anew: quicker, a slightly other clip',
+    'reuse': 'skips what hardly changes: quicker, and a slightly different clip',
     'num_frames': '1 makes a picture', 'negative_prompt': 'what the clip should move away from',
     'mask_strategy': 'written by the choice above', 'condition_frame_edit': '0 keeps them, 1 makes them anew'}
 
