@@ -27,6 +27,7 @@ class Kind:
     about:str             # for people
     width:int = 0         # inputs and outputs from which a layer gains
     work:float = 1        # only products of so many times `WORK` multiplications or more
+    device:str = 'cpu'    # of the model; of a GPU only what is made for it
 
 INT8_WIDTH = 256 # inputs and outputs from which a layer gains by 8-bit numbers
 
@@ -37,6 +38,7 @@ LINEARS = {'plain': Kind((), 'as the model was written'),
          'packed': Kind(('packed',), 'oneDNN with packed weights, equal up to rounding; holds the weights twice'),
          'bf16': Kind(('bf16',), 'products in bfloat16, the rest in float32', work=1/256),
          'int8': Kind(('int8',), 'products of 8-bit numbers, a step size for each token', INT8_WIDTH, 0),
+         'fp8': Kind(('fp8',), 'products of 8-bit floats on a GPU, a scale for each token', device='cuda'),
          'int8-tensor': Kind(('int8-tensor',), 'the same with one step size for all tokens', INT8_WIDTH, 0)}
 
 def wide_linears(
@@ -95,7 +97,7 @@ class FastLinear(nn.Linear):
     def forward(self, x):
         kind = LINEARS[self.kind]
         large = x.numel()*len(self.weight) >= WORK*kind.work
-        if not large or torch.is_grad_enabled() or x.device.type != 'cpu' or x.dtype != self.weight.dtype:
+        if not large or torch.is_grad_enabled() or x.device.type != kind.device or x.dtype != self.weight.dtype:
             y = F.linear(x, self.weight, self.bias)
             return F.gelu(y, approximate='tanh') if self.gelu else y
         if torch.compiler.is_compiling(): return _product(x, self.number, len(self.weight))
@@ -115,6 +117,7 @@ def fast_linears(
         raise ValueError(f"unknown way {kind!r} for linear layers; use one of {', '.join(LINEARS)}")
     ways = [w for w in LINEARS[kind].ways if not why_not(w)]
     if LINEARS[kind].ways and not ways: raise ValueError(why_not(LINEARS[kind].ways[0]))
+    if kind not in ('plain', 'exact'): _check_device(model, kind)
     if kind == 'bf16': check_bf16()
     changed = _put_on(model, kind) if ways and ways != ['plain'] else []
     try: yield model
@@ -122,6 +125,14 @@ def fast_linears(
         for m in changed:
             if type(m) is FastLinear: del _READY[m.key], m.kind, m.key, m.number, m.gelu
             m.__class__ = {FastLinear: nn.Linear, FastMLP: MLP}[type(m)]
+
+def _check_device(model, kind): # `ValueError` where nothing would change
+    made_for = LINEARS[kind].device
+    here = next((p.device.type for p in model.parameters()), made_for)
+    if here != made_for:
+        others = [n for n, k in LINEARS.items() if k.device == here and n not in ('plain', 'exact')]
+        raise ValueError(f"{kind} is for models on {made_for}, and this one is on {here}; "
+                         f"use exact{', or ' + ', '.join(others) if others else ''}")
 
 def _put_on(model, kind): # the modules whose class was changed
     layers = wide_linears(model, LINEARS[kind].width)
