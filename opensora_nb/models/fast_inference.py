@@ -82,8 +82,8 @@ def check_compile(
     from torch._inductor.cpp_builder import get_cpp_compiler
     try: get_cpp_compiler()
     except RuntimeError:
-        raise ValueError("compiling needs a C++ compiler, and none was found; install g++, name one in the variable CXX, "
-                         "or leave compile out") from None
+        raise ValueError("compiling needs a C++ compiler, and none was found; install g++, name one in the variable "
+                         "CXX, or leave compile out") from None
 
 @contextmanager
 def compiled_blocks(
