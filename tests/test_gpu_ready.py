@@ -8,7 +8,7 @@ from torch import nn
 from opensora_nb.blocks import linears, products
 from opensora_nb.blocks.compare import relative_error
 from opensora_nb.blocks.layers import MLP
-from opensora_nb.metrics.gpu import WAYS, gpu_cases
+from opensora_nb.metrics.gpu import CASE_WAYS, gpu_cases
 from opensora_nb.models.fast_inference import CUDA_GRAPHS, compiled_blocks, faster
 from opensora_nb.models.stdit3 import STDiT3, stdit3_tiny
 
@@ -64,7 +64,7 @@ def test_compiling_without_a_compiler_says_so_at_once(monkeypatch):
 def test_every_way_of_a_case_is_one_that_faster_takes():
     "A misspelt name in the prepared script would cost minutes of a GPU"
     for how in {c.how for c in gpu_cases()}:
-        asked = dict(WAYS[how])
+        asked = dict(CASE_WAYS[how])
         assert asked.pop('attention', 'flash') == 'flash'
         assert asked.pop('linears', 'fp8') in linears.LINEARS and asked.pop('compiled', True) in (True, CUDA_GRAPHS)
         assert not asked
