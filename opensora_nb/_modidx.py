@@ -1505,6 +1505,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'opensora_nb/blocks/linears.py'),
                                             'opensora_nb.blocks.linears._put_on': ( '04_blocks/linears.html#_put_on',
                                                                                     'opensora_nb/blocks/linears.py'),
+                                            'opensora_nb.blocks.linears._rates': ( '04_blocks/linears.html#_rates',
+                                                                                   'opensora_nb/blocks/linears.py'),
                                             'opensora_nb.blocks.linears.check_bf16': ( '04_blocks/linears.html#check_bf16',
                                                                                        'opensora_nb/blocks/linears.py'),
                                             'opensora_nb.blocks.linears.fast_linears': ( '04_blocks/linears.html#fast_linears',

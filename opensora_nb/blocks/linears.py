@@ -11,6 +11,7 @@ import itertools, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .compare import relative_error
@@ -144,8 +145,12 @@ def _put_on(model, kind): # the modules whose class was changed
     for m in mlps: m.__class__ = FastMLP
     return [*layers, *mlps]
 
+@lru_cache(1)
+def _rates(seconds): # of large products in bfloat16 and float32, measured once
+    return [product_speed(w, 256, 1024, 1024, seconds=seconds) for w in ('bf16', 'plain')]
+
 def check_bf16(seconds=.02):
     "Warn, with both figures, where bfloat16 is no faster than float32: a chip may know the format and not multiply it"
-    half, whole = (product_speed(w, 256, 1024, 1024, seconds=seconds) for w in ('bf16', 'plain'))
+    half, whole = _rates(seconds)
     if half < whole: warnings.warn(f"bfloat16 products run at {half:.0f} GFLOP/s on this machine, float32 ones at "
                                    f"{whole:.0f}: use linears='exact', or 'int8'", stacklevel=4)
