@@ -917,6 +917,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'opensora_nb/app/sampling.py'),
                                           'opensora_nb.app.sampling.check_plan': ( '13_app/sampling.html#check_plan',
                                                                                    'opensora_nb/app/sampling.py'),
+                                          'opensora_nb.app.sampling.check_speed_asked': ( '13_app/sampling.html#check_speed_asked',
+                                                                                          'opensora_nb/app/sampling.py'),
                                           'opensora_nb.app.sampling.check_target': ( '13_app/sampling.html#check_target',
                                                                                      'opensora_nb/app/sampling.py'),
                                           'opensora_nb.app.sampling.check_todo': ( '13_app/sampling.html#check_todo',

@@ -85,9 +85,9 @@ class WeightOptions:
         "weights: bf16)")
     text_dtype:Literal['auto', 'fp32', 'bf16'] = option('auto',
         "of the text encoder of published weights, as --dtype; bf16 halves the 19 GB of T5 (default: auto)")
-    linears:Literal['plain', 'exact', 'onednn', 'packed', 'bf16', 'int8', 'int8-tensor'] = option('exact',
-        "how large linear layers are computed on a CPU: exact is the quickest way of this machine that is equal up to ",
-        "rounding, bf16 and int8 are quicker still and rougher (default: exact)")
+    linears:Literal['plain', 'exact', 'onednn', 'packed', 'bf16', 'int8', 'int8-tensor', 'fp8'] = option('exact',
+        "how large linear layers are computed on a CPU: exact is the quickest way of this machine that is equal up to "
+        "rounding, bf16 and int8 are quicker still and rougher; fp8 is for a GPU that has it (default: exact)")
     compile:bool = option(False, "compile the blocks of the transformer")
     reuse:str|None = option(None,
         "reuse between steps what hardly changes, by a policy such as first-block or first-block:threshold=0.05; "

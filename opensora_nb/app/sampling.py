@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UNKNOWN_VAE', 'SamplePlan', 'ChosenWeights', 'choose_weights', 'small_autoencoder', 'released_stamp', 'fill_config',
            'interval_of', 'file_rate', 'clip_settings', 'name_jobs', 'check_plan', 'check_given', 'check_classes',
-           'check_decoder', 'tiling_of', 'plan_sample', 'plan_cost', 'small_transformer', 'plan_parts', 'load_for',
-           'check_target', 'check_memory', 'check_todo', 'run_sample', 'shared_how']
+           'check_speed_asked', 'check_decoder', 'tiling_of', 'plan_sample', 'plan_cost', 'small_transformer',
+           'plan_parts', 'load_for', 'check_target', 'check_memory', 'check_todo', 'run_sample', 'shared_how']
 
 # %% ../../nbs/13_app/15_sampling.ipynb #043f5bf3
 import os, re, warnings
@@ -17,6 +17,8 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from .options import FileOptions, SampleOptions, WeightOptions
 from .options import asked_size, check_many, check_options, read_lines, small_weights
+from ..blocks.linears import LINEARS
+from ..blocks.products import why_not
 from ..config import from_dict, load_config, read_json
 from ..core import fast_bf16, pick_device, pick_dtype
 from ..data.sizes import check_size, decoded_size
@@ -30,7 +32,7 @@ from ..sample.forecast import forecast
 from ..sample.long import check_rounds, default_length, head_frames
 from ..sample.pipeline import TRANSFORMERS, transformer_in
 from ..sample.pipeline import check_fits, frames_of, length_note, load_pipeline, made_frames, warnings_for
-from ..sample.step_reuse import read_policy, reusing
+from ..sample.step_reuse import GuidanceEvery, GuidanceInterval, read_policy, reusing
 from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig
 from ..sample.settings import part_folder, published_at, weights_folder
 from ..sample.released import (FRAMES_AT_ONCE, check_autoencoder, class_reader, describe_parts, load_released,
@@ -206,7 +208,7 @@ def clip_settings(
     small = [preset, chosen.name, chosen.stamp, chosen.defaults, replace(cfg, seed=0), long]
     files = [w.ckpt_path, w.vae, w.text_encoder, w.dtype, w.text_dtype]
     written = [clip.save_fps, interval_of(clip, chosen.defaults), options.files.watermark, w.vae_tile, w.vae_spread]
-    more = [w.linears]*(w.linears in ('bf16', 'int8', 'int8-tensor')) + [w.reuse]*bool(w.reuse)
+    more = [w.linears]*(w.linears in ('bf16', 'int8', 'int8-tensor', 'fp8')) + [w.reuse]*bool(w.reuse)
     more += ['preview']*w.preview + [w.vae_speed]*(w.vae_speed != 'plain')
     if made_frames(chosen.vae, chosen.defaults, cfg.num_frames) != cfg.num_frames: more.append('made longer and cut')
     return (*small, *files, *written, *more)
@@ -285,6 +287,25 @@ def check_classes(
             raise ValueError(f"prompt {j.index} is {j.line.strip()!r}, the number of a class, and {r.title} reads "
                              "texts; write a sentence, or use --preset dit or latte")
 
+def check_speed_asked(
+    w:WeightOptions,
+    cfg:SampleConfig, # filled
+):
+    "`ValueError` for a policy of reuse that could save nothing, and for linear layers that this machine lacks"
+    ways = LINEARS[w.linears].ways
+    if ways and all(map(why_not, ways)): raise ValueError(f"--linears {w.linears}: {why_not(ways[0])}")
+    device = pick_device(w.device)
+    if w.dtype == 'bf16' and not fast_bf16(device):
+        warnings.warn(f"--dtype bf16 halves the memory and is slower here: this {device.type} has no products of bf16")
+    if not w.reuse: return
+    policy = read_policy(w.reuse) # says what is no policy
+    if isinstance(policy, (GuidanceEvery, GuidanceInterval)) and cfg.cfg_scale == 1:
+        raise ValueError(f"--reuse {w.reuse} saves calls for guidance, and with --cfg-scale 1 there are none; "
+                         "leave it out")
+    if w.share == 'rows' and max(w.num_processes, rank_of()[1]) > 1:
+        raise ValueError(f"--reuse {w.reuse} decides for all rows of a batch at once, and with --share rows no process "
+                         "has them; use --share tokens, or one process")
+
 def check_decoder(
     w:WeightOptions,
     name:str, # of small weights; '' for published ones
@@ -316,7 +337,7 @@ def plan_sample(
     cfg = fill_config(options, preset, chosen.defaults)
     if count > 1:
         check_many(len(lines)*count, f"--num-sample {count} of {len(lines)} prompt{'s'*(len(lines) > 1)}")
-    if options.weights.reuse: read_policy(options.weights.reuse) # says what is no policy
+    check_speed_asked(options.weights, cfg)
     save_fps = file_rate(options, cfg, interval_of(options.clip, chosen.defaults))
     pick_dtype(options.weights.dtype or 'auto', pick_device(options.weights.device)) # says where there is none
     if long.loop == 1 and long.condition_frame_length is not None:

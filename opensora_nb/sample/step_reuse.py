@@ -13,7 +13,7 @@ __all__ = ['POLICIES', 'CALIBRATION', 'WalkMemory', 'relative_change', 'blocks_o
 import math, re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
@@ -247,7 +247,7 @@ def policy_for(
         near = get_close_matches(str(name), POLICIES, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ''
         raise ValueError(f"unknown policy {name!r}; {hint}There are {', '.join(POLICIES)}")
-    known = POLICIES[name].__dataclass_fields__
+    known = [f.name for f in fields(POLICIES[name])]
     if bad := [k for k in settings if k not in known]:
         raise ValueError(f"the policy {name} has no setting {bad[0]!r}; it has {', '.join(known)}")
     return POLICIES[name](**settings)
@@ -260,7 +260,7 @@ def read_policy(
     pairs = [s.partition('=') for s in settings.split(',') if s]
     bad = next((k for k, _, v in pairs if not re.fullmatch(r'[0-9]*\.?[0-9]+', v)), None)
     if bad is not None:
-        raise ValueError(f"{text!r}: give {bad} a number, as in first-block:threshold=0.05,most=3")
+        raise ValueError(f"{text!r}: give {bad} a number of 0 or more, as in first-block:threshold=0.05,most=3")
     return policy_for(name, **{k: float(v) if '.' in v else int(v) for k, _, v in pairs})
 
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #0f2242e0
