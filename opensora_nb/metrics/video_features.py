@@ -163,10 +163,10 @@ def standard_features(
     batch:int=4,    # clips at once
 ) -> np.ndarray:    # (n, d)
     "Mean token of a video network that is on this machine; `FileNotFoundError` where there is none"
-    from transformers import VideoMAEModel
     if not (Path(folder)/'config.json').is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it should be the folder of a VideoMAE, such as a copy "
                                 "of MCG-NJU/videomae-base-finetuned-kinetics")
+    from transformers import VideoMAEModel
     net = VideoMAEModel.from_pretrained(folder, local_files_only=True).eval()
     size, frames, out = net.config.image_size, net.config.num_frames, []
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((.485, .456, .406), (.229, .224, .225)))
