@@ -26,7 +26,7 @@ from ..blocks.products import choices_path, onednn_product, quickest, why_not
 from ..models.stdit3 import STDiT3, STDiT3Block
 from ..text.encoders import TinyText
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #0d03a982
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #7c6e7edd
 CPP = {'numbers': r'''
 #include <algorithm>
 #include <cmath>
@@ -148,7 +148,7 @@ template<class T> void gate_grad(const T* a, const float* table, const T* dy, T*
 }
 '''
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #8b6a8ad8
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #110a8f5f
 CPP['gelu'] = r'''
 static inline v16 exp16(v16 x) { // relative error 2e-7
     x = x < -87.f ? x*0.f - 87.f : x;
@@ -196,7 +196,7 @@ template<class T> void sums(const T* x, float* out, Int n, Int d, int threads) {
 }
 '''
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #68995bcc
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #e6fc381b
 CPP['head'] = r'''
 #define FOLD(op) \
     x = op(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
@@ -231,14 +231,15 @@ static void product(float* c, const float* a, Int row, Int col, const float* b, 
         case 1: some_rows<1>(c, a, row, col, b, k, w);
     }
 }
-static void flip(float* to, const float* from, Int n, Int w, Int m) { // (n, w) -> (w, m); beyond n nothing changes
-    for (Int c = 0; c < w; c++) for (Int j = 0; j < n; j++) to[c*m + j] = from[j*w + c];
+static void flip(float* to, const float* from, Int n, Int e, Int w, Int m) { // e columns of (n, w) -> n of (e, m)
+    for (Int c = 0; c < e; c++) for (Int j = 0; j < n; j++) to[c*m + j] = from[j*w + c];
 }
 struct Head { // n queries, m keys, e numbers each; rows of w = wide(e), of weights wm = wide(m)
-    Int n, m, w, wm;
+    Int n, m, e, w, wm;
     std::vector<float> room;
     float *q0, *q, *dq, *o, *k0, *k, *dk, *v, *dv, *p, *dp, *t, *keep, *below;
-    Head(Int n, Int m, Int e): n(n), m(m), w(wide(e)), wm(wide(m)), room(4*n*w + 5*m*w + 2*n*wm + wm*w + 2*wm, 0.f) {
+    Head(Int n, Int m, Int e): n(n), m(m), e(e), w(wide(e)), wm(wide(m)),
+                               room(4*n*w + 5*m*w + 2*n*wm + wm*w + 2*wm, 0.f) {
         float* x = room.data();
         for (float** y : {&q0, &q, &dq, &o}) { *y = x; x += n*w; }
         for (float** y : {&k0, &k, &dk, &v, &dv}) { *y = x; x += m*w; }
@@ -249,8 +250,8 @@ struct Head { // n queries, m keys, e numbers each; rows of w = wide(e), of weig
         for (Int j = 0; j < wm; j++) { keep[j] = j < m; below[j] = j < m ? 0 : -1e30f; }
     }
     void weights() { // the softmax of q k'
-        flip(t, k, m, w, wm);
-        product(p, q, w, 1, t, n, w, wm);
+        flip(t, k, m, e, w, wm);
+        product(p, q, w, 1, t, n, e, wm);
         for (float* r = p; r < p + n*wm; r += wm) {
             v16 top = vec(r) + vec(below), sum = {};
             for (Int j = 16; j < wm; j += 16) top = larger(top, vec(r + j) + vec(below + j));
@@ -264,8 +265,8 @@ struct Head { // n queries, m keys, e numbers each; rows of w = wide(e), of weig
     void backward() { // o holds the gradient of the result
         weights();
         product(dv, p, 1, wm, o, m, n, w);
-        flip(t, v, m, w, wm);
-        product(dp, o, w, 1, t, n, w, wm);
+        flip(t, v, m, e, w, wm);
+        product(dp, o, w, 1, t, n, e, wm);
         for (Int i = 0; i < n*wm; i += wm) {
             v16 sum = {};
             for (Int j = i; j < i + wm; j += 16) sum += vec(p + j)*vec(dp + j);
@@ -278,7 +279,7 @@ struct Head { // n queries, m keys, e numbers each; rows of w = wide(e), of weig
 };
 '''
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #6fc1908c
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #c9cbd825
 CPP['self'] = r'''
 static inline v16 swapped(v16 x) { // within pairs
     return __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
@@ -362,7 +363,7 @@ template<class T> void self_grad(const T* qkv, const float* gains, const float* 
 }
 '''
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #9c25293f
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #f8144343
 CPP['cross'] = r'''
 // q (b n, d), kv (tokens, 2 d) -> o; with do_ -> dq, dkv
 template<class T> void cross_any(const T* q, const T* kv, const Int* starts, T* o, const T* do_, T* dq, T* dkv,
@@ -404,7 +405,7 @@ template<class T> void cross_grad(const T* q, const T* kv, const Int* starts, co
 }
 '''
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #7cdab21c
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #5cd9ce23
 CPP['names'] = r'''
 #define SIZES Int groups, Int rows, Int d, Int at, int threads
 #define SEQUENCES Int outer, Int inner, Int n, Int heads, Int e, int threads
@@ -433,7 +434,7 @@ NAMES(float, f32)
 NAMES(bf16, bf16)
 '''
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #6d74c224
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #fa105b79
 CXX_FLAGS = ('-std=c++17', '-O3', '-march=native', '-fno-math-errno', '-fno-trapping-math', '-fopenmp')
 KERNEL_DTYPES = {torch.float32: 'f32', torch.bfloat16: 'bf16'}
 
@@ -485,7 +486,7 @@ def run_kernel(
     kernel = getattr(kernels(), f'{name}_{KERNEL_DTYPES[args[0].dtype]}')
     kernel(*map(plain, args), ctypes.c_int(torch.get_num_threads()))
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #23e46c5b
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #1f8bf815
 def of_groups(x, table): return len(table), len(x)//len(table), x.shape[1] # groups, rows of each, width
 
 def fused_norm(x, table, at): # (n, d), (groups, 6, d), which row of it shifts -> (n, d)
@@ -542,7 +543,7 @@ def fused_cross_grad(q, kv, starts, heads, do): # -> gradients of q and kv
     run_kernel('cross_grad', q, kv, starts, do, dq, dkv, b, len(q)//b, heads, q.shape[1]//heads)
     return dq, dkv
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #f955ffc4
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #210b8eb2
 def pick_product(x, runs, shape): # by the library that is quickest here
     if x.dtype != torch.float32 or why_not('onednn'): return runs['plain'](x)
     return runs[quickest(runs, x, f'{shape} in training')](x)
@@ -558,7 +559,7 @@ def input_grad(dy, w): # (n, out), (out, d) -> (n, d)
 def layer_grad(dy, x, wanted): # of weight and bias, where they learn
     return (dy.t() @ x, column_sums(dy)) if wanted else (None, None)
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #c8aa39c6
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #4054f787
 BLOCK_LAYERS = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'q': 'cross_attn.q_linear', 'cross': 'cross_attn.proj',
           'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
 
@@ -603,7 +604,7 @@ class FusedBlock(torch.autograd.Function):
         attention = attention_grad(k, w, grads, learns, ctx.given)
         return tuple([grads.x, None, grads.table, *grads.kv_and_gains, *attention, *cross, *mlp])
 
-# %% ../../nbs/08_parallel/06_quick_step.ipynb #f8842514
+# %% ../../nbs/08_parallel/06_quick_step.ipynb #0fe5afc4
 def mlp_grad(k, w, grads, learns): # k: what was kept; grads.x is that of the result, and becomes that of x2
     dm = fused_gate_grad(k.m, k.table, grads, 5)
     du = input_grad(dm, w.fc2[0])
