@@ -5368,6 +5368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'opensora_nb/parallel/quick_step.py'),
                                                  'opensora_nb.parallel.quick_step.cross_grad': ( '08_parallel/quick_step.html#cross_grad',
                                                                                                  'opensora_nb/parallel/quick_step.py'),
+                                                 'opensora_nb.parallel.quick_step.cxx_command': ( '08_parallel/quick_step.html#cxx_command',
+                                                                                                  'opensora_nb/parallel/quick_step.py'),
                                                  'opensora_nb.parallel.quick_step.cxx_compiler': ( '08_parallel/quick_step.html#cxx_compiler',
                                                                                                    'opensora_nb/parallel/quick_step.py'),
                                                  'opensora_nb.parallel.quick_step.fused_cross': ( '08_parallel/quick_step.html#fused_cross',

@@ -1,4 +1,5 @@
 "The quicker training step: off it leaves no trace, on it resumes to the bit, and refuses what it does not fit"
+import shutil
 from dataclasses import replace
 import pytest, torch, torch.nn.functional as F
 from opensora_nb.data.dataset import DataConfig
@@ -9,6 +10,7 @@ from opensora_nb.train.diffusion import T2VTrain, TextToVideo
 from opensora_nb.train.loop import train
 from opensora_nb.train.optim import OptimConfig
 
+pytestmark = pytest.mark.skipif(not shutil.which('c++'), reason="the kernels need a C++ compiler")
 SMALL = STDiT3Config(input_sq_size=64, hidden_size=48, depth=1, num_heads=4, pred_sigma=False, caption_channels=32,
                      model_max_length=40)
 
