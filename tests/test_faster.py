@@ -98,6 +98,18 @@ def test_every_block_runs_compiled(name, monkeypatch):
     with compiled_blocks(model): assert {*map(id, seen)} == {*map(id, blocks)} and len(seen) == len(blocks) >= 3
     assert not any(b._compiled_call_impl for b in blocks)
 
+def test_ways_within_each_other_end_one_by_one(monkeypatch):
+    "Captions are remembered within compiled blocks, and within a block that remembers them already"
+    monkeypatch.setattr(torch, 'compile', lambda fn, *_, **__: fn)
+    model = small('STDiT3')
+    with torch.no_grad():
+        want = ask(model)
+        for outer in (compiled_blocks, remember_captions):
+            with outer(model):
+                with remember_captions(model): assert torch.equal(ask(model), want)
+                assert 'captions' in vars(model)
+            assert 'captions' not in vars(model) and torch.equal(ask(model), want)
+
 def test_the_compiler_is_not_imported_to_sample():
     "It takes as long to import as a short clip to make; arithmetic on `meta` tensors would do it"
     code = ("import sys\nfrom opensora_nb.sample.pipeline import load_pipeline\nload_pipeline('tiny')\n"
