@@ -1,4 +1,8 @@
-"""Scores clips decoded by the preview decoder: python nbs/06_vae/logs/preview_score.py tiny_4step [prompts]; minutes on a core."""
+"""Scores clips decoded in several ways: python nbs/06_vae/logs/preview_score.py tiny_4step [prompts] [dtype] [teacher]
+
+Minutes on a core. dtype (fp32 or bf16) is that of the transformer; a teacher, such as tiny, makes the same prompts and
+seeds in turn, as it does by default.
+"""
 import json, os, sys, time
 from pathlib import Path
 import numpy as np
@@ -15,8 +19,15 @@ def clocked(fn):
     out = fn()
     return out, time.process_time() - start
 
-def run(name, n=100):
-    pipe = load_pipeline(name, 'cpu')
+def made_by_default(pipe, some, seeds): # clips, seconds of one to sample, to decode
+    z, sampled = clocked(lambda: generate(pipe, some, SampleConfig(), seeds, decode=False))
+    clips, decoded = clocked(lambda: decode_latents(pipe, z, pipe.defaults.num_frames))
+    return clips, sampled/len(some), decoded/len(some)
+
+def run(name, n=100, dtype='fp32', teacher=''):
+    pipe, beside, spent_beside = load_pipeline(name, 'cpu'), [], []
+    other = load_pipeline(teacher, 'cpu') if teacher else None
+    if dtype == 'bf16': pipe.model.bfloat16()
     prompts = open_data(DataConfig(seed=2042, level=LEVEL.get(name, 'core'))).test_prompts(n)
     clips = {way: [] for way in ('full', 'bf16', 'preview') if way != 'bf16' or fast_bf16()}
     spent = {way: [] for way in ('sample', *clips)}
@@ -30,14 +41,22 @@ def run(name, n=100):
             made, seconds = clocked(lambda: decode_latents(pipe, z, pipe.defaults.num_frames, way == 'preview'))
             clips[way] += made
             spent[way].append(seconds/len(some))
+        if other:
+            made, *seconds = made_by_default(other, some, seeds)
+            beside += made
+            spent_beside.append(seconds)
     right = {way: score_world(cs, prompts) for way, cs in clips.items()}
     told, near = machine(), [psnr(a, b) for a, b in zip(clips['preview'], clips['full'])]
-    row = dict(name=name, prompts=n, steps=pipe.defaults.num_sampling_steps, psnr=round(float(np.mean(near)), 2),
+    row = dict(name=name, dtype=dtype, prompts=n, steps=pipe.defaults.num_sampling_steps,
+               psnr=round(float(np.mean(near)), 2),
                cpu_s={k: round(float(np.median(v)), 4) for k, v in spent.items()},
                strict={k: round(float(r.strict), 4) for k, r in right.items()},
                each={k: {a: round(float(v), 4) for a, v in r.accuracy.items()} for k, r in right.items()},
                cpu=told['cpu'], threads=told['threads'], torch=told['torch'], load=round(os.getloadavg()[0], 1))
+    if other:
+        seconds = dict(zip(('sample', 'full'), np.median(spent_beside, axis=0).round(4).tolist()))
+        row |= dict(teacher=teacher, teacher_cpu_s=seconds, teacher_strict=float(score_world(beside, prompts).strict))
     with open(Path(__file__).with_suffix('.jsonl'), 'a') as f: f.write(json.dumps(row) + '\n')
     print(row)
 
-if __name__ == '__main__': run(sys.argv[1], *map(int, sys.argv[2:]))
+if __name__ == '__main__': run(sys.argv[1], *map(int, sys.argv[2:3]), *sys.argv[3:])
