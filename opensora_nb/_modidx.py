@@ -5644,6 +5644,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'opensora_nb/sample/forecast.py'),
                                              'opensora_nb.sample.forecast._decode_frames': ( '09_sample/forecast.html#_decode_frames',
                                                                                              'opensora_nb/sample/forecast.py'),
+                                             'opensora_nb.sample.forecast._decode_times': ( '09_sample/forecast.html#_decode_times',
+                                                                                            'opensora_nb/sample/forecast.py'),
                                              'opensora_nb.sample.forecast._each': ( '09_sample/forecast.html#_each',
                                                                                     'opensora_nb/sample/forecast.py'),
                                              'opensora_nb.sample.forecast._own': ( '09_sample/forecast.html#_own',

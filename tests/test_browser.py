@@ -139,7 +139,7 @@ def walk_through_the_steps(page, box, guess):
 
 def begin_with_a_picture(page, box):
     "A picture that is uploaded becomes the first latent frame; Enter makes the clip; it is saved and written down"
-    enter(box.get_by_label('steps'), '4')
+    enter(box.get_by_label('steps', exact=True), '4')
     box.get_by_text('given frames and rounds').click()
     data = io.BytesIO()
     Image.new('RGB', (64, 64), (220, 40, 40)).save(data, 'PNG')
@@ -193,7 +193,7 @@ def test_widgets_in_jupyterlab(lab, page):
     clip.wait_for()
     shot(box, 'widgets_more')
 
-    enter(box.get_by_label('steps'), '1000')
+    enter(box.get_by_label('steps', exact=True), '1000')
     button.click()
     box.get_by_text(re.compile(r'\d+/1000')).wait_for()
     shot(page, 'widgets_running')

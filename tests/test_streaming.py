@@ -30,7 +30,7 @@ pipe.vae = VideoVAE(VideoVAEConfig(vae_2d=AutoencoderKLConfig(block_out_channels
 # of a round, only the transformer's memory grows with the frames: left out
 pipeline.sample = lambda answer, noise, *args, **how: noise
 def make(frames, loop):
-    cfg = pipeline.SampleConfig(num_frames=frames, image_size=(96, 96))
+    cfg = pipeline.SampleConfig(num_frames=frames, image_size=(144, 144))
     with tempfile.TemporaryDirectory() as folder:
         jobs = plan_jobs([(0, 'a')], folder, 'avi')
         return [n for _, n in run_jobs(pipe, jobs, cfg, LongConfig(loop, 1), hold=False)]

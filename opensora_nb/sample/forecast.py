@@ -273,21 +273,17 @@ def decode_stage(
     size:tuple,         # (f', h', w') of the latent
     dtype,              # of the weights
     frames_at_once:int=None, # that one of single frames decodes together; None = all
+    pieces:bool=False,  # frames leave as they are decoded, see `vae.tiling.iter_decode`
 ) -> Stage:
     "Latent to pixels of one clip, on `meta`"
-    if isinstance(cfg, AutoencoderKLConfig): return _decode_frames(cfg, num_frames, size, dtype, frames_at_once)
+    if isinstance(cfg, AutoencoderKLConfig):
+        return _decode_frames(cfg, num_frames, size, dtype, frames_at_once, pieces)
     vae, (_, h, w) = on_meta(VideoVAE, cfg, dtype), size
-    work, calls, peaks = Counter(), 0, []
     def new(c, f): return torch.empty(1, c, f, h, w, device='meta', dtype=dtype)
     chunk = min(cfg.micro_frame_size or num_frames, num_frames)
-    group = min(cfg.micro_batch_size or num_frames, num_frames)
-    for frames, times in ((chunk, num_frames//chunk), (num_frames % chunk, 1)):
-        if not frames: continue
-        f = vae.latent_size((frames, h, w))[0]
-        with Meter(vae) as m: vae.decode_temporal(new(cfg.latent_channels, f), frames)
-        work += _combine(Counter(), m.work, times)
-        calls += times*m.calls
-        peaks.append(m.peak)
+    work, calls, most = _decode_times(vae, num_frames, chunk, new)
+    held = chunk if pieces else num_frames # frames in memory between the two decoders
+    group = min(cfg.micro_batch_size or held, held)
     flat = cfg.vae_2d.latent_channels
     with Meter(vae) as m: vae.spatial_vae.decode(new(flat, group))
     work += _combine(Counter(), m.work, num_frames/group)
@@ -295,18 +291,33 @@ def decode_stage(
 
     d, byte = cfg.vae_2d.downsample, new(1, 1).element_size()
     weights = sum(p.numel()*p.element_size() for p in vae.parameters())
-    video = num_frames*3*d*h*d*w  # numbers: there with the last group, and beside two float32 copies while rounded
-    peak = max(*peaks, m.peak + byte*video, weights + video*(byte + 8)) + num_frames*flat*h*w*byte
-    return Stage(work, calls, peak, count_params(vae))
+    def numbers(frames): return frames*3*d*h*d*w
+    if pieces: # the clip in 8 bits, twice while it is put together
+        peak = max(most, m.peak, weights + numbers(group)*(byte + 8)) + 2*numbers(num_frames)
+    else: # there with the last group, and beside two float32 copies while rounded
+        peak = max(most, m.peak + byte*numbers(num_frames), weights + numbers(num_frames)*(byte + 8))
+    return Stage(work, calls, peak + held*flat*h*w*byte, count_params(vae))
 
-def _decode_frames(cfg, n, size, dtype, at_once):
+def _decode_times(vae, num_frames, chunk, new): # the temporal decoder on all chunks: work, calls, the largest peak
+    work, calls, peaks = Counter(), 0, []
+    for frames, times in ((chunk, num_frames//chunk), (num_frames % chunk, 1)):
+        if not frames: continue
+        f = vae.latent_size((frames, 8, 8))[0]
+        with Meter(vae) as m: vae.decode_temporal(new(vae.cfg.latent_channels, f), frames)
+        work += _combine(Counter(), m.work, times)
+        calls += times*m.calls
+        peaks.append(m.peak)
+    return work, calls, max(peaks)
+
+def _decode_frames(cfg, n, size, dtype, at_once, pieces):
     "The same for an autoencoder of single frames"
     vae, group = on_meta(VideoAutoencoderKL, cfg, dtype), min(at_once or n, n)
     z = torch.empty(group, cfg.latent_channels, *size[1:], device='meta', dtype=dtype)
     with Meter(vae) as m: picture = vae.module.decode(z)
-    video = n*picture[0].numel()
+    held, kept = (group, 2*n*picture[0].numel()) if pieces else (n, 0)
+    video = held*picture[0].numel()
     weights = sum(p.numel()*p.element_size() for p in vae.parameters())
-    peak = max(m.peak + dtype.itemsize*video, weights + video*(dtype.itemsize + 8))
+    peak = max(m.peak + dtype.itemsize*video, weights + video*(dtype.itemsize + 8)) + kept
     return Stage(_combine(Counter(), m.work, n/group), n/group*m.calls, peak, count_params(vae))
 
 # %% ../../nbs/09_sample/02_forecast.ipynb #8af48e1c
@@ -475,7 +486,7 @@ def forecast_request(
     grid, rows = tuple(ceil(n/p) for n, p in zip(size, cfg.patch_size)), run.batch*(1 + run.guidance)
     first, rest = denoise_stages(cfg, size, (h, w), run.batch, run.caption_tokens, run.guidance, run.dtype,
                                  run.schedule)
-    decoded = decode_stage(vae, f, size, run.dtype, run.frames_at_once)
+    decoded = decode_stage(vae, f, size, run.dtype, run.frames_at_once, pieces=True)
 
     params = {'transformer': first.params, 'autoencoder': decoded.params} | ({} if text is None else {'text': text})
     a, b = (run.dtype.itemsize*s.params for s in (first, decoded))

@@ -96,8 +96,8 @@ def load_vae(
     if 'block_out_channels' in said:
         return load_image_vae(folder, **{k: said[k] for k in FRAME_VAE if k in said}).float()
     cfg, state = part_config(VideoVAEConfig, folder), read_state(folder/'model.safetensors')
-    vae = on_meta(VideoVAE, cfg)
-    load_into(vae, state, assign=True, source=folder/'model.safetensors')
+    vae = VideoVAE(cfg) # with weights drawn: a run that loads it goes on from there in the random numbers
+    load_into(vae, state, source=folder/'model.safetensors')
     return vae.float().eval()
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #779336b0
