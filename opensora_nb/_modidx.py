@@ -4854,6 +4854,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'opensora_nb/models/fast_inference.py'),
                                                    'opensora_nb.models.fast_inference.compiled_blocks': ( '05_models/fast_inference.html#compiled_blocks',
                                                                                                           'opensora_nb/models/fast_inference.py'),
+                                                   'opensora_nb.models.fast_inference.cpp_compiler': ( '05_models/fast_inference.html#cpp_compiler',
+                                                                                                       'opensora_nb/models/fast_inference.py'),
                                                    'opensora_nb.models.fast_inference.faster': ( '05_models/fast_inference.html#faster',
                                                                                                  'opensora_nb/models/fast_inference.py'),
                                                    'opensora_nb.models.fast_inference.method_replaced': ( '05_models/fast_inference.html#method_replaced',

@@ -23,6 +23,7 @@ from torch import nn, Tensor
 from ..blocks.embed import draw_drop
 from ..blocks.layers import RMSNorm
 from ..blocks.products import choices_path, onednn_product, quickest, why_not
+from ..models.fast_inference import cpp_compiler
 from ..models.stdit3 import STDiT3, STDiT3Block
 from ..text.encoders import TinyText
 
@@ -440,11 +441,9 @@ KERNEL_DTYPES = {torch.float32: 'f32', torch.bfloat16: 'bf16'}
 
 def cxx_compiler() -> str:
     "The C++ compiler of this machine; `ValueError` without one"
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    try: return get_cpp_compiler()
-    except Exception as e: # its class moved between versions
-        raise ValueError("quick_step compiles its kernels, and no C++ compiler was found; install g++, "
-                         "or use quick_step=no") from e
+    if found := cpp_compiler(): return found
+    raise ValueError("quick_step compiles its kernels, and no C++ compiler was found; install g++, "
+                     "or use quick_step=no")
 
 @cache
 def cxx_command() -> list[str]:
