@@ -5,6 +5,7 @@ import pytest, torch, torch.nn.functional as F
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.models.dit import DiTConfig
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
+from opensora_nb.blocks import kernels
 from opensora_nb.parallel import quick_step
 from opensora_nb.train.diffusion import T2VTrain, TextToVideo
 from opensora_nb.train.loop import train
@@ -107,18 +108,18 @@ def test_large_scores_stay_finite():
     q, kv, starts = 300*torch.randn(4, 16), 300*torch.randn(6, 32), torch.tensor([0, 2, 6])
     o = [F.scaled_dot_product_attention(q[i][None], *kv[j][None].chunk(2, -1))[0] for i, j in
          ((slice(0, 2), slice(0, 2)), (slice(2, 4), slice(2, 6)))]
-    assert torch.allclose(quick_step.fused_cross(q, kv, starts, 1), torch.cat(o), rtol=1e-3)
-    assert all(t.isfinite().all() for t in quick_step.fused_cross_grad(q, kv, starts, 1, torch.randn(4, 16)))
+    assert torch.allclose(kernels.fused_cross(q, kv, starts, 1), torch.cat(o), rtol=1e-3)
+    assert all(t.isfinite().all() for t in kernels.fused_cross_grad(q, kv, starts, 1, torch.randn(4, 16)))
 
 def test_a_library_is_made_once(tmp_path, monkeypatch):
     source = 'extern "C" int two() { return 2; }'
-    path = quick_step.compile_cpp(source, tmp_path)
+    path = kernels.compile_cpp(source, tmp_path)
     made = path.stat().st_mtime_ns
-    assert quick_step.compile_cpp(source, tmp_path) == path and path.stat().st_mtime_ns == made
-    assert quick_step.compile_cpp(source + ' ', tmp_path) != path
+    assert kernels.compile_cpp(source, tmp_path) == path and path.stat().st_mtime_ns == made
+    assert kernels.compile_cpp(source + ' ', tmp_path) != path
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ['.so', '.so'] # and nothing is left lying about
     with pytest.raises(ValueError, match='did not: .*error.*use quick_step=no'):
-        quick_step.compile_cpp('this is no C++', tmp_path)
+        kernels.compile_cpp('this is no C++', tmp_path)
 
 def test_says_that_a_compiler_is_missing(monkeypatch):
     def none_found(): raise RuntimeError('no compiler')
