@@ -15,7 +15,11 @@ RED, FEW = 'a red circle moves left', dict(num_sampling_steps=4, num_frames=5)
 @pytest.fixture(scope='module')
 def tiny(): return load_pipeline('tiny', 'cpu')
 
-@pytest.mark.parametrize('how', [dict(vae_speed='exact'), dict(preview=True), dict(reuse='guidance-every')])
+needs_bf16 = pytest.mark.skipif(not fast_bf16(), reason='no products of bf16')
+WAYS = [dict(vae_speed='exact'), dict(preview=True), dict(reuse='guidance-every'),
+        pytest.param(dict(preview=True, vae_speed='bf16'), marks=needs_bf16)]
+
+@pytest.mark.parametrize('how', WAYS, ids=' '.join)
 def test_the_form_makes_the_clip_of_the_command(tmp_path, tiny, how):
     plain, quick = (make(tiny, RED, FEW | more).video.frames for more in ({}, how))
     words = [w for k, v in (FEW | how).items() for w in ('--' + k.replace('_', '-'), str(v))]
@@ -25,16 +29,18 @@ def test_the_form_makes_the_clip_of_the_command(tmp_path, tiny, how):
     assert (quick != plain).any() or how == dict(vae_speed='exact')
     np.testing.assert_array_equal(make(tiny, RED, FEW).video.frames, plain)
 
-@pytest.mark.skipif(not fast_bf16(), reason='no products of bf16')
+@needs_bf16
 def test_weights_are_not_rounded_under_the_eyes_of_others(tiny, monkeypatch):
     "While a clip is decoded in bf16, an older clip may be looked at in another thread, by the same autoencoder"
     seen, plain = [], pipeline.to_pixels
     def to_pixels(x):
-        seen.append({p.dtype for p in tiny.vae.parameters()})
+        seen.append({p.dtype for net in (tiny.vae, tiny.preview) for p in net.parameters()})
         return plain(x)
     monkeypatch.setattr(pipeline, 'to_pixels', to_pixels)
     before, after = (make(tiny, RED, FEW | dict(vae_speed=v)).video.frames for v in ('plain', 'bf16'))
     assert seen == [{torch.float32}]*2 and (before != after).any()
+    make(tiny, RED, FEW | dict(vae_speed='bf16', preview=True))
+    assert seen == [{torch.float32}]*3
 
 def test_what_cannot_be_is_a_sentence(tiny, monkeypatch):
     monkeypatch.setattr(fields, 'fast_bf16', lambda device: False)

@@ -240,9 +240,10 @@ def computed_as(
                          "bf16; choose exact")
     if speed.get('preview') and not pipe.preview: raise ValueError("these weights have no preview decoder")
     if not speed: return pipe
-    vae = copy.deepcopy(pipe.vae) if how == 'bf16' else pipe.vae # whose weights are rounded for a while
+    nets = pipe.vae, pipe.preview
+    if how == 'bf16': nets = copy.deepcopy(nets) # whose weights are rounded for a while
     look, quick = bool(speed.get('preview')) or pipe.preview_all, VAE_SPEEDS[how] or pipe.vae_speed
-    return replace(pipe, vae=vae, preview_all=look, vae_speed=quick)
+    return replace(pipe, vae=nets[0], preview=nets[1], preview_all=look, vae_speed=quick)
 
 # %% ../../nbs/13_app/01_fields.ipynb #7e436ad9
 PREVIEW_SHARE = .2 # part of the time that may go into decoding predictions

@@ -13,7 +13,7 @@ __all__ = ['FRAME_VAE', 'TRANSFORMERS', 'save_vae', 'vae_config', 'part_config',
 # %% ../../nbs/09_sample/01_pipeline.ipynb #6e47dd44
 import json, math, re, warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -115,7 +115,7 @@ class Pipeline:
     shared:str = ''                          # what all processes make together, see `share`
     preview:object = None                    # a `PreviewDecoder` for looks at unfinished clips; None = the autoencoder
     preview_all:bool = False                 # finished clips come from the preview decoder, too
-    vae_speed:dict = None                    # how `faster_vae` treats the autoencoder; None = not at all
+    vae_speed:dict = None                    # how `faster_vae` treats autoencoder and preview; None = not at all
 
     @property
     def device(self): return torch.device(self.offload) if self.offload else next(self.model.parameters()).device
@@ -127,9 +127,11 @@ class Pipeline:
         trains = part.training
         part.eval()
         if self.offload: part.to(self.offload)
-        quick = part is self.vae and self.vae_speed is not None
+        quick = [n for n in (self.vae, self.preview) if n] if part is self.vae and self.vae_speed is not None else []
         try:
-            with faster_vae(part, **self.vae_speed) if quick else nullcontext(): yield part
+            with ExitStack() as on:
+                for net in quick: on.enter_context(faster_vae(net, **self.vae_speed))
+                yield part
         finally:
             part.train(trains)
             if self.offload: part.to('cpu')
@@ -398,8 +400,9 @@ def iter_pixels(
     preview:bool=False, # as in `decode_latents`
 ) -> Iterator[np.ndarray]: # uint8 (a few frames, h, w, 3)
     "One clip piece by piece, so that only a few of its frames are held in 32 bits"
-    one, made = z[None].to(next(pipe.vae.parameters()).dtype), frames_decoded(pipe, z, num_frames)
-    if (preview or pipe.preview_all) and pipe.preview: pieces = pipe.preview.iter_decode(one, made)
+    quick = pipe.preview if preview or pipe.preview_all else None
+    one, made = z[None].to(next((quick or pipe.vae).parameters()).dtype), frames_decoded(pipe, z, num_frames)
+    if quick: pieces = quick.iter_decode(one, made)
     elif pipe.shared: pieces = parallel_vae.iter_decode_on_ranks(pipe.vae, one, made, pipe.tiling)
     else: pieces = tiling.iter_decode(pipe.vae, one, made, pipe.tiling or tiling.Tiling())
     left = num_frames

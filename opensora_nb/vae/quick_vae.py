@@ -79,7 +79,7 @@ def folded_upsampling(
 # %% ../../nbs/06_vae/12_quick_vae.ipynb #3ba210a1
 @contextmanager
 def bf16_weights(
-    vae:nn.Module, # an autoencoder with `encode` and `decode`
+    vae:nn.Module, # an autoencoder with `encode` and `decode`, or a decoder alone
 ) -> Iterator[nn.Module]:
     "Within the block, an autoencoder computes in bf16; `ValueError` where this device multiplies it no faster"
     device = next(vae.parameters()).device
@@ -90,16 +90,18 @@ def bf16_weights(
         def call(x, *args, **more): return plain(x.to(torch.bfloat16), *args, **more).to(x.dtype)
         return call
     with _changed(vae, lambda t: t.to(torch.bfloat16)):
-        for name in ('encode', 'decode'): setattr(vae, name, casting(getattr(vae, name)))
+        calls = [name for name in ('encode', 'decode') if hasattr(vae, name)]
+        for name in calls: setattr(vae, name, casting(getattr(vae, name)))
         try: yield vae
-        finally: del vae.encode, vae.decode
+        finally:
+            for name in calls: delattr(vae, name)
 
 # %% ../../nbs/06_vae/12_quick_vae.ipynb #d1422af8
 VAE_SPEEDS = {'plain': None, 'exact': dict(precision='fp32'), 'bf16': dict(precision='bf16')} # in an option or a form
 
 @contextmanager
 def faster_vae(
-    vae:nn.Module,              # a `VideoVAE` or a `VideoAutoencoderKL`
+    vae:nn.Module,              # a `VideoVAE`, a `VideoAutoencoderKL` or a `PreviewDecoder`
     precision:str='fp32',       # fp32 (equal up to rounding, about 1e-5) or bf16
     channels_last:bool=True,    # weights of 2-D convolutions pixel by pixel
     fold:bool=True,             # doubling and convolution in one step
