@@ -6060,6 +6060,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'opensora_nb/sample/step_reuse.py'),
                                                'opensora_nb.sample.step_reuse.check_reuse': ( '09_sample/step_reuse.html#check_reuse',
                                                                                               'opensora_nb/sample/step_reuse.py'),
+                                               'opensora_nb.sample.step_reuse.check_steps_to_reuse': ( '09_sample/step_reuse.html#check_steps_to_reuse',
+                                                                                                       'opensora_nb/sample/step_reuse.py'),
                                                'opensora_nb.sample.step_reuse.doubled': ( '09_sample/step_reuse.html#doubled',
                                                                                           'opensora_nb/sample/step_reuse.py'),
                                                'opensora_nb.sample.step_reuse.enable': ( '09_sample/step_reuse.html#enable',

@@ -32,7 +32,8 @@ from ..sample.forecast import forecast
 from ..sample.long import check_rounds, default_length, head_frames
 from ..sample.pipeline import TRANSFORMERS, transformer_in
 from ..sample.pipeline import check_fits, frames_of, length_note, load_pipeline, made_frames, warnings_for
-from ..sample.step_reuse import GuidanceEvery, GuidanceInterval, read_policy, reusing
+from ..sample.step_reuse import GuidanceEvery, GuidanceInterval, check_steps_to_reuse
+from ..sample.step_reuse import read_policy, reusing
 from ..sample.settings import RELEASED, LongConfig, ModelDefaults, SampleConfig
 from ..sample.settings import part_folder, published_at, weights_folder
 from ..sample.released import (FRAMES_AT_ONCE, check_autoencoder, class_reader, describe_parts, load_released,
@@ -299,6 +300,7 @@ def check_speed_asked(
         warnings.warn(f"--dtype bf16 halves the memory and is slower here: this {device.type} has no products of bf16")
     if not w.reuse: return
     policy = read_policy(w.reuse) # says what is no policy
+    check_steps_to_reuse(cfg.num_sampling_steps)
     if isinstance(policy, (GuidanceEvery, GuidanceInterval)) and cfg.cfg_scale == 1:
         raise ValueError(f"--reuse {w.reuse} saves calls for guidance, and with --cfg-scale 1 there are none; "
                          "leave it out")

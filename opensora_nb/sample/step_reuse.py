@@ -7,7 +7,7 @@ __all__ = ['POLICIES', 'CALIBRATION', 'WalkMemory', 'relative_change', 'blocks_o
            'Magnitude', 'Tea', 'modulated', 'Taylor', 'Easy', 'Broadcast', 'GuidanceEvery', 'GuidanceInterval',
            'doubled', 'first_half', 'policy_for', 'read_policy', 'fingerprint', 'Calibration', 'ResidualRecorder',
            'calibrate_reuse', 'calibration_file', 'save_calibration', 'calibration_of', 'Counter', 'Engine',
-           'check_compiled', 'check_reuse', 'enable', 'reusing']
+           'check_compiled', 'check_steps_to_reuse', 'check_reuse', 'enable', 'reusing']
 
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #2ffb59af
 import math, re
@@ -427,6 +427,12 @@ def check_compiled(policy): # `ValueError` for one that decides within the block
     raise ValueError(f"{type(policy).__name__} decides within the blocks anew at every step, which compiled blocks "
                      f"cannot; leave compile out, or use {whole}")
 
+def check_steps_to_reuse(
+    steps:int, # of a walk; None = not known
+):
+    "`ValueError` for a walk of a single step"
+    if steps == 1: raise ValueError("one sampling step leaves nothing to reuse; use 2 steps or more, 30 are usual")
+
 def check_reuse(
     model:nn.Module,   # that will reuse
     policy:Policy,
@@ -434,7 +440,7 @@ def check_reuse(
     steps:int=None,    # of the walks; None = not known
 ):
     "Say early why a policy cannot work here (`ValueError`)"
-    if steps == 1: raise ValueError("one sampling step leaves nothing to reuse; use 2 steps or more, 30 are usual")
+    check_steps_to_reuse(steps)
     other = getattr(model.__dict__.get('forward'), 'policy', None)
     if hasattr(other, 'answer') and not hasattr(policy, 'answer'):
         raise ValueError(f"{type(other).__name__} asks the model for a part of the rows, so {type(policy).__name__}, "
