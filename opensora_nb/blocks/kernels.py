@@ -435,7 +435,7 @@ def cpp_compiler() -> str:
 def cxx_compiler() -> str:
     "The C++ compiler of this machine; `ValueError` without one"
     if found := cpp_compiler(): return found
-    raise ValueError("quick_step compiles its kernels, and no C++ compiler was found; install g++, "
+    raise ValueError("fused kernels are compiled here, and no C++ compiler was found; install g++, leave fused out, "
                      "or use quick_step=no")
 
 @cache
@@ -454,8 +454,8 @@ def compile_cpp(
     def run(*args, text=''):
         done = subprocess.run([*cxx_command(), *args], input=text, capture_output=True, text=True)
         if done.returncode:
-            raise ValueError(f"quick_step compiles its kernels, and {cxx_command()[0]} did not: "
-                             f"{done.stderr.strip()[-300:]}; use quick_step=no")
+            raise ValueError(f"fused kernels are compiled here, and {cxx_command()[0]} did not: "
+                             f"{done.stderr.strip()[-300:]}; leave fused out, or use quick_step=no")
         return done.stdout
     key = hashlib.sha256((source + run('-dM', '-E', '-')).encode()).hexdigest()[:16] # of source and processor
     folder.mkdir(parents=True, exist_ok=True)

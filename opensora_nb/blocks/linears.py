@@ -95,10 +95,16 @@ class FastLinear(nn.Linear):
     "What a linear layer is within `fast_linears`; with gradients, or where nothing is gained, it is a plain one"
     gelu = False # applied behind the product, for the MLP around it
 
-    def forward(self, x):
+    def gains(self,
+        x:Tensor, # (..., in)
+    ) -> bool:
+        "Is the product large enough for another way, and are there no gradients?"
         kind = LINEARS[self.kind]
         large = x.numel()*len(self.weight) >= WORK*kind.work
-        if not large or torch.is_grad_enabled() or x.device.type != kind.device or x.dtype != self.weight.dtype:
+        return large and not torch.is_grad_enabled() and x.device.type == kind.device and x.dtype == self.weight.dtype
+
+    def forward(self, x):
+        if not self.gains(x):
             y = F.linear(x, self.weight, self.bias)
             return F.gelu(y, approximate='tanh') if self.gelu else y
         if torch.compiler.is_compiling(): return _product(x, self.number, len(self.weight))

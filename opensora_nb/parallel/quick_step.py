@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK_LAYERS', 'pick_product', 'layer', 'input_grad', 'layer_grad', 'by_layer', 'FusedBlock', 'mlp_grad',
-           'cross_grad', 'attention_grad', 'Packed', 'quick_text', 'quick_captions', 'quick_block', 'turn_table',
-           'quicken', 'unquicken']
+           'cross_grad', 'attention_grad', 'Packed', 'quick_text', 'quick_captions', 'quick_block', 'quicken',
+           'unquicken']
 
 # %% ../../nbs/08_parallel/06_quick_step.ipynb #9f6b8998
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from ..blocks.kernels import (column_sums, cxx_compiler, fused_cross, fused_cros
     fused_gate_grad, fused_gelu, fused_gelu_grad, fused_norm, fused_norm_grad, fused_self, fused_self_grad, kernels)
 from ..blocks.layers import RMSNorm
 from ..blocks.products import onednn_product, quickest, why_not
+from ..models.fused_blocks import turn_table
 from ..models.stdit3 import STDiT3, STDiT3Block
 from ..text.encoders import TinyText
 
@@ -190,11 +191,6 @@ def quick_block(block, rope, x, y, lens, modulation, turn=None): # `forward` of 
         weights = [p for m in layers for p in (m.weight, m.bias)]
         x = FusedBlock.apply(x.flatten(0, 2).contiguous(), given, table, kv, gains, *weights)
     return x.unflatten(0, (b, f, s))
-
-def turn_table(rope, f): # (f, 2, e): cosines of each frame, and sines with the sign of their place in a pair
-    angle = torch.arange(f, device=rope.freqs.device)[:, None] * rope.freqs.detach().float()
-    sin = torch.stack([-angle.sin(), angle.sin()], -1).flatten(1)
-    return torch.stack([angle.cos().repeat_interleave(2, 1), sin], 1)
 
 def quicken(
     module:nn.Module,   # a `TextToVideo` around an STDiT3, changed in place

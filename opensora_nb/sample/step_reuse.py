@@ -6,8 +6,8 @@
 __all__ = ['POLICIES', 'CALIBRATION', 'WalkMemory', 'relative_change', 'blocks_of', 'Policy', 'along_the_past', 'FirstBlock',
            'Magnitude', 'Tea', 'modulated', 'Taylor', 'Easy', 'Broadcast', 'GuidanceEvery', 'GuidanceInterval',
            'doubled', 'first_half', 'policy_for', 'read_policy', 'fingerprint', 'Calibration', 'ResidualRecorder',
-           'calibrate_reuse', 'calibration_file', 'save_calibration', 'calibration_of', 'Counter', 'Engine',
-           'check_compiled', 'check_steps_to_reuse', 'check_reuse', 'enable', 'reusing']
+           'calibrate_reuse', 'calibration_file', 'save_calibration', 'calibration_of', 'Counter', 'forward_of',
+           'Engine', 'check_compiled', 'check_steps_to_reuse', 'check_reuse', 'enable', 'reusing']
 
 # %% ../../nbs/09_sample/09_step_reuse.ipynb #2ffb59af
 import math, re
@@ -354,6 +354,10 @@ class Counter:
     asked:int = 0
     reused:int = 0
 
+def forward_of(block): # found anew at each call, since within `fused_blocks` its class is another one
+    if 'forward' in vars(block): return block.forward
+    return lambda *args, **kw: type(block).forward(block, *args, **kw)
+
 class Engine:
     "Replaces methods of a model as a policy needs it"
     def __init__(self, model, policy, table):
@@ -419,7 +423,7 @@ class Engine:
                     yield self.attention(getattr(block, name), period)
             return
         roles = [self.first, *[self.middle]*(len(self.blocks) - 2), self.last]
-        for role, block in zip(roles, self.blocks): yield method_replaced(block, 'forward', role(block.forward))
+        for role, block in zip(roles, self.blocks): yield method_replaced(block, 'forward', role(forward_of(block)))
 
 def check_compiled(policy): # `ValueError` for one that decides within the blocks, each of which is one graph then
     if hasattr(policy, 'answer'): return
