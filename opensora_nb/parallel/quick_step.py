@@ -19,18 +19,19 @@ from ..blocks.embed import draw_drop
 from ..blocks.kernels import (column_sums, cxx_compiler, fused_cross, fused_cross_grad, fused_gate,
     fused_gate_grad, fused_gelu, fused_gelu_grad, fused_norm, fused_norm_grad, fused_self, fused_self_grad, kernels)
 from ..blocks.layers import RMSNorm
-from ..blocks.products import onednn_product, quickest, why_not
+from ..blocks.products import onednn_product, packed_product, quickest, why_not
 from ..models.fused_blocks import turn_table
 from ..models.stdit3 import STDiT3, STDiT3Block
 from ..text.encoders import TinyText
 
 # %% ../../nbs/08_parallel/06_quick_step.ipynb #210b8eb2
-def pick_product(x, runs, shape): # by the library that is quickest here
-    if x.dtype != torch.float32 or why_not('onednn'): return runs['plain'](x)
+def pick_product(x, runs, shape): # by the library and layout that are quickest here
+    if why_not('onednn'): return runs['plain'](x)
     return runs[quickest(runs, x, f'{shape} in training')](x)
 
 def layer(x, w, b): # (n, d), (out, d), (out,) -> (n, out)
-    runs = dict(plain=lambda x: F.linear(x, w, b), onednn=onednn_product(w, b))
+    runs = dict(plain=lambda x: F.linear(x, w, b), onednn=onednn_product(w, b),
+                packed=lambda x: packed_product(w, b)(x)) # packed anew at each call: weights learn
     return pick_product(x, runs, f'{tuple(w.shape)}')
 
 def input_grad(dy, w): # (n, out), (out, d) -> (n, d)

@@ -726,6 +726,7 @@ class T2VTask(Task):
         self.flow_loss = self.make_loss(self.cfg)
         self.module = TextToVideo(self.adopt(model) if cfg.init else model, text)
         self.lean = select_trainable(cfg, self.module, new_words)
+        self.fused = cfg.quick_step
         if cfg.quick_step: quicken(self.module, device)
         self.captions = self.captions_of(self.data.texts)
 

@@ -35,6 +35,7 @@ class Task:
     sampler = None # data of many sizes: a `BucketSampler`; `batch` is then told the size as well
     goal = ''      # the number of `validate` that `stop_at` is about
     lean = False   # frozen weights are those of `init`: checkpoints leave them out
+    fused = False  # AdamW in one pass over memory, the same up to rounding
 
     # number of training samples
     def __len__(self): raise NotImplementedError
@@ -450,7 +451,7 @@ class Run:
         if self.sharded:
             shard(self.model, task.blocks(self.model))
             task.module.to('cpu')
-        self.opt = make_optimiser(self.model, cfg.optim, share=acc.num_processes > 1)
+        self.opt = make_optimiser(self.model, cfg.optim, share=acc.num_processes > 1, fused=task.fused)
         self.ema = EMA(self.model, cfg.ema)
         self.step, self.saved, self.stopped = 0, 0, None
         self.info, self.logs = {}, {}  # saved with every checkpoint; numbers of this step
