@@ -911,6 +911,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'opensora_nb/app/sampling.py'),
                                           'opensora_nb.app.sampling.check_decoder': ( '13_app/sampling.html#check_decoder',
                                                                                       'opensora_nb/app/sampling.py'),
+                                          'opensora_nb.app.sampling.check_fused_asked': ( '13_app/sampling.html#check_fused_asked',
+                                                                                          'opensora_nb/app/sampling.py'),
                                           'opensora_nb.app.sampling.check_given': ( '13_app/sampling.html#check_given',
                                                                                     'opensora_nb/app/sampling.py'),
                                           'opensora_nb.app.sampling.check_memory': ( '13_app/sampling.html#check_memory',

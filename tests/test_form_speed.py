@@ -26,7 +26,7 @@ def test_the_form_makes_the_clip_of_the_command(tmp_path, tiny, how):
     plan = plan_sample(parse_options(['--prompt', RED, '--save-dir', str(tmp_path), '--verbose', '0', *words]))
     (_, film), = run_sample(plan)
     np.testing.assert_array_equal(film, quick)
-    assert (quick != plain).any() or how == dict(vae_speed='exact')
+    assert (quick != plain).any() or how in (dict(vae_speed='exact'), dict(fused=True))
     np.testing.assert_array_equal(make(tiny, RED, FEW).video.frames, plain)
 
 @needs_bf16
@@ -58,7 +58,7 @@ def test_ways_to_reuse_need_no_calibration():
 
 def test_explanations_have_their_chinese():
     told = {f.name for f in form_fields(*knows('tiny'))}
-    assert {'vae_speed', 'preview', 'reuse'} <= told & {*HELP} and {*HELP.values()} <= {*CHINESE}
+    assert {'vae_speed', 'preview', 'reuse', 'fused'} <= told & {*HELP} and {*HELP.values()} <= {*CHINESE}
 
 def test_widgets_have_the_boxes(tiny):
     from opensora_nb.app.widgets import Sampler, as_command

@@ -1,9 +1,12 @@
 "Fused blocks give the numbers of plain ones, whatever else has been done to the model, and leave no trace."
-import shutil
+import shutil, subprocess, sys
 import pytest, torch
 from every_model import EVERY, ask, question, small
 import opensora_nb.models.fused_blocks as fused
+from opensora_nb.app.options import parse_options
+from opensora_nb.app.sampling import plan_sample
 from opensora_nb.blocks.attention import use_backend
+from opensora_nb.blocks.kernels import cxx_command, kernels
 from opensora_nb.blocks.linears import LINEARS
 from opensora_nb.blocks.products import why_not
 from opensora_nb.models.adapters import add_lora
@@ -166,3 +169,29 @@ def test_what_cannot_be_is_refused(monkeypatch):
 
 def test_every_fused_block_has_the_weights_of_its_original():
     assert all(issubclass(new, old) and '__init__' not in vars(new) for old, new in FUSED.items())
+
+SAMPLE = ['--prompt', 'a red circle moves left', '--fused']
+
+@pytest.mark.parametrize('more,said', [(['--compile'], '--fused and --compile are two ways of the same'),
+                                       (['--dtype', 'fp16'], '--fused computes in fp32 or bf16')])
+def test_a_command_that_cannot_be(more, said, tmp_path):
+    options = parse_options([*SAMPLE, '--save-dir', str(tmp_path), *more])
+    with pytest.raises(ValueError, match=said): plan_sample(options)
+
+def test_a_command_without_a_compiler(monkeypatch, tmp_path):
+    "Said before anything is loaded, with the way out"
+    def none_found(): raise RuntimeError
+    monkeypatch.setattr('torch._inductor.cpp_builder.get_cpp_compiler', none_found)
+    monkeypatch.setattr('shutil.which', lambda *_: None)
+    for cached in (kernels, cxx_command): cached.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r'install g\+\+, leave fused out'):
+            plan_sample(parse_options([*SAMPLE, '--save-dir', str(tmp_path)]))
+    finally:
+        for cached in (kernels, cxx_command): cached.cache_clear()
+
+def test_the_compiler_of_torch_is_not_imported():
+    "It takes longer to import than a clip to make"
+    code = ("import sys\nfrom opensora_nb.blocks.kernels import kernels\nkernels()\n"
+            "sys.exit('torch._dynamo' in sys.modules)")
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

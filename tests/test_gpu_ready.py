@@ -58,6 +58,7 @@ def test_compiling_without_a_compiler_says_so_at_once(monkeypatch):
     from torch._inductor import cpp_builder
     def none(): raise RuntimeError('no compiler')
     monkeypatch.setattr(cpp_builder, 'get_cpp_compiler', none)
+    monkeypatch.setattr('shutil.which', lambda *_: None)
     with pytest.raises(ValueError, match='compiling needs a C.. compiler, and none was found; install g'):
         with compiled_blocks(STDiT3(stdit3_tiny())): pass
 

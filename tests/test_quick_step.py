@@ -124,5 +124,6 @@ def test_a_library_is_made_once(tmp_path, monkeypatch):
 def test_says_that_a_compiler_is_missing(monkeypatch):
     def none_found(): raise RuntimeError('no compiler')
     monkeypatch.setattr('torch._inductor.cpp_builder.get_cpp_compiler', none_found)
+    monkeypatch.setattr('shutil.which', lambda *_: None)
     with pytest.raises(ValueError, match='no C.. compiler was found'):
         quick_step.quicken(TextToVideo(STDiT3(SMALL)))

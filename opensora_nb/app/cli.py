@@ -353,6 +353,7 @@ def speed_options(p):
     p.add_argument('--reuse', metavar='POLICY', help="compare: as for osnb sample")
     p.add_argument('--schedule', metavar='NAME', help="compare: as for osnb sample, with the usual steps of its own")
     p.add_argument('--linears', metavar='KIND', help="compare: as for osnb sample")
+    p.add_argument('--fused', action='store_true', help="compare: as for osnb sample")
     p.add_argument('--vae-speed', default='plain', choices=['plain', 'exact', 'bf16'],
                    help="compare: as for osnb sample")
     p.add_argument('--output', metavar='FILE', help="compare: a picture of the clip that differs most (default: none)")
@@ -386,6 +387,7 @@ def faster_maker(args, pipe, make, steps):
     def with_settings(texts):
         before = pipe.speed, pipe.vae_speed
         if args.linears: pipe.speed = pipe.speed | dict(linears=args.linears)
+        if args.fused: pipe.speed = pipe.speed | dict(fused=True)
         pipe.vae_speed = VAE_SPEEDS[args.vae_speed]
         try:
             with enable(pipe, policy, steps=steps) if policy else nullcontext(): return make(texts)
@@ -399,8 +401,9 @@ def compare_speed(args):
     from opensora_nb.sample.pipeline import generate, load_pipeline
     from opensora_nb.sample.settings import SampleConfig
     from opensora_nb.toy.objects import score_world
-    if not (args.reuse or args.linears or args.schedule or args.vae_speed != 'plain'):
-        raise ValueError("nothing to compare; give --reuse POLICY, --schedule NAME, --linears KIND or --vae-speed KIND")
+    if not (args.reuse or args.linears or args.schedule or args.fused or args.vae_speed != 'plain'):
+        raise ValueError("nothing to compare; give --reuse POLICY, --schedule NAME, --linears KIND, --fused or "
+                         "--vae-speed KIND")
     pipe = load_pipeline(args.weights)
     prompts, steps = speed_prompts(args, pipe, 24), args.num_sampling_steps or pipe.defaults.num_sampling_steps
     def plain(n, schedule=None):

@@ -229,7 +229,7 @@ def read_request(
 
 def computed_as(
     pipe:Pipeline,
-    speed:dict, # preview and vae_speed of `WeightOptions`, as far as they were typed
+    speed:dict, # preview, vae_speed and fused of `WeightOptions`, as far as they were typed
 ) -> Pipeline:  # of the same networks
     """A pipeline that decodes as a form asks; `ValueError` for what cannot be
 
@@ -243,7 +243,8 @@ def computed_as(
     nets = pipe.vae, pipe.preview
     if how == 'bf16': nets = copy.deepcopy(nets) # whose weights are rounded for a while
     look, quick = bool(speed.get('preview')) or pipe.preview_all, VAE_SPEEDS[how] or pipe.vae_speed
-    return replace(pipe, vae=nets[0], preview=nets[1], preview_all=look, vae_speed=quick)
+    return replace(pipe, vae=nets[0], preview=nets[1], preview_all=look, vae_speed=quick,
+                   speed=pipe.speed | dict(fused=True) if speed.get('fused') else pipe.speed)
 
 # %% ../../nbs/13_app/01_fields.ipynb #7e436ad9
 PREVIEW_SHARE = .2 # part of the time that may go into decoding predictions

@@ -89,6 +89,9 @@ class WeightOptions:
         "how large linear layers are computed on a CPU: exact is the quickest way of this machine that is equal up to "
         "rounding, bf16 and int8 are quicker still and rougher; fp8 is for a GPU that has it (default: exact)")
     compile:bool = option(False, "compile the blocks of the transformer")
+    fused:bool = option(False,
+        "on a CPU, compute what stands between the matrix products of the transformer by kernels in C++, which g++ "
+        "compiles once on a machine, in seconds; equal up to rounding", label='fused kernels')
     reuse:str|None = option(None,
         "reuse between steps what hardly changes, by a policy such as first-block or first-block:threshold=0.05; "
         "osnb speed compare says what that costs (default: compute every step)", 'POLICY',

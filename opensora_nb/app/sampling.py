@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['UNKNOWN_VAE', 'SamplePlan', 'ChosenWeights', 'choose_weights', 'small_autoencoder', 'released_stamp', 'fill_config',
            'interval_of', 'file_rate', 'clip_settings', 'name_jobs', 'check_plan', 'check_given', 'check_classes',
-           'check_speed_asked', 'check_decoder', 'tiling_of', 'plan_sample', 'plan_cost', 'small_transformer',
-           'plan_parts', 'load_for', 'check_target', 'check_memory', 'check_todo', 'run_sample', 'shared_how']
+           'check_speed_asked', 'check_fused_asked', 'check_decoder', 'tiling_of', 'plan_sample', 'plan_cost',
+           'small_transformer', 'plan_parts', 'load_for', 'check_target', 'check_memory', 'check_todo', 'run_sample',
+           'shared_how']
 
 # %% ../../nbs/13_app/15_sampling.ipynb #043f5bf3
 import os, re, warnings
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from .options import FileOptions, SampleOptions, WeightOptions
 from .options import asked_size, check_many, check_options, read_lines, small_weights
+from ..blocks.kernels import kernels
 from ..blocks.linears import LINEARS
 from ..blocks.products import why_not
 from ..config import from_dict, load_config, read_json
@@ -296,6 +298,7 @@ def check_speed_asked(
     ways = LINEARS[w.linears].ways
     if ways and all(map(why_not, ways)): raise ValueError(f"--linears {w.linears}: {why_not(ways[0])}")
     device = pick_device(w.device)
+    if w.fused: check_fused_asked(w, device)
     if w.dtype == 'bf16' and not fast_bf16(device):
         warnings.warn(f"--dtype bf16 halves the memory and is slower here: this {device.type} has no products of bf16")
     if not w.reuse: return
@@ -307,6 +310,16 @@ def check_speed_asked(
     if w.share == 'rows' and max(w.num_processes, rank_of()[1]) > 1:
         raise ValueError(f"--reuse {w.reuse} decides for all rows of a batch at once, and with --share rows no process "
                          "has them; use --share tokens, or one process")
+
+def check_fused_asked(
+    w:WeightOptions,
+    device, # of the transformer
+):
+    "`ValueError` for fused kernels with compiled blocks, elsewhere than on a CPU, in fp16, or without a compiler"
+    if w.compile: raise ValueError("--fused and --compile are two ways of the same; use one of them")
+    if device.type != 'cpu': raise ValueError(f"--fused is for CPUs, and this runs on {device.type}; leave it out")
+    if w.dtype == 'fp16': raise ValueError("--fused computes in fp32 or bf16; use --dtype bf16")
+    kernels() # says what the compiler lacks
 
 def check_decoder(
     w:WeightOptions,
@@ -398,7 +411,7 @@ def load_for(
     else: pipe = load_pipeline(plan.weights, w.device, w.dtype or 'auto', offload=w.offload)
     if w.lora: merge_lora(load_lora(pipe, w.lora))
     pipe.defaults, pipe.tiling = plan.defaults, plan.tiling
-    pipe.speed, pipe.preview_all = dict(linears=w.linears, compiled=w.compile), w.preview
+    pipe.speed, pipe.preview_all = dict(linears=w.linears, compiled=w.compile, fused=w.fused), w.preview
     pipe.vae_speed = VAE_SPEEDS[w.vae_speed]
     return pipe
 

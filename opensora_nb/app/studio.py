@@ -60,6 +60,7 @@ CHINESE = {
     'autoencoder speed': '自编码器速度', 'preview decoder': '预览解码器', 'reuse between steps': '步间复用',
     'exact is the same but for rounding, bf16 is rougher; both are quicker': 'exact 仅有舍入误差，bf16 较粗略；两者都更快',
     'a soft first look, several times quicker': '画面柔和的初看，快数倍',
+    'fused kernels': '融合内核', 'the same clip but for rounding, quicker on a CPU; needs g++': '仅有舍入误差，在 CPU 上更快；需要 g++',
     'skips what hardly changes: quicker, and a slightly different clip': '跳过几乎不变的计算：更快，视频略有不同',
     'watermark': '水印', 'Your clips': '你的视频', 'Compare two settings': '对比两种设置', 'setting to change': '要改变的设置',
     'its other value': '另一个值', 'Compare': '对比', 'with the form as it is': '按当前表单', 'with the other value': '用另一个值',
@@ -86,6 +87,7 @@ HELP = { # shorter than the help of the command
     'num_sampling_steps': 'more take longer and come out finer', 'image_size': 'height x width in pixels',
     'vae_speed': 'exact is the same but for rounding, bf16 is rougher; both are quicker',
     'preview': 'a soft first look, several times quicker',
+    'fused': 'the same clip but for rounding, quicker on a CPU; needs g++',
     'reuse': 'skips what hardly changes: quicker, and a slightly different clip',
     'num_frames': '1 makes a picture', 'negative_prompt': 'what the clip should move away from',
     'mask_strategy': 'written by the choice above', 'condition_frame_edit': '0 keeps them, 1 makes them anew'}
@@ -171,6 +173,9 @@ SAID = { # what goes wrong, or should be known: a sentence with gaps, a full sto
     'autoencoder speed bf16 would be no faster here: {more}': '自编码器速度 bf16 在本机并不更快；请选 exact',
     '{what} must be one of {more}, not {it}': '{what}必须是 {more} 之一，而不是 {it}',
     'these weights have no preview decoder': '这些权重没有预览解码器',
+    'fused kernels are compiled here, and no C++ compiler was found; {more}': '融合内核需要 C++ 编译器，而本机没有；请安装 g++ 或取消此项',
+    'fused blocks are {more}; leave fused out': '融合内核不适用于此模型或设备；请取消此项',
+    'fused blocks compute in {more}; leave fused out': '融合内核只支持 float32 和 bfloat16；请取消此项',
     'one sampling step leaves nothing to reuse; {more}': '只有一个采样步时无可复用；请用 2 步以上，通常 30 步',
     'this did not work ({it}); try other settings': '没有成功（{it}）；请换别的设置',
     '{what} cannot be {it}; the address was read without it': '{what}不能是 {it}；已忽略地址中的这一项'}

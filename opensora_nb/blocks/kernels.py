@@ -8,7 +8,7 @@ __all__ = ['CPP', 'CXX_FLAGS', 'KERNEL_DTYPES', 'cpp_compiler', 'cxx_compiler', 
            'fused_gelu_grad', 'column_sums', 'fused_self', 'fused_self_grad', 'fused_cross', 'fused_cross_grad']
 
 # %% ../../nbs/04_blocks/10_kernels.ipynb #17fd8f35
-import ctypes, hashlib, os, subprocess, tempfile
+import ctypes, hashlib, os, shutil, subprocess, sys, tempfile
 from functools import cache
 from pathlib import Path
 import torch
@@ -428,6 +428,8 @@ KERNEL_DTYPES = {torch.float32: 'f32', torch.bfloat16: 'bf16'}
 
 def cpp_compiler() -> str:
     "The C++ compiler that torch would take, '' where there is none"
+    named = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')
+    if found := shutil.which(named): return found # torch would find the same, and import its compiler for that
     from torch._inductor.cpp_builder import get_cpp_compiler
     try: return get_cpp_compiler()
     except Exception: return '' # its class moved between versions
