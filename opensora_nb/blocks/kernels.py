@@ -46,15 +46,15 @@ static inline void put16(bf16* p, v16 x) {
     u16 u = (u16)x;
     *(h16*)p = __builtin_convertvector((u + 0x7fff + ((u >> 16) & 1)) >> 16, h16);
 }
-template<class T> static inline void load(float* to, const T* from, Int d) {
-    Int i = 0;
-    for (; i + 16 <= d; i += 16) vec(to + i) = get16(from + i);
-    for (; i < d; i++) to[i] = get(from[i]);
+template<class T> static inline void load(float* to, const T* from, Int d) { // the last 16 may meet those before
+    if (d < 16) { for (Int i = 0; i < d; i++) to[i] = get(from[i]); return; }
+    for (Int i = 0; i + 16 <= d; i += 16) vec(to + i) = get16(from + i);
+    vec(to + d - 16) = get16(from + d - 16);
 }
 template<class T> static inline void save(T* to, const float* from, Int d) {
-    Int i = 0;
-    for (; i + 16 <= d; i += 16) put16(to + i, vec(from + i));
-    for (; i < d; i++) put(to + i, from[i]);
+    if (d < 16) { for (Int i = 0; i < d; i++) put(to + i, from[i]); return; }
+    for (Int i = 0; i + 16 <= d; i += 16) put16(to + i, vec(from + i));
+    put16(to + d - 16, vec(from + d - 16));
 }
 '''}
 
@@ -267,6 +267,174 @@ struct Head { // n queries, m keys, e numbers each; rows of w = wide(e), of weig
 };
 '''
 
+# %% ../../nbs/04_blocks/10_kernels.ipynb #fc9beee5
+CPP['beside'] = r'''
+static const Int SHORT = 8; // tokens of the longest sequence that has company
+struct Cells { float* at; Int row, col; }; // entry (i, j) lies at i*row + j*col: 16 numbers, one of each sequence
+template<int R, int C> static inline void few_cells(Cells c, Cells a, Cells b, Int k) {
+    v16 sum[R][C] = {};
+    for (Int x = 0; x < k; x++) {
+        v16 left[R];
+        for (int r = 0; r < R; r++) left[r] = vec(a.at + r*a.row + x*a.col);
+        for (int j = 0; j < C; j++) {
+            v16 right = vec(b.at + x*b.row + j*b.col);
+            for (int r = 0; r < R; r++) sum[r][j] += left[r]*right;
+        }
+    }
+    for (int r = 0; r < R; r++) for (int j = 0; j < C; j++) vec(c.at + r*c.row + j*c.col) = sum[r][j];
+}
+template<int R, int C = 4> static void cells_of_rows(Cells c, Cells a, Cells b, Int k, Int w) {
+    for (; w >= C; w -= C, c.at += C*c.col, b.at += C*b.col) few_cells<R, C>(c, a, b, k);
+    if constexpr (C > 1) if (w) cells_of_rows<R, C - 1>(c, a, b, k, w);
+}
+template<int R = 5> static void cells(Cells c, Cells a, Cells b, Int n, Int k, Int w) { // c (n, w) = a (n, k) b (k, w)
+    for (; n >= R; n -= R, c.at += R*c.row, a.at += R*a.row) cells_of_rows<R>(c, a, b, k, w);
+    if constexpr (R > 1) if (n) cells<R - 1>(c, a, b, n, k, w);
+}
+static inline void flip16(float* to, Int wt, const float* from, Int wf) { // 16 x 16: rows become columns
+    v16 x[16], y[16];
+    for (int i = 0; i < 16; i++) x[i] = vec(from + i*wf);
+    for (int s = 0; s < 4; s++) {
+        for (int i = 0; i < 8; i++) {
+            v16 a = x[i], b = x[i + 8];
+            y[2*i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            y[2*i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        }
+        for (int i = 0; i < 16; i++) x[i] = y[i];
+    }
+    for (int i = 0; i < 16; i++) vec(to + i*wt) = x[i];
+}
+struct Beside { // a head of n tokens, of 16 sequences side by side: 16 numbers for each of e (of w = wide(e)) places
+    Int n, e, w, start[16], at[16], count = 0; // first row and place within a row of each sequence; how many there are
+    std::vector<float> room;
+    float *q0, *q, *dq, *k0, *k, *dk, *v, *dv, *o, *p, *dp, *dgains, *rows;
+    Beside(Int n, Int e): n(n), e(e), w(wide(e)), room(16*(9*n*w + 2*n*n + 3*w), 0.f) {
+        float* x = room.data();
+        for (float** y : {&q0, &q, &dq, &k0, &k, &dk, &v, &dv, &o}) { *y = x; x += 16*n*w; }
+        for (float** y : {&p, &dp}) { *y = x; x += 16*n*n; }
+        dgains = x;
+        rows = x + 2*16*w;
+    }
+    Cells tokens(float* x) { return {x, 16*w, 16}; }
+    Cells places(float* x) { return {x, 16, 16*w}; }
+    Cells pairs(float* x, bool turned = false) { return {x, turned ? 16 : 16*n, turned ? 16*n : 16}; }
+    template<class T> void take(float* x, const T* from, Int d, Int step) { // rows of d numbers, step apart
+        for (Int i = 0; i < n; i++) {
+            for (Int l = 0; l < 16; l++) {
+                if (l < count) load(rows + l*w, from + (start[l] + i*step)*d + at[l], e);
+                else std::fill(rows + l*w, rows + l*w + e, 0.f);
+            }
+            for (Int c = 0; c < w; c += 16) flip16(x + 16*(i*w + c), 16, rows + c, w);
+        }
+    }
+    template<class T> void give(T* to, const float* x, Int d, Int step) {
+        for (Int i = 0; i < n; i++) {
+            for (Int c = 0; c < w; c += 16) flip16(rows + c, w, x + 16*(i*w + c), 16);
+            for (Int l = 0; l < count; l++) save(to + (start[l] + i*step)*d + at[l], rows + l*w, e);
+        }
+    }
+    v16 inverse_rms(const float* x) {
+        v16 s = {};
+        for (Int c = 0; c < 16*e; c += 16) s += vec(x + c)*vec(x + c);
+        float r[16];
+        SIMD for (int l = 0; l < 16; l++) r[l] = 1/std::sqrt(s[l]/e + 1e-6f);
+        return vec(r);
+    }
+    void prepare(float* y, const float* x, const float* gain, const float* turn) { // of one token
+        v16 r = inverse_rms(x);
+        for (Int c = 0; c < e; c++) vec(y + 16*c) = gain[c]*r*vec(x + 16*c);
+        for (Int c = 0; turn && c < e; c += 2) {
+            v16 a = vec(y + 16*c), b = vec(y + 16*c + 16);
+            vec(y + 16*c) = a*turn[c] + b*turn[w + c];
+            vec(y + 16*c + 16) = b*turn[c + 1] + a*turn[w + c + 1];
+        }
+    }
+    void prepare_grad(float* d, const float* x, const float* gain, const float* turn, float* dgain) {
+        for (Int c = 0; turn && c < e; c += 2) {
+            v16 a = vec(d + 16*c), b = vec(d + 16*c + 16);
+            vec(d + 16*c) = a*turn[c] + b*turn[w + c + 1];
+            vec(d + 16*c + 16) = b*turn[c + 1] + a*turn[w + c];
+        }
+        v16 r = inverse_rms(x), s = {};
+        for (Int c = 0; c < e; c++) {
+            v16 z = vec(d + 16*c);
+            vec(dgain + 16*c) += r*z*vec(x + 16*c);
+            vec(d + 16*c) = z *= gain[c];
+            s += z*vec(x + 16*c);
+        }
+        s *= r*r/float(e);
+        for (Int c = 0; c < e; c++) vec(d + 16*c) = r*(vec(d + 16*c) - s*vec(x + 16*c));
+    }
+    void weights() {
+        cells(pairs(p), tokens(q), places(k), n, e, n);
+        for (float* r = p; r < p + 16*n*n; r += 16*n) {
+            v16 top = vec(r), sum = {};
+            for (Int j = 16; j < 16*n; j += 16) top = larger(top, vec(r + j));
+            for (Int j = 0; j < 16*n; j += 16) sum += vec(r + j) = exp16(vec(r + j) - top);
+            sum = 1.f/sum;
+            for (Int j = 0; j < 16*n; j += 16) vec(r + j) *= sum;
+        }
+    }
+    void forward() { weights(); cells(tokens(o), pairs(p), tokens(v), n, n, e); }
+    void backward() { // o holds the gradient of the result
+        weights();
+        cells(tokens(dv), pairs(p, true), tokens(o), n, n, e);
+        cells(pairs(dp), tokens(o), places(v), n, e, n);
+        for (Int i = 0; i < 16*n*n; i += 16*n) {
+            v16 sum = {};
+            for (Int j = i; j < i + 16*n; j += 16) sum += vec(p + j)*vec(dp + j);
+            for (Int j = i; j < i + 16*n; j += 16) vec(dp + j) = vec(p + j)*(vec(dp + j) - sum);
+        }
+        cells(tokens(dq), pairs(dp), tokens(k), n, n, e);
+        cells(tokens(dk), pairs(dp, true), tokens(q), n, n, e);
+    }
+};
+'''
+
+# %% ../../nbs/04_blocks/10_kernels.ipynb #ad847bf6
+CPP['short'] = r'''
+// `self_any` for short sequences
+template<class T> void self_short(const T* qkv, const float* gain, const float* turn, T* o, const T* do_, T* dqkv,
+                                  float* sum, Int outer, Int inner, Int n, Int heads, Int e, int threads) {
+    Int d = heads*e, w = wide(e), all = outer*inner*heads, groups = (all + 15)/16;
+    PARALLEL for (int t = 0; t < threads; t++) {
+        Beside a(n, e);
+        for (Int g = groups*t/threads; g < groups*(t+1)/threads; g++) {
+            a.count = std::min(all - 16*g, Int(16));
+            for (Int l = 0; l < a.count; l++) {
+                Int s = (16*g + l)/heads;
+                a.start[l] = s/inner*inner*n + s%inner;
+                a.at[l] = (16*g + l)%heads*e;
+            }
+            a.take(a.q0, qkv, 3*d, inner);
+            a.take(a.k0, qkv + d, 3*d, inner);
+            a.take(a.v, qkv + 2*d, 3*d, inner);
+            for (Int i = 0; i < n; i++) {
+                const float* by = turn ? turn + 2*i*w : nullptr;
+                a.prepare(a.q + 16*i*w, a.q0 + 16*i*w, gain, by);
+                a.prepare(a.k + 16*i*w, a.k0 + 16*i*w, gain + w, by);
+            }
+            if (!do_) {
+                a.forward();
+                a.give(o, a.o, d, inner);
+                continue;
+            }
+            a.take(a.o, do_, d, inner);
+            a.backward();
+            for (Int i = 0; i < n; i++) {
+                const float* by = turn ? turn + 2*i*w : nullptr;
+                a.prepare_grad(a.dq + 16*i*w, a.q0 + 16*i*w, gain, by, a.dgains);
+                a.prepare_grad(a.dk + 16*i*w, a.k0 + 16*i*w, gain + w, by, a.dgains + 16*w);
+            }
+            a.give(dqkv, a.dq, 3*d, inner);
+            a.give(dqkv + d, a.dk, 3*d, inner);
+            a.give(dqkv + 2*d, a.dv, 3*d, inner);
+        }
+        for (Int c = 0; c < 2*w; c++) sum[2*t*w + c] = total(vec(a.dgains + 16*c))[0];
+    }
+}
+'''
+
 # %% ../../nbs/04_blocks/10_kernels.ipynb #7b939f6d
 CPP['self'] = r'''
 static inline v16 swapped(v16 x) { // within pairs
@@ -310,7 +478,9 @@ template<class T> void self_any(const T* qkv, const float* gains, const float* t
                                 float* dgains, Int outer, Int inner, Int n, Int heads, Int e, int threads) {
     Int d = heads*e, w = wide(e), all = outer*inner;
     std::vector<float> gain = padded(gains, 2, e), turn = padded(turns, turns ? 2*n : 0, e), sum(threads*2*w, 0.f);
-    PARALLEL for (int t = 0; t < threads; t++) {
+    if (n <= SHORT) self_short(qkv, gain.data(), turns ? turn.data() : nullptr, o, do_, dqkv, sum.data(),
+                               outer, inner, n, heads, e, threads);
+    else PARALLEL for (int t = 0; t < threads; t++) {
         Head a(n, n, e);
         float *gq = gain.data(), *gk = gq + w, *dgain = sum.data() + 2*t*w;
         for (Int c = all*heads*t/threads; c < all*heads*(t+1)/threads; c++) {
