@@ -5864,6 +5864,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.decode_latents': ( '09_sample/pipeline.html#decode_latents',
                                                                                              'opensora_nb/sample/pipeline.py'),
+                                             'opensora_nb.sample.pipeline.decoder_of': ( '09_sample/pipeline.html#decoder_of',
+                                                                                         'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.divided': ( '09_sample/pipeline.html#divided',
                                                                                       'opensora_nb/sample/pipeline.py'),
                                              'opensora_nb.sample.pipeline.draw_noise': ( '09_sample/pipeline.html#draw_noise',

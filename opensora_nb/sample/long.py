@@ -14,7 +14,7 @@ import numpy as np, torch
 from ..core import rng_for
 from ..flow.masks import conditions_text
 from .condition import given, latent_spans
-from .pipeline import SampleConfig, check_fits, generate, iter_pixels, made_frames
+from .pipeline import SampleConfig, check_fits, decoder_of, generate, iter_pixels, made_frames
 from .settings import LongConfig
 from ..text.prompts import with_previous
 
@@ -129,7 +129,7 @@ def _check_counts(specs, refs, seeds): # `ValueError` where they differ
                      f"got {len(refs)} and {len(seeds)}")
 
 def _round_pieces(pipe, z, num_frames, skip, ends, keep): # pieces of a round; its last frames go to `ends`
-    with pipe.at_work(pipe.vae):
+    with pipe.at_work(decoder_of(pipe)):
         for k, one in enumerate(z):
             done, end = 0, []
             for frames in iter_pixels(pipe, one, num_frames):

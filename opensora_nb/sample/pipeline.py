@@ -6,14 +6,14 @@
 __all__ = ['FRAME_VAE', 'TRANSFORMERS', 'save_vae', 'vae_config', 'part_config', 'load_vae', 'Pipeline', 'ClipNote', 'T5Note',
            'load_text', 'transformer_in', 'load_model', 'load_pipeline', 'chunking', 'front_padding', 'made_frames',
            'frames_of', 'length_note', 'encode_prompts', 'draw_noise', 'schedule_of', 'fps_of', 'finite_answer',
-           'decode_latents', 'frames_decoded', 'iter_pixels', 'stream_decode', 'to_pixels', 'divided', 'generate',
-           'latent_shape', 'check_mask', 'check_fits', 'why_not_finite', 'Video', 'check_prompt', 'warnings_for',
-           'text_to_video', 'cached_pipeline']
+           'decode_latents', 'decoder_of', 'frames_decoded', 'iter_pixels', 'stream_decode', 'to_pixels', 'divided',
+           'generate', 'latent_shape', 'check_mask', 'check_fits', 'why_not_finite', 'Video', 'check_prompt',
+           'warnings_for', 'text_to_video', 'cached_pipeline']
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #6e47dd44
 import json, math, re, warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -121,17 +121,15 @@ class Pipeline:
     def device(self): return torch.device(self.offload) if self.offload else next(self.model.parameters()).device
     @contextmanager
     def at_work(self,
-        part, # model or vae
+        part, # model, vae or preview
     ):
         "Within the block, the part is on the device, and drops no captions as in training"
         trains = part.training
         part.eval()
         if self.offload: part.to(self.offload)
-        quick = [n for n in (self.vae, self.preview) if n] if part is self.vae and self.vae_speed is not None else []
+        quick = part is not self.model and self.vae_speed is not None
         try:
-            with ExitStack() as on:
-                for net in quick: on.enter_context(faster_vae(net, **self.vae_speed))
-                yield part
+            with faster_vae(part, **self.vae_speed) if quick else nullcontext(): yield part
         finally:
             part.train(trains)
             if self.offload: part.to('cpu')
@@ -382,7 +380,15 @@ def decode_latents(
     preview:bool=False, # a quick look, by the preview decoder where the pipeline has one
 ) -> list:           # uint8 (f, h, w, 3) each
     "Latents to clips; latents of the length that `made_frames` says are cut to the frames asked for"
-    with pipe.at_work(pipe.vae): return [np.concatenate([*iter_pixels(pipe, one, num_frames, preview)]) for one in z]
+    with pipe.at_work(decoder_of(pipe, preview)):
+        return [np.concatenate([*iter_pixels(pipe, one, num_frames, preview)]) for one in z]
+
+def decoder_of(
+    pipe:Pipeline,
+    preview:bool=False, # for a quick look
+) -> torch.nn.Module:   # its preview decoder or its autoencoder
+    "What makes pixels of latents; it has to be at work, see `Pipeline.at_work`"
+    return pipe.preview if (preview or pipe.preview_all) and pipe.preview else pipe.vae
 
 def frames_decoded(
     pipe:Pipeline,   # says what was trained for
@@ -394,15 +400,15 @@ def frames_decoded(
     return made if z.shape[-3] == pipe.vae.latent_size((made, None, None))[0] else num_frames
 
 def iter_pixels(
-    pipe:Pipeline,   # whose autoencoder is at work, see `Pipeline.at_work`
+    pipe:Pipeline,   # whose decoder is at work, see `decoder_of`
     z:Tensor,        # (c, f', h', w') latents of one clip
     num_frames:int,  # frames of the clip
     preview:bool=False, # as in `decode_latents`
 ) -> Iterator[np.ndarray]: # uint8 (a few frames, h, w, 3)
     "One clip piece by piece, so that only a few of its frames are held in 32 bits"
-    quick = pipe.preview if preview or pipe.preview_all else None
-    one, made = z[None].to(next((quick or pipe.vae).parameters()).dtype), frames_decoded(pipe, z, num_frames)
-    if quick: pieces = quick.iter_decode(one, made)
+    net = decoder_of(pipe, preview)
+    one, made = z[None].to(next(net.parameters()).dtype), frames_decoded(pipe, z, num_frames)
+    if net is pipe.preview: pieces = net.iter_decode(one, made)
     elif pipe.shared: pieces = parallel_vae.iter_decode_on_ranks(pipe.vae, one, made, pipe.tiling)
     else: pieces = tiling.iter_decode(pipe.vae, one, made, pipe.tiling or tiling.Tiling())
     left = num_frames
@@ -423,7 +429,7 @@ def stream_decode(
     "Streaming decode: each frame goes to the file as soon as it is made, so memory does not grow with the length"
     d = pipe.vae.cfg.vae_2d.downsample if tiling.in_time(pipe.vae.cfg) else pipe.vae.cfg.downsample
     size = [n*d for n in z.shape[-2:]]
-    with pipe.at_work(pipe.vae), video_writer(path, size, fps or pipe.defaults.fps, crf) as put:
+    with pipe.at_work(decoder_of(pipe)), video_writer(path, size, fps or pipe.defaults.fps, crf) as put:
         for piece in iter_pixels(pipe, z, num_frames):
             for frame in piece: put(frame)
     return Path(path)

@@ -9,6 +9,7 @@ __all__ = ['PreviewConfig', 'PreviewDecoder', 'teacher_pairs', 'teacher_shows', 
 # %% ../../nbs/06_vae/11_preview.ipynb #wepreva3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 import torch
 from torch import nn, Tensor
@@ -120,9 +121,11 @@ def edge_weights(
     more:float=2.,  # how much more a pixel counts where its neighbours span half of the range or more
 ) -> Tensor:        # (b, 1, f, h, w), 1 where all is plain
     "What tells a star from a circle lies on the edge: a pixel counts by the spread of its 5x5 neighbours"
-    b, flat = len(want), rearrange(want, 'b c f h w -> (b f) c h w')
-    spread = (F.max_pool2d(flat, 5, 1, 2) + F.max_pool2d(-flat, 5, 1, 2)).amax(1, keepdim=True).clamp(max=1)
-    return rearrange(1 + more*spread, '(b f) c h w -> b c f h w', b=b)
+    def highest(x): # row by row, then column by column: several times as fast as max_pool2d on a CPU
+        (h, w), x = x.shape[-2:], F.pad(x, (2, 2, 2, 2, 0, 0), 'replicate')
+        x = reduce(torch.maximum, [x[..., k:k+h, :] for k in range(5)])
+        return reduce(torch.maximum, [x[..., k:k+w] for k in range(5)])
+    return 1 + more*(highest(want) + highest(-want)).amax(1, keepdim=True).clamp(max=1)
 
 def distil_preview(
     net:PreviewDecoder, # is trained in place

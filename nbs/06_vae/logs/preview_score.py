@@ -11,6 +11,7 @@ from opensora_nb.data.dataset import DataConfig, open_data
 from opensora_nb.metrics.recon import psnr
 from opensora_nb.sample.pipeline import SampleConfig, decode_latents, generate, load_pipeline
 from opensora_nb.toy.objects import score_world
+from opensora_nb.weights import count_parameters
 
 LEVEL, SEED, BATCH = dict(worlds='full'), 7000, 10
 
@@ -29,7 +30,7 @@ def run(name, n=100, dtype='fp32', teacher=''):
     other = load_pipeline(teacher, 'cpu') if teacher else None
     if dtype == 'bf16': pipe.model.bfloat16()
     prompts = open_data(DataConfig(seed=2042, level=LEVEL.get(name, 'core'))).test_prompts(n)
-    clips = {way: [] for way in ('full', 'bf16', 'preview') if way != 'bf16' or fast_bf16()}
+    clips = {way: [] for way in ('full', 'bf16', 'preview', 'preview bf16') if 'bf16' not in way or fast_bf16()}
     spent = {way: [] for way in ('sample', *clips)}
     for i in range(0, n, BATCH): # in turn, so that a busy machine is busy for both
         some = prompts[i:i+BATCH]
@@ -37,8 +38,8 @@ def run(name, n=100, dtype='fp32', teacher=''):
         z, seconds = clocked(lambda: generate(pipe, some, SampleConfig(), seeds, decode=False))
         spent['sample'].append(seconds/len(some))
         for way in clips:
-            pipe.vae_speed = dict(precision='bf16') if way == 'bf16' else None
-            made, seconds = clocked(lambda: decode_latents(pipe, z, pipe.defaults.num_frames, way == 'preview'))
+            pipe.vae_speed, look = dict(precision='bf16') if 'bf16' in way else None, 'preview' in way
+            made, seconds = clocked(lambda: decode_latents(pipe, z, pipe.defaults.num_frames, look))
             clips[way] += made
             spent[way].append(seconds/len(some))
         if other:
@@ -48,7 +49,7 @@ def run(name, n=100, dtype='fp32', teacher=''):
     right = {way: score_world(cs, prompts) for way, cs in clips.items()}
     told, near = machine(), [psnr(a, b) for a, b in zip(clips['preview'], clips['full'])]
     row = dict(name=name, dtype=dtype, prompts=n, steps=pipe.defaults.num_sampling_steps,
-               psnr=round(float(np.mean(near)), 2),
+               parameters=count_parameters(pipe.preview), psnr=round(float(np.mean(near)), 2),
                cpu_s={k: round(float(np.median(v)), 4) for k, v in spent.items()},
                strict={k: round(float(r.strict), 4) for k, r in right.items()},
                each={k: {a: round(float(v), 4) for a, v in r.accuracy.items()} for k, r in right.items()},
