@@ -7930,6 +7930,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'opensora_nb/vae/preview.py'),
                                          'opensora_nb.vae.preview.edge_weights': ( '06_vae/preview.html#edge_weights',
                                                                                    'opensora_nb/vae/preview.py'),
+                                         'opensora_nb.vae.preview.grow_preview': ( '06_vae/preview.html#grow_preview',
+                                                                                   'opensora_nb/vae/preview.py'),
                                          'opensora_nb.vae.preview.load_preview': ( '06_vae/preview.html#load_preview',
                                                                                    'opensora_nb/vae/preview.py'),
                                          'opensora_nb.vae.preview.save_preview': ( '06_vae/preview.html#save_preview',
