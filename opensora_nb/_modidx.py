@@ -6722,6 +6722,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.T2VTask.validation_loss': ( '11_train/diffusion.html#t2vtask.validation_loss',
                                                                                                       'opensora_nb/train/diffusion.py'),
+                                             'opensora_nb.train.diffusion.T2VTask.validation_pipeline': ( '11_train/diffusion.html#t2vtask.validation_pipeline',
+                                                                                                          'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.T2VTask.with_frozen_text': ( '11_train/diffusion.html#t2vtask.with_frozen_text',
                                                                                                        'opensora_nb/train/diffusion.py'),
                                              'opensora_nb.train.diffusion.T2VTask.with_labels': ( '11_train/diffusion.html#t2vtask.with_labels',

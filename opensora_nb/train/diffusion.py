@@ -154,6 +154,8 @@ class T2VTrain(TrainConfig):
     validate_on:int = opt(64, "toy data: held-out prompts for validation; 0: none", least=0, most=10**6)
     validate_steps:int = opt(0, "toy data: sampling steps of validation, fewer are quicker; 0 takes sampling_steps",
                              least=0, most=1000)
+    validate_bf16:bool = opt(False, "toy data: validate with linear layers and autoencoder in bf16, where the machine "
+                             "multiplies it fast; about twice as quick, off by about 1 %")
     validate_sizes:tuple[str, ...] = opt((), "toy data: more sizes to score, FRAMESxHEIGHTxWIDTH; "
                                          "other data: more sizes for validate_times")
     confirm_on:int = opt(200, "toy data: other held-out prompts, with all sampling_steps, before stop_at ends a run",
@@ -784,8 +786,8 @@ class T2VTask(Task):
     def loss(self, module, batch): return self.flow_loss(module, batch)
     def validate(self):
         if self.data.validation is not None: return dict(loss=self.validation_loss(), **self.fixed_losses())
-        return self.score.validate(self.sampling_pipeline)
-    def confirm(self): return self.score.confirm(self.sampling_pipeline)
+        return self.score.validate(self.validation_pipeline)
+    def confirm(self): return self.score.confirm(self.validation_pipeline)
 
     @torch.no_grad()
     def validation_loss(self):
@@ -819,6 +821,11 @@ class T2VTask(Task):
         self.module.eval()
         self.vae.to(pipe.device)
         return pipe
+
+    def validation_pipeline(self): # in bf16 where that was asked for and pays
+        pipe = self.sampling_pipeline()
+        if not (self.cfg.validate_bf16 and fast_bf16(pipe.device)): return pipe
+        return replace(pipe, speed=dict(linears='bf16'), vae_speed=dict(precision='bf16'))
 
     def preview(self):
         if not (prompts := self.preview_prompts()): return None
