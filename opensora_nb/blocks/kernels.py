@@ -491,9 +491,11 @@ template<class T> void self_any(const T* qkv, const float* gains, const float* t
                 load(a.q0 + i*w, row, e);
                 load(a.k0 + i*w, row + d, e);
                 load(a.v + i*w, row + 2*d, e);
+                if (do_) load(a.o + i*w, do_ + (first + i*inner)*d + at, e);
+            }
+            for (Int i = 0; i < n; i++) { // by now what was written can be read without waiting for it
                 prepare(a.q + i*w, a.q0 + i*w, gq, turn_of(i), w, e);
                 prepare(a.k + i*w, a.k0 + i*w, gk, turn_of(i), w, e);
-                if (do_) load(a.o + i*w, do_ + (first + i*inner)*d + at, e);
             }
             if (do_) a.backward(); else a.forward();
             for (Int i = 0; i < n; i++) {
