@@ -170,10 +170,11 @@ def test_what_cannot_be_is_refused(monkeypatch):
 def test_every_fused_block_has_the_weights_of_its_original():
     assert all(issubclass(new, old) and '__init__' not in vars(new) for old, new in FUSED.items())
 
-SAMPLE = ['--prompt', 'a red circle moves left', '--fused']
+SAMPLE = ['--prompt', '3', '--fused'] # a class of a DiT, and a text for others
 
 @pytest.mark.parametrize('more,said', [(['--compile'], '--fused and --compile are two ways of the same'),
-                                       (['--dtype', 'fp16'], '--fused computes in fp32 or bf16')])
+                                       (['--dtype', 'fp16'], '--fused computes in fp32 or bf16'),
+                                       (['--preset', 'dit'], 'and .* is a DiT; leave it out')])
 def test_a_command_that_cannot_be(more, said, tmp_path):
     options = parse_options([*SAMPLE, '--save-dir', str(tmp_path), *more])
     with pytest.raises(ValueError, match=said): plan_sample(options)
