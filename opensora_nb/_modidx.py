@@ -5444,6 +5444,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'opensora_nb/parallel/quick_step.py'),
                                                  'opensora_nb.parallel.quick_step.by_layer': ( '08_parallel/quick_step.html#by_layer',
                                                                                                'opensora_nb/parallel/quick_step.py'),
+                                                 'opensora_nb.parallel.quick_step.check_parts': ( '08_parallel/quick_step.html#check_parts',
+                                                                                                  'opensora_nb/parallel/quick_step.py'),
                                                  'opensora_nb.parallel.quick_step.cross_grad': ( '08_parallel/quick_step.html#cross_grad',
                                                                                                  'opensora_nb/parallel/quick_step.py'),
                                                  'opensora_nb.parallel.quick_step.input_grad': ( '08_parallel/quick_step.html#input_grad',

@@ -1,13 +1,15 @@
 "The quicker training step: off it leaves no trace, on it resumes to the bit, and refuses what it does not fit"
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 import pytest, torch, torch.nn.functional as F
 from opensora_nb.data.dataset import DataConfig
+from opensora_nb.blocks.attention import SelfAttention
+from opensora_nb.models.adapters import add_lora
 from opensora_nb.models.dit import DiTConfig
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.blocks import kernels
 from opensora_nb.parallel import quick_step
-from opensora_nb.train.diffusion import T2VTrain, TextToVideo
+from opensora_nb.train.diffusion import T2VTask, T2VTrain, TextToVideo
 from opensora_nb.train.loop import train
 from opensora_nb.train.optim import OptimConfig
 
@@ -127,3 +129,24 @@ def test_says_that_a_compiler_is_missing(monkeypatch):
     monkeypatch.setattr('shutil.which', lambda *_: None)
     with pytest.raises(ValueError, match='no C.. compiler was found'):
         quick_step.quicken(TextToVideo(STDiT3(SMALL)))
+
+class Alone(SelfAttention): "Computes something else with the same weights"
+
+@dataclass(frozen=True)
+class AloneTrain(T2VTrain):
+    def make_task(self, device): return AloneTask(self, device)
+
+class AloneTask(T2VTask):
+    def make_model(self, cfg): return STDiT3(cfg, attention=Alone)
+
+def test_a_part_of_ones_own_is_not_left_out(place):
+    own = AloneTrain(**vars(config(place, 'alone', quick_step=True)))
+    with pytest.raises(ValueError, match='spatial_blocks.0.attn as .*SelfAttention.*Alone there; use quick_step=no'):
+        train(own, progress=False)
+    adapted = add_lora(TextToVideo(STDiT3(SMALL)), 2, layers='all')
+    with pytest.raises(ValueError, match=r"kit's Linear does, and this model has peft\.\S+ there"):
+        quick_step.quicken(adapted)
+    module = TextToVideo(STDiT3(SMALL))
+    module.model.temporal_blocks[0].mlp.forward = torch.sin
+    with pytest.raises(ValueError, match='temporal_blocks.0.mlp as .*MLP.*another forward there'):
+        quick_step.quicken(module)
