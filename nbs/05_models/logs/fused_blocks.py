@@ -1,4 +1,4 @@
-"""Samples with fused blocks beside plain ones: a line of JSON for each case, with processor time, one thread.
+"""Samples with fused blocks beside plain ones: a line of JSON for each case, with processor and wall time.
 
 Run from the repository, with the cases wanted:
 python nbs/05_models/logs/fused_blocks.py lengths tiny student wide rounding
@@ -46,7 +46,11 @@ def keep(case, sides, run, rounds, **about):
     for side, name in zip(found.sides, sides): side.name = name
     print(case, about, found, sep='\n', flush=True)
     first = found.sides[0]
-    rows = [dict(name=s.name, cpu=round(s.busy, 5), times=round(float(np.median(np.divide(first.cpu, s.cpu))), 3),
+    def times(kind): # how many times as fast as the first, within each round
+        return {s.name: round(float(np.median(np.divide(getattr(first, kind), getattr(s, kind)))), 3)
+                for s in found.sides}
+    by_cpu, by_wall = times('cpu'), times('wall')
+    rows = [dict(name=s.name, cpu=round(s.busy, 5), times=by_cpu[s.name], wall_times=by_wall[s.name],
                  rms=float(f'{s.error_rms:.2g}'), largest=float(f'{s.error_max:.2g}'), ready=round(s.ready, 2))
             for s in found.sides]
     row = dict(date=time.strftime('%Y-%m-%d'), case=case, **about, rounds=rounds, load=found.load, **found.where)
@@ -126,8 +130,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('cases', nargs='+', choices=['lengths', 'rounding', 'tiny', 'student', 'wide'])
     parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     for case in args.cases: globals()[case](args.rounds)
 
 if __name__ == '__main__': main()
