@@ -8,6 +8,7 @@ from opensora_nb.models.adapters import add_lora
 from opensora_nb.models.dit import DiTConfig
 from opensora_nb.models.stdit3 import STDiT3, STDiT3Config
 from opensora_nb.blocks import kernels
+from opensora_nb.models import fused_blocks as fused
 from opensora_nb.parallel import quick_step
 from opensora_nb.train.diffusion import T2VTask, T2VTrain, TextToVideo
 from opensora_nb.train.loop import train
@@ -105,6 +106,26 @@ def test_frozen_blocks_stay_without_gradient():
     grads = gradients(module, batch_of(5, 8, 8))
     assert not any(k.startswith('model.spatial_blocks') for k in grads)
     assert 'model.x_embedder.proj.weight' in grads and 'model.temporal_blocks.0.mlp.fc2.weight' in grads
+
+def test_fused_blocks_reach_a_quick_model(monkeypatch): # as a validation in bf16 asks for
+    module, batch = quick_step.quicken(TextToVideo(STDiT3(SMALL))), batch_of(5, 8, 8)
+    for p in module.parameters(): torch.nn.init.normal_(p, std=.1)
+    module.eval()
+    gates = []
+    fused_gate = fused.fused_gate
+    monkeypatch.setattr(fused, 'fused_gate', lambda *args: gates.append(args) or fused_gate(*args))
+    with torch.no_grad():
+        plain = module(**batch)
+        assert not gates
+        with fused.fused_blocks(module.model): quick = module(**batch)
+    assert len(gates) == 2*2*SMALL.depth # two gates a block
+    assert (quick - plain).std()/plain.std() < 1e-5
+
+@pytest.mark.parametrize('quick', [True, False])
+def test_validation_in_bf16_is_fused_in_a_quick_run(place, quick, monkeypatch):
+    monkeypatch.setattr('opensora_nb.train.diffusion.fast_bf16', lambda device: True)
+    run = train(config(place, f'val_{quick}', quick_step=quick, validate_bf16=True), progress=False)
+    assert run.task.validation_pipeline().speed == dict(linears='bf16', fused=quick)
 
 def test_large_scores_stay_finite():
     q, kv, starts = 300*torch.randn(4, 16), 300*torch.randn(6, 32), torch.tensor([0, 2, 6])

@@ -196,7 +196,7 @@ def check_parts(
 # %% ../../nbs/08_parallel/06_quick_step.ipynb #c810013b
 def quick_block(block, rope, x, y, lens, modulation, turn=None): # `forward` of a block
     if not (block.training and torch.is_grad_enabled()):
-        return STDiT3Block.forward(block, x, y, lens, modulation, turn)
+        return type(block).forward(block, x, y, lens, modulation, turn) # which may be that of a fused block
     b, f, s, _ = x.shape
     with torch.autocast(x.device.type, enabled=False):
         kv = block.cross_attn.kv_linear

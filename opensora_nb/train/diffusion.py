@@ -155,7 +155,7 @@ class T2VTrain(TrainConfig):
     validate_steps:int = opt(0, "toy data: sampling steps of validation, fewer are quicker; 0 takes sampling_steps",
                              least=0, most=1000)
     validate_bf16:bool = opt(False, "toy data: validate with linear layers and autoencoder in bf16, where the machine "
-                             "multiplies it fast; 1.4 times as quick for small models")
+                             "multiplies it fast; with quick_step also by fused blocks")
     validate_sizes:tuple[str, ...] = opt((), "toy data: more sizes to score, FRAMESxHEIGHTxWIDTH; "
                                          "other data: more sizes for validate_times")
     confirm_on:int = opt(200, "toy data: other held-out prompts, with all sampling_steps, before stop_at ends a run",
@@ -843,10 +843,10 @@ class T2VTask(Task):
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #b4056cbd
 @patch
-def validation_pipeline(self:T2VTask): # in bf16 where that was asked for and pays
+def validation_pipeline(self:T2VTask): # in bf16 where that was asked for and pays; a quick run has its kernels ready
     pipe = self.sampling_pipeline()
     if not (self.cfg.validate_bf16 and fast_bf16(pipe.device)): return pipe
-    return replace(pipe, speed=dict(linears='bf16'), vae_speed=dict(precision='bf16'))
+    return replace(pipe, speed=dict(linears='bf16', fused=self.cfg.quick_step), vae_speed=dict(precision='bf16'))
 
 # %% ../../nbs/11_train/07_diffusion.ipynb #bb1f46b1
 def told_batch(
