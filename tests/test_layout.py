@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [p for p in sorted([*(ROOT/'nbs').rglob('*.ipynb'), *(ROOT/'tutorials').rglob('*.ipynb')])
          if '.ipynb_checkpoints' not in p.parts]
 MODULES = [p for p in sorted((ROOT/'opensora_nb').rglob('*.py')) if p.name not in ('__init__.py', '_modidx.py')]
-FILES = [*PAGES, *MODULES, *sorted((ROOT/'tests').glob('*.py')), ROOT/'setup.py']
+SCRIPTS = sorted([*(ROOT/'nbs').glob('*/logs/*.py'), *(ROOT/'tests').rglob('*.py')]) # what made a log, and tests
+FILES = [*PAGES, *MODULES, *SCRIPTS, ROOT/'setup.py']
 WIDTH, FUNCTION, CLASS = 120, 2000, 130 # columns, characters, lines
 TUPLE, DEPTH = 4, 2                     # values by position, comprehensions inside each other
 COMPREHENSION = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp

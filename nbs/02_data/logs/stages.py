@@ -1,4 +1,4 @@
-"""Clips a second of the stages of the recipe against plain loops over their libraries: writes stages.json beside itself.
+"""Clips a second of the stages of the recipe against plain loops over their libraries; writes stages.json.
    python nbs/02_data/logs/stages.py FOLDER     (FOLDER gets a few clips)"""
 import json, os, statistics, sys, time
 from itertools import islice
@@ -12,7 +12,8 @@ from opensora_nb.data.scenes import practice_clip
 from opensora_nb.data.scores import FlowDis, flow_pairs, near_pairs
 from opensora_nb.data.video_io import write_video
 
-CLIPS, FRAMES, SIZE, FPS, ROUNDS, WORKERS = 8, 48, (180, 320), 24, 9, 2
+CLIPS, FRAMES, SIZE, FPS = 8, 48, (180, 320), 24
+ROUNDS, WORKERS = 9, 2
 
 # What one writes with a library, for one file; threads 1, or 0: as many as the library takes by itself
 
@@ -41,7 +42,7 @@ def loop_cut(threads): # PyAV: decoded, and encoded at the same quality
     def work(path):
         with av.open(path) as film, av.open(f'{path}.loop.mp4', 'w') as clip:
             old = film.streams.video[0]
-            how = {'x264-params': 'mbtree=0:threads=1'} if threads else {} # as `write_video`, or as the library likes it
+            how = {'x264-params': 'mbtree=0:threads=1'} if threads else {} # as `write_video`, or the library's way
             new = clip.add_stream('libx264', rate=FPS, options=dict(crf='18') | how)
             new.width, new.height, new.pix_fmt = old.width, old.height, 'yuv420p'
             old.thread_type = 'NONE' if threads else 'AUTO'

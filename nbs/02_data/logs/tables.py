@@ -13,7 +13,8 @@ def write_input(folder, n, name):
                        'the sea; waves, and a boat that comes nearer'])
     frame = pl.DataFrame(dict(
         path=pl.select(pl.format('/videos/{}.mp4', k % (n*9//10))).to_series(), text=texts.gather(k % 4),
-        num_frames=rng.integers(0, 600, n), height=rng.choice([360, 720, 1080], n), width=rng.choice([640, 1280, 1920], n),
+        num_frames=rng.integers(0, 600, n), height=rng.choice([360, 720, 1080], n),
+        width=rng.choice([640, 1280, 1920], n),
         aes=rng.normal(5, 1, n).round(3), flow=rng.gamma(1.5, 4, n).round(3)))
     for kind in ('csv', 'parquet'): write_table(frame, folder/f'{name}.{kind}')
     write_table(frame.select('path', match=pl.col('aes')*4).unique('path', keep='first', maintain_order=True)

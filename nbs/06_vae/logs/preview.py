@@ -1,7 +1,8 @@
-"""Distils the preview decoder of embedded weights: python nbs/06_vae/logs/preview.py tiny CLIPS SAMPLED STEPS [FOLDER] [SMALLER]
+"""Distils the preview decoder of embedded weights, in minutes on a core:
+   python nbs/06_vae/logs/preview.py tiny CLIPS SAMPLED STEPS [FOLDER] [SMALLER]
 
-Minutes on a core. The lesson has latents of clips and latents that a student of the weights sampled (0: none); the latter are
-what the decoder will see. It goes into FOLDER, by default the one beside the weights, and grows from the SMALLER one.
+The lesson has latents of clips and latents that a student of the weights sampled (0: none); the latter are what the
+decoder will see. It goes into FOLDER, by default the one beside the weights, and grows from the SMALLER one.
 """
 import json, sys, time
 from contextlib import nullcontext

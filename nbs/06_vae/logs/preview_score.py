@@ -25,6 +25,16 @@ def made_by_default(pipe, some, seeds): # clips, seconds of one to sample, to de
     clips, decoded = clocked(lambda: decode_latents(pipe, z, pipe.defaults.num_frames))
     return clips, sampled/len(some), decoded/len(some)
 
+def told_of(pipe, clips, spent, prompts, dtype): # a line of the log, without the teacher's
+    right = {way: score_world(cs, prompts) for way, cs in clips.items()}
+    told, near = machine(), [psnr(a, b) for a, b in zip(clips['preview'], clips['full'])]
+    return dict(dtype=dtype, prompts=len(prompts), steps=pipe.defaults.num_sampling_steps,
+                parameters=count_parameters(pipe.preview), psnr=round(float(np.mean(near)), 2),
+                cpu_s={k: round(float(np.median(v)), 4) for k, v in spent.items()},
+                strict={k: round(float(r.strict), 4) for k, r in right.items()},
+                each={k: {a: round(float(v), 4) for a, v in r.accuracy.items()} for k, r in right.items()},
+                cpu=told['cpu'], threads=told['threads'], torch=told['torch'], load=round(os.getloadavg()[0], 1))
+
 def run(name, n=100, dtype='fp32', teacher=''):
     pipe, beside, spent_beside = load_pipeline(name, 'cpu'), [], []
     other = load_pipeline(teacher, 'cpu') if teacher else None
@@ -46,14 +56,7 @@ def run(name, n=100, dtype='fp32', teacher=''):
             made, *seconds = made_by_default(other, some, seeds)
             beside += made
             spent_beside.append(seconds)
-    right = {way: score_world(cs, prompts) for way, cs in clips.items()}
-    told, near = machine(), [psnr(a, b) for a, b in zip(clips['preview'], clips['full'])]
-    row = dict(name=name, dtype=dtype, prompts=n, steps=pipe.defaults.num_sampling_steps,
-               parameters=count_parameters(pipe.preview), psnr=round(float(np.mean(near)), 2),
-               cpu_s={k: round(float(np.median(v)), 4) for k, v in spent.items()},
-               strict={k: round(float(r.strict), 4) for k, r in right.items()},
-               each={k: {a: round(float(v), 4) for a, v in r.accuracy.items()} for k, r in right.items()},
-               cpu=told['cpu'], threads=told['threads'], torch=told['torch'], load=round(os.getloadavg()[0], 1))
+    row = dict(name=name) | told_of(pipe, clips, spent, prompts, dtype)
     if other:
         seconds = dict(zip(('sample', 'full'), np.median(spent_beside, axis=0).round(4).tolist()))
         row |= dict(teacher=teacher, teacher_cpu_s=seconds, teacher_strict=float(score_world(beside, prompts).strict))

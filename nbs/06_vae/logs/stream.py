@@ -30,7 +30,8 @@ def measure(way, frames): # in a process of its own
             return decode_whole(vae, z, frames)
         start = time.process_time()
         _, peak = peak_memory(run)
-    print(json.dumps(dict(way=way, frames=frames, mib=round(peak/2**20, 1), cpu_s=round(time.process_time() - start, 1))))
+    seconds = time.process_time() - start
+    print(json.dumps(dict(way=way, frames=frames, mib=round(peak/2**20, 1), cpu_s=round(seconds, 1))))
 
 def main():
     told = machine()

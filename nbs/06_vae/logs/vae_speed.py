@@ -1,4 +1,5 @@
-"""Times the autoencoder of 1.2, plain and faster: python nbs/06_vae/logs/vae_speed.py [height width]; minutes on a core."""
+"""Times the autoencoder of 1.2, plain and faster, in minutes on a core:
+   python nbs/06_vae/logs/vae_speed.py [height width]"""
 import json, sys
 from pathlib import Path
 import torch

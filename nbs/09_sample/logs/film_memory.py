@@ -1,4 +1,5 @@
-"""Memory of `run_jobs` by frames, a process for each row: python nbs/09_sample/logs/film_memory.py; minutes on a core."""
+"""Memory of `run_jobs` by frames, a process for each row, in minutes on a core:
+   python nbs/09_sample/logs/film_memory.py"""
 import json, os, subprocess, sys, tempfile
 from pathlib import Path
 import torch

@@ -56,10 +56,10 @@ def main(steps=10):
     told = dict(processor=here['cpu'], torch=here['torch'], threads=here['threads'])
     table = calibrate_reuse(pipe, ['100'], steps) # a caption of its own
     for caption in range(CAPTIONS):
-        idle = {r['way'] for r in rows if not r['reused'] and WAYS[r['way']] is not None} # never reused: not asked again
+        idle = {r['way'] for r in rows if not r['reused'] and WAYS[r['way']] is not None} # not asked again
         done = {r['way'] for r in rows if r['caption'] == caption}
         todo = [w for w in WAYS if w not in idle | done]
-        for way in ['all steps']*bool(todo) + [w for w in todo if w != 'all steps']: # all of them anew beside the others
+        for way in ['all steps']*bool(todo) + [w for w in todo if w != 'all steps']: # all anew beside the others
             z, seconds, reused = timed(pipe, str(caption), cfg, table, way)
             if way == 'all steps': whole, base = z, seconds
             error = ((z - whole).std()/whole.std()).item()
