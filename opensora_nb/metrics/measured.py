@@ -63,7 +63,7 @@ class Measured:
     def has_interval(self) -> bool: return not (math.isnan(self.low) or math.isnan(self.high))
     def as_row(self) -> dict:
         "For JSON and tables, without nan: None where there is no interval"
-        return asdict(self) | {} if self.has_interval else asdict(self) | dict(low=None, high=None)
+        return asdict(self) | ({} if self.has_interval else dict(low=None, high=None))
     @classmethod
     def from_row(cls, row:dict):
         "Back from JSON"
