@@ -200,7 +200,7 @@ def ablation_rows(
 def ablate(
     log:str|Path,         # gets a line as each run ends; runs that have one are not made again
     out:str|Path='runs',  # folder of the runs; several processes may share it
-    runs=ABLATIONS,            # (name, seed)
+    runs=ABLATIONS,       # (name, seed)
     minutes:float=180,    # of CPU time in this process, after which no new run begins
     **how,                # see `run_swapped`
 ):
