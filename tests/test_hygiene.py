@@ -152,6 +152,15 @@ def test_everything_is_small():
     for d in ('datasets', 'tests', 'tutorials'):
         assert not (ROOT/d/'__init__.py').exists(), f"{d} must not be importable"
 
+def test_weights_come_with_a_card():
+    "A folder of embedded weights says what they are, what they were trained on, their limits and licence"
+    assets = ROOT/'opensora_nb'/'assets'
+    for name in sorted({f.relative_to(assets).parts[0] for f in assets.rglob('*.safetensors')}):
+        card = assets/name/'CARD.md'
+        assert card.is_file(), f"{name} holds weights and no CARD.md"
+        text = card.read_text(encoding='utf-8')
+        for said in ('| data |', 'Limits', 'Apache-2.0'): assert said in text, f"the card of {name} lacks {said}"
+
 def test_metadata_is_said_once():
     ini = ConfigParser(delimiters=['='], interpolation=None)
     ini.read(ROOT/'settings.ini')
