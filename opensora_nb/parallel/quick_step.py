@@ -150,16 +150,16 @@ def quick_text(
 ) -> Tensor:       # (b, 1, l, d) features, zero at padding
     "What `TinyText` computes, on packed tokens; without gradients the encoder's own way"
     if not (text.training and torch.is_grad_enabled()): return TinyText.forward(text, ids, mask)
-    words = Packed.of(mask)
-    x = text.token(ids.flatten()[words.where]) + text.position.index_select(0, words.where % ids.shape[1])
+    packed = Packed.of(mask)
+    x = text.token(ids.flatten()[packed.where]) + text.position.index_select(0, packed.where % ids.shape[1])
     for part in text.layers:
         a = part.self_attn
-        qkv = words.pad(F.linear(part.norm1(x), a.in_proj_weight, a.in_proj_bias))
+        qkv = packed.pad(F.linear(part.norm1(x), a.in_proj_weight, a.in_proj_bias))
         q, k, v = rearrange(qkv, 'b l (c k e) -> c b k l e', c=3, k=a.num_heads)
-        o = ((q * q.shape[-1]**-.5) @ k.mT + words.bias.to(q.dtype)).softmax(-1).to(v.dtype) @ v
-        x = x + a.out_proj(words.pack(rearrange(o, 'b k l e -> b l (k e)')))
+        o = ((q * q.shape[-1]**-.5) @ k.mT + packed.bias.to(q.dtype)).softmax(-1).to(v.dtype) @ v
+        x = x + a.out_proj(packed.pack(rearrange(o, 'b k l e -> b l (k e)')))
         x = x + part.linear2(F.gelu(part.linear1(part.norm2(x))))
-    return words.pad(text.norm(x))[:, None]
+    return packed.pad(text.norm(x))[:, None]
 
 def quick_captions(
     model:STDiT3,     # in training
