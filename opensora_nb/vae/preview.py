@@ -159,10 +159,10 @@ def distil_preview(
 # %% ../../nbs/06_vae/11_preview.ipynb #weprevb9g
 @torch.no_grad()
 def grow_preview(
-    small:PreviewDecoder, # taught
+    small:PreviewDecoder, # trained
     cfg:PreviewConfig,    # of a larger one
-) -> PreviewDecoder:      # shows nearly the same before any lesson; without further layers, exactly
-    "A larger decoder that begins with what a smaller one knows"
+) -> PreviewDecoder:      # shows nearly the same before it is trained; without further layers, exactly
+    "A larger decoder that begins with what a smaller one has learned"
     if (less := [k for k, n in vars(small.cfg).items() if n > getattr(cfg, k)]):
         raise ValueError(f"a decoder cannot shrink: {less[0]} {getattr(small.cfg, less[0])} to {getattr(cfg, less[0])}")
     net, known = PreviewDecoder(cfg), small.state_dict()
