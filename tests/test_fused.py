@@ -4,12 +4,13 @@ import pytest, torch
 from every_model import EVERY, ask, question, small
 import opensora_nb.models.fused_blocks as fused
 from opensora_nb.app.options import parse_options
-from opensora_nb.app.sampling import plan_sample
+from opensora_nb.app.sampling import check_fusable, load_for, plan_sample
 from opensora_nb.blocks.attention import use_backend
 from opensora_nb.blocks.kernels import cxx_command, kernels
 from opensora_nb.blocks.linears import LINEARS
 from opensora_nb.blocks.products import why_not
 from opensora_nb.models.adapters import add_lora
+from opensora_nb.models.family import FAMILY
 from opensora_nb.models.fast_inference import faster
 from opensora_nb.models.fused_blocks import FUSED, fused_blocks
 from opensora_nb.parallel.comm import local_ranks
@@ -190,6 +191,23 @@ def test_a_command_without_a_compiler(monkeypatch, tmp_path):
             plan_sample(parse_options([*SAMPLE, '--save-dir', str(tmp_path)]))
     finally:
         for cached in (kernels, cxx_command): cached.cache_clear()
+
+def test_a_plan_compiles_nothing(monkeypatch, tmp_path):
+    "It says what would be made, and may be asked for on a machine that makes nothing"
+    def compiled(*_): raise AssertionError('compiled')
+    monkeypatch.setattr('opensora_nb.blocks.kernels.compile_cpp', compiled)
+    kernels.cache_clear()
+    plan = plan_sample(parse_options([*SAMPLE, '--save-dir', str(tmp_path)]))
+    with pytest.raises(AssertionError, match='compiled'): load_for(plan)
+
+def fits(check, *args):
+    try: check(*args)
+    except ValueError: return False
+    return True
+
+@pytest.mark.parametrize('kind', FAMILY)
+def test_the_plan_refuses_what_cannot_be_fused(kind):
+    assert fits(check_fusable, FAMILY[kind].config(), 'run') == fits(fused.check_fused, small(kind))
 
 def test_the_compiler_of_torch_is_not_imported():
     "It takes longer to import than a clip to make"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELF_KEYS', 'CROSS_KEYS', 'FUSED', 'turn_table', 'FixedRoPE', 'is_replaced', 'fits_kernel', 'attend_rows',
            'cross_rows', 'mlp_rows', 'FusedSTDiT3Block', 'FusedSTDiT2Block', 'FusedSTDiTBlock', 'FusedPixArtBlock',
-           'check_fused', 'check_no_gradients', 'fused_blocks']
+           'can_fuse', 'check_fused', 'check_no_gradients', 'fused_blocks']
 
 # %% ../../nbs/05_models/09_fused_blocks.ipynb #f05ed003
 from collections.abc import Iterator
@@ -172,11 +172,17 @@ class FusedPixArtBlock(PixArtBlock):
 FUSED = {STDiT3Block: FusedSTDiT3Block, STDiT2Block: FusedSTDiT2Block, STDiTBlock: FusedSTDiTBlock,
          PixArtBlock: FusedPixArtBlock, RoPE: FixedRoPE}
 
+def can_fuse(
+    model:nn.Module, # any
+) -> bool:
+    "Has it blocks that `FUSED` knows?"
+    return any(type(m) in FUSED for m in model.modules() if type(m) is not RoPE)
+
 def check_fused(
     model:nn.Module, # that will sample
 ):
     "`ValueError` where its blocks cannot be fused: other blocks, another device or format, no C++ compiler"
-    if not any(type(m) in FUSED for m in model.modules() if type(m) is not RoPE):
+    if not can_fuse(model):
         raise ValueError(f"fused blocks are written for STDiT, STDiT2, STDiT3 and PixArt, this is "
                          f"{type(model).__name__}; leave fused out")
     p = next(model.parameters())
