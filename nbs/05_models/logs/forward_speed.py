@@ -30,7 +30,7 @@ def models(depth):
     return whole, half.to(torch.bfloat16)
 
 def question():
-    "Guidance for one clip of 17 x 144 x 256: two captions of 300 places, 120 of them words"
+    "Guidance for one clip of 17 x 144 x 256: two captions of 300 tokens, 120 of them not padding"
     mask = torch.zeros(1, 300)
     mask[:, :120] = 1
     return dict(x=torch.randn(2, 4, 5, 18, 32), timestep=torch.tensor([500., 500.]), y=torch.randn(2, 1, 300, 4096),

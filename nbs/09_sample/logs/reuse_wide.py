@@ -22,7 +22,7 @@ WAYS = {'all steps': None, 'first-block': {}, 'magnitude': {}, 'tea': {}, 'easy'
         'broadcast': {}, 'taylor': {}, 'guidance-every': {}, '8 steps': None, '6 steps': None}
 
 class RandomText:
-    "Captions of 120 words in 300 places; a number names one"
+    "Captions of 120 tokens, padded to 300; a number names one"
     name = 'random'
     def encode(self, texts):
         y = torch.stack([torch.randn(1, 300, 4096, generator=torch_rng(int(t))) for t in texts])
