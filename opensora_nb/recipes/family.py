@@ -88,7 +88,7 @@ def run_twin(
 def family(
     quick:bool=False, # three steps a run
 ) -> list:            # a run of each model, and of two with DDPM
-    "Five transformers and two schedules at equal operations, one seed; `compare` also scores them"
+    "Five transformers and two schedules at equal operations, one seed; `compare_family` also scores them"
     return [twin(name, schedule, seed, BUDGET/180 if quick else BUDGET) for name, schedule, seed in RUNS if not seed]
 
 def made(
