@@ -348,7 +348,8 @@ def schedule_of(
     pixels = cfg.image_size[0]*cfg.image_size[1] if base else None
     return schedule_for(cfg.schedule, cfg.num_sampling_steps, n_pix=pixels, n_frames=f, base_pix=base or 1)
 
-def fps_of(cfg): return IMG_FPS if cfg.num_frames == 1 else cfg.fps
+def fps_of(cfg): # frames a second that the model is told; a picture has a number of its own
+    return IMG_FPS if cfg.num_frames == 1 else cfg.fps
 
 def finite_answer(
     pipe:Pipeline,      # its transformer is used
@@ -445,7 +446,8 @@ def to_pixels(
     return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #61fa5c0d
-def divided(pipe): return sharing_rows(pipe.model) if pipe.shared == 'rows' else nullcontext()
+def divided(pipe): # a context in which processes share the rows of guidance, where the pipeline says so
+    return sharing_rows(pipe.model) if pipe.shared == 'rows' else nullcontext()
 
 @torch.inference_mode()
 def generate(

@@ -941,6 +941,7 @@ def fixed_losses(self:T2VTask):
 
 @patch
 def given(self:T2VTask):
+    "What training was given, as figures that the run doctor reads"
     some = [size for size, (_, row) in self.data.stores.items() if len(row)]
     sizes = {'x'.join(map(str, size)): told_batch(self, size) for size in some}
     out = dict(task='text to video', clips=len(self), captions=told_captions(self), sizes=sizes,

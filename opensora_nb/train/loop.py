@@ -309,10 +309,12 @@ class Spikes(Callback):
         marks[:] = [*marks, zlib.crc32(np.sort(run.ids).tobytes())][-self.least:]
 
 class Average(Callback):
+    "The moving average of the weights takes the new ones in (EMA)"
     phase = 'ema'
     def after(self, run): run.ema.update(run.model, run.step-1)
 
 class Preview(Callback):
+    "A picture of samples of the averaged weights, every `preview_every` steps and at the end"
     phase = 'preview'
     def after(self, run):
         every = run.cfg.preview_every
@@ -353,6 +355,7 @@ class SaveFirst(Callback):
             run.save()
 
 class Save(Callback):
+    "A checkpoint every `save_every` steps, and one more where training ends, however it ends"
     phase = 'save'
     def after(self, run):
         if run.unfinished: run.finish()
