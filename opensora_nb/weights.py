@@ -258,6 +258,11 @@ def _from_hub(repo, part, revision, cache_dir, local):
     whole_weights(got)
     return got
 
+def _address(text): # owner/name and what follows; `runs/` is where training writes, not an owner
+    if (m := _HUB.fullmatch(text)) and not text.startswith(('.', 'runs/')): return m
+    made = "; osnb train makes such a folder"*text.startswith('runs/')
+    raise FileNotFoundError(f"no weights at {text}: there is no such file or folder{made}")
+
 def fetch(
     where:str|Path,    # a path here, or an address on Hugging Face: owner/name, owner/name/folder, owner/name/file.pth
     needs:str='its weights', # what a download brings and how large it is, for the message
@@ -273,8 +278,7 @@ def fetch(
     if here:
         path, main = Path(where), Path(where)/'refs'/'main'  # a repository as the cache keeps it
         return path/'snapshots'/main.read_text().strip() if main.is_file() else path
-    if not (m := _HUB.fullmatch(text)) or text.startswith('.'):
-        raise FileNotFoundError(f"no weights at {text}: there is no such file or folder")
+    m = _address(text)
     for local in (True, False) if download else (True,):
         try: return _from_hub(m[1], m[2] or '', revision, cache_dir, local)
         except Exception as e: reason = e               # the hub raises some twenty kinds

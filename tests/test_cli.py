@@ -63,6 +63,9 @@ RED = ('--prompt', 'a red circle')
     (['demo', '--port', '99999'],                      'ports go from 1 to 65535'),
     (['eval', 'nowhere'],                              "weights 'nowhere'"),
     (['eval', '--num', '0'],                           '--num must be at least 1'),
+    (['sample', 'runs/mine', *RED],                    'weights of your own after --weights'),
+    (['train', 'shapes_t2v', 'vae_weights=runs/none'], 'no weights at runs/none: there is no such file'),
+    (['doctor', 'runs/none'],                          'no weights at runs/none: there is no such file'),
 ], ids=lambda a: ' '.join(a) if isinstance(a, list) else '')
 def test_mistakes_are_one_clear_sentence(tmp_path, args, said):
     (tmp_path/'empty.txt').write_text('\n')
@@ -408,6 +411,30 @@ def test_settings_may_stand_behind_options(capsys):
                   ['doctor', 'tiny', 'steps=3']):
         with pytest.raises(SystemExit): main(wrong)
         assert f'unrecognized arguments: {wrong[-1]}' in capsys.readouterr().err
+
+@pytest.mark.parametrize('words,said', [
+    ('sample --prompt x --num_frames 17 --steps 5', '(did you mean --num-frames or --num-sampling-steps?); see osnb'),
+    ('sample --size 64', '(did you mean --image-size or --batch-size?); see osnb sample --help'),
+    ('sample --format avi', "(choose from 'mp4', 'webm', 'gif', 'png'); see osnb sample --help"),
+    ('data plan --bukets x', '(did you mean --buckets?); see osnb data --help'),
+    ('train shapes_t2v --quik', '(did you mean --quick?); see osnb train --help'),
+    ('doctor tiny --zzz', 'unrecognized arguments: --zzz; see osnb doctor --help'),
+])
+def test_a_misspelt_option_gets_one_line_with_its_neighbours(words, said, capsys):
+    from opensora_nb.app.cli import main
+    with pytest.raises(SystemExit) as end: main(words.split())
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and said in err and err.count('\n') == 1, err
+
+def test_a_second_run_says_where_the_clip_is(tmp_path, capsys):
+    from opensora_nb.app.cli import main
+    words = ['sample', '--prompt', 'a red circle and '*20, '--num-frames', '1', '--num-sampling-steps', '1']
+    words += ['--save-dir', str(tmp_path)]
+    assert main(words) == 0
+    made = capsys.readouterr().out.splitlines()
+    assert made[0].endswith(' tiny') and max(map(len, made)) < 120 + len(str(tmp_path)) + 60, made
+    assert main(words) == 0
+    assert f"{tmp_path/'sample_0000.png'} (there already; another --seed makes another)" in capsys.readouterr().out
 
 def test_options_of_data_may_stand_before_the_word(tmp_path, capsys):
     "As they could when `data` had one list of options"

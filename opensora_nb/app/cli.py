@@ -12,7 +12,8 @@ __all__ = ['CONTEST', 'SPEED', 'EXTRAS', 'COMMANDS', 'EPILOG', 'add_sample_optio
            'handout_command', 'grade_options', 'grade_command', 'badges_options', 'badges_command', 'doctor_options',
            'try_to_load', 'try_small', 'try_transformer', 'try_autoencoder', 'try_frames', 'inspect_weights',
            'inspect_parts', 'doctor_command', 'doctor_of_tables', 'inspect_all', 'print_installed', 'check_layouts',
-           'command_parser', 'version', 'warn_once', 'exit_code', 'read_words', 'main']
+           'ShortParser', 'command_parser', 'add_options_of', 'unknown_words', 'option_names', 'version', 'warn_once',
+           'exit_code', 'read_words', 'main']
 
 # %% ../../nbs/13_app/21_cli.ipynb #d03bb682
 import sys
@@ -21,7 +22,7 @@ import sys
 if __name__ == '__main__' and not getattr(sys.flags, 'safe_path', False): del sys.path[0]
 
 # %% ../../nbs/13_app/21_cli.ipynb #20d3c67d
-import argparse, ast, json, os, re, shlex, warnings
+import argparse, ast, difflib, json, os, re, shlex, textwrap, warnings
 from pathlib import Path
 from .data_cli import Command, DECODE_HELP, data_command, data_options, read_sizes, what_first
 from .eval_cli import check_at_least_one, eval_command, eval_options, which_eval
@@ -60,7 +61,8 @@ def sample_clips(options):
             warnings.showwarning = lambda *_, **__: None
         files = options.files
         plan = replace(from_first(lambda: plan_sample(options)), options=options)
-        if files.verbose: print(plan, f'on {world} processes'*(world > 1))
+        if files.verbose: print(f'{plan}' + f' on {world} processes'*(world > 1))
+        if files.verbose and not plan.todo: print(f"{plan.jobs[0].path} (there already; another --seed makes another)")
         if files.plan: return rank or print_plan(plan)
         if files.verbose and not plan.weights and plan.todo: print(plan_cost(plan)) # of published weights
         write_clips(plan)
@@ -83,7 +85,8 @@ def write_clips(plan):
     try:
         for job, n in run_sample(plan, hold=False):
             frames = f"{n} frame{'s' if n > 1 else ''}"
-            if plan.options.files.verbose: tqdm.write(f"{job.path} ({frames}, {job.line})")
+            prompt = textwrap.shorten(job.line, 120, placeholder=' …')
+            if plan.options.files.verbose: tqdm.write(f"{job.path} ({frames}, {prompt})")
     except LostRanks:
         time.sleep(2)
         raise # the process that ended has said why, and its launcher ends this one
@@ -654,20 +657,50 @@ EPILOG = """also understood:
 
 each command has its own help, such as: osnb sample --help"""
 
+class ShortParser(argparse.ArgumentParser):
+    "Says what is wrong and where the options are listed; `osnb sample` has sixty, which would hide the message"
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
 def command_parser(
     argv:list[str], # words after `osnb`
 ):                  # an `argparse.ArgumentParser`
     "The parser, with the options of the sub-command in use"
-    top = argparse.ArgumentParser(prog='osnb', epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                  description="Open-Sora in notebooks: sample, train and score text-to-video models")
+    top = ShortParser(prog='osnb', epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+                      description="Open-Sora in notebooks: sample, train and score text-to-video models")
     top.add_argument('--version', action='store_true', help="print the version and stop")
     subs = top.add_subparsers(dest='command', metavar='COMMAND')
     for name, command in COMMANDS.items():
         p = subs.add_parser(name, help=command.help, description=command.help)
-        if argv[:1] != [name]: continue
-        if name in ('data', 'eval'): command.options(p, *argv[1:2])
-        else: command.options(p)
+        if argv[:1] == [name]: add_options_of(name, p, argv)
     return top
+
+def add_options_of(name, parser, argv): # of a sub-command
+    words = argv[1:2]*(name in ('data', 'eval')) # of these, what comes first decides which options there are
+    COMMANDS[name].options(parser, *words)
+
+def unknown_words(
+    rest:list[str], # words that no option takes
+    argv:list[str], # words after `osnb`, the sub-command first
+) -> str:           # one line
+    "That they are none, which options they may have meant, and where all of them are listed"
+    command = argv[0] if argv[0] in COMMANDS else ''
+    typed = [w.partition('=')[0].replace('_', '-') for w in rest if command and w.startswith('--')]
+    parser, meant = argparse.ArgumentParser(add_help=False), {}
+    if typed: add_options_of(command, parser, argv)
+    known = option_names(parser)
+    for w in typed: # those that end in what was typed, else the nearest by letters
+        meant |= dict.fromkeys([k for k in known if k.endswith(w[1:])] or difflib.get_close_matches(w, known, n=1))
+    hint = f" (did you mean {' or '.join(meant)}?)" if meant else ''
+    return f"osnb: error: unrecognized arguments: {' '.join(rest)}{hint}; see {f'osnb {command}'.strip()} --help"
+
+def option_names(parser) -> list: # with those of its sub-commands; second spellings with _ are left out
+    names = []
+    for action in parser._actions:
+        names += [o for o in action.option_strings if '_' not in o]
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values(): names += option_names(sub)
+    return names
 
 def version() -> str:
     "Of this package and of Python"
@@ -734,7 +767,7 @@ def main(argv=None):
     if hasattr(args, 'overrides'): # argparse takes no more of them after an option
         args.overrides += [w for w in rest if '=' in w and not w.startswith('-')]
         rest = [w for w in rest if w not in args.overrides]
-    if rest: parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest: parser.exit(2, unknown_words(rest, argv) + '\n')
     if not args.command:
         if args.version: print(version())
         else: parser.print_help()

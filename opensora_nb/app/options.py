@@ -434,7 +434,10 @@ def preset_of(
     elif config.endswith('.py'):
         raise ValueError(f"the config {config} has no counterpart here; this command samples with those of 1.2 "
                          f"(configs/opensora-v1-2/…) and with configs/{', configs/'.join(SAMPLE_CONFIGS)}")
-    else: raise ValueError(f"{config!r} is no preset; use one of {', '.join(PRESETS)}, or put prompts after --prompt")
+    else:
+        own = ", and weights of your own after --weights" if '/' in config or os.path.isdir(config) else ''
+        raise ValueError(f"{config!r} is no preset; use one of {', '.join(PRESETS)}, "
+                         f"or put prompts after --prompt{own}")
     if named and preset and named != preset:
         raise ValueError(f"{config} asks for preset {named}, --preset for {preset}; give one of them")
     return named or preset or 'tiny'
@@ -488,7 +491,8 @@ def check_prompts(
     for line in p.prompt:
         if not line.isprintable() and any(0xd800 <= ord(c) < 0xe000 for c in line):
             raise ValueError(f"the prompt {line!r} holds bytes that are no text in UTF-8")
-    if any(not line.strip() for line in p.prompt): raise ValueError("a prompt is empty; write a sentence")
+    if any(not line.strip() for line in p.prompt):
+        raise ValueError('a prompt is empty; write a sentence such as "a red circle moves left"')
     if not (p.prompt or p.prompt_path or p.prompt_generator.strip() or p.llm_refine):
         raise ValueError('give a prompt: osnb sample --prompt "a red circle moves left", or a file with --prompt-path')
 
