@@ -554,7 +554,7 @@ class Video:
         return Path(path)
     def __repr__(self):
         f, h, w, _ = self.frames.shape
-        return (f"Video({self.prompt!r}, {f} frames of {h}x{w}, seed {self.config.seed}, "
+        return (f"Video({self.prompt!r}, {f} frame{'s' if f > 1 else ''} of {h}x{w}, seed {self.config.seed}, "
                 f"{self.config.num_sampling_steps} steps, guidance {self.config.cfg_scale}, weights {self.weights})")
 
 # %% ../../nbs/09_sample/01_pipeline.ipynb #prompt-warnings
