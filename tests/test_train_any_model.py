@@ -1,10 +1,13 @@
 "Training takes any transformer of the family, texts and classes, rectified flow and DDPM; plans and trials know them"
-from dataclasses import replace
+import warnings
+from dataclasses import dataclass, replace
 import numpy as np, pytest, torch
+from opensora_nb.blocks.attention import SelfAttention
 from opensora_nb.data.dataset import DataConfig
 from opensora_nb.flow.speed import SpeeD
+from opensora_nb.models.stdit3 import STDiT3, stdit3_tiny
 from opensora_nb.sample.pipeline import load_pipeline, save_vae, text_to_video
-from opensora_nb.train.diffusion import T2VTask
+from opensora_nb.train.diffusion import T2VTask, T2VTrain
 from opensora_nb.train.family import DiTTrain, LatteTrain, PixArtTrain, STDiT2Train, STDiTTrain
 from opensora_nb.train.loop import train
 from opensora_nb.train.optim import OptimConfig
@@ -90,3 +93,24 @@ def test_plans_count_and_trials_measure(kind, out):
     assert plan.rows[0]['transformer'] > 0
     with Trials(cfg, timed=1) as trial: seconds, gigabytes = trial((17, 64, 64), 2)
     assert seconds > 0 and gigabytes > 0
+
+class Alone(SelfAttention): "Somebody's own, with the weights of the kit's"
+
+@dataclass(frozen=True)
+class AloneTrain(T2VTrain):
+    def make_task(self, device): return AloneTask(self, device)
+
+class AloneTask(T2VTask):
+    def make_model(self, cfg): return STDiT3(cfg, attention=Alone)
+
+def test_weights_of_a_part_of_ones_own_say_so(out):
+    start = T2VTrain(name='own', out=str(out), features=str(out/'features'), data=DataConfig(n=8), steps=1,
+                     batch_size=4, model=replace(stdit3_tiny(), **SMALL), preview_every=0, validate_on=0)
+    plain, own = train(replace(start, name='plain'), progress=False), train(AloneTrain(**vars(start)), progress=False)
+    with pytest.warns(UserWarning, match=r'spatial_blocks.0.attn: \S*test_train_any_model.Alone.*weights hold no code'):
+        load_pipeline(own.folder)
+    assert own.task.next_command(own.folder) == '' != plain.task.next_command(plain.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        load_pipeline(plain.folder)
+        assert load_pipeline('tiny').defaults.own_part == ''

@@ -100,6 +100,7 @@ class ModelDefaults:
     lengths:tuple[int, ...] = field(default=(), repr=False) # frames of the training clips, see `made_frames`
     frame_interval:int = field(default=1, repr=False) # one in so many frames was taken: a file has fps over it
     parts_of:str = field(default='', repr=False) # weights whose autoencoder and text encoder these use; '' = their own
+    own_part:str = field(default='', repr=False) # a part of the model that is no code of this kit, see `own_part`
 
     def __post_init__(self):
         check_range(self, 1, 2**16, 'num_frames', 'image_size', 'num_sampling_steps', 'frame_interval')

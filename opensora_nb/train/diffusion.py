@@ -50,7 +50,8 @@ from ..vae.video import VideoVAEConfig, video_vae_v12
 from ..data.video_io import IMG_FPS
 from ..metrics.val_loss import ValLoss, clip_names, eval_times, losses_of
 from ..sample.pipeline import ModelDefaults, Pipeline, SampleConfig
-from ..sample.pipeline import generate, load_model, load_pipeline, load_vae, part_folder, vae_config
+from ..sample.pipeline import generate, load_model, load_pipeline, load_vae
+from ..sample.pipeline import own_part, part_folder, vae_config
 from ..sample.pipeline import weights_folder
 from ..toy.objects import score_world
 from .features import TextFeatures, build_text, captions_file, open_features
@@ -830,10 +831,10 @@ class T2VTask(Task):
     def preview_prompts(self): # of a class the first of its names
         if not labels_of(self.cfg.model): return list(self.cfg.preview_prompts)
         return [name.split(',')[0] for name in self.labels.names[:4]]
-    def next_command(self, folder):
+    def next_command(self, folder): # to sample weights takes the kit's code alone
         prompt = (*self.preview_prompts(), 'a red circle moves left')[0]
-        return shlex.join(['osnb', 'sample', '--weights', str(folder), '--prompt', prompt])
-
+        words = ['osnb', 'sample', '--weights', str(folder), '--prompt', prompt]
+        return '' if own_part(self.module.model) else shlex.join(words)
     def export(self, folder): # plain weights; an adapter also by itself
         if self.cfg.lora:
             save_lora(self.module, folder/'lora')
