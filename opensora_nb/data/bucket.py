@@ -421,6 +421,8 @@ def clip_sizes(
     decode:bool=False, # read every frame of every file, as training does
 ) -> MeasuredSizes:
     "Sizes for `plan_buckets`; the errors of `find_data` and `measure_clips`"
-    if not Path(path).exists(): raise FileNotFoundError(f"there is no table or folder {path}")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no table or folder {path}; give a .csv file with the column path, "
+                                "or a folder of clips")
     source = find_data(DataConfig(path=str(path)), texts=False)
     return measure_clips(source.files, decode, told_sizes(source.table) if source.table else {}, progress)

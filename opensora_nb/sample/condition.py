@@ -168,6 +168,8 @@ def check_references(
     num_frames:int, # frames of the clip to be made
 ):
     "Raise `ValueError` or `FileNotFoundError` for a reference that cannot be read or a condition that does not fit"
+    if gone := [p for p in references if not Path(p).exists()]:
+        raise FileNotFoundError(f"no such file: {gone[0]}; the path of a reference counts from the working folder")
     counts, room = [count_frames(p) for p in references], len(latent_spans(vae, num_frames))
     for c in conditions:
         if c.ref >= len(counts): raise ValueError(no_reference(c, 'there are', len(counts)))
