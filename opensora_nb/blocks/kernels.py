@@ -56,15 +56,33 @@ template<class T> static inline void save(T* to, const float* from, Int d) {
     for (Int i = 0; i + 16 <= d; i += 16) put16(to + i, vec(from + i));
     put16(to + d - 16, vec(from + d - 16));
 }
+#define FOLD(op) \
+    x = op(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
+    x = op(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
+    x = op(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
+    x = op(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)); \
+    return x
+static inline v16 add(v16 a, v16 b) { return a + b; }
+static inline v16 larger(v16 a, v16 b) { return a > b ? a : b; }
+static inline v16 total(v16 x) { FOLD(add); } // in every place
+static inline v16 largest(v16 x) { FOLD(larger); }
+template<class F, class G> static inline float sum_over(Int d, F of16, G of1) { // vectors first, then the rest
+    v16 a = {}, b = {};
+    Int i = 0;
+    for (; i + 32 <= d; i += 32) { a += of16(i); b += of16(i + 16); }
+    if (i + 16 <= d) { a += of16(i); i += 16; }
+    float s = total(a + b)[0];
+    for (; i < d; i++) s += of1(i);
+    return s;
+}
 '''}
 
 # %% ../../nbs/04_blocks/10_kernels.ipynb #1bfa45f9
 CPP['norm'] = r'''
 static inline void moments(const float* x, Int d, float& mean, float& r) { // and 1/deviation
-    float s = 0, q = 0;
-    PRAGMA(omp simd reduction(+:s)) for (Int i = 0; i < d; i++) s += x[i];
-    const float m = mean = s/d;
-    PRAGMA(omp simd reduction(+:q)) for (Int i = 0; i < d; i++) q += (x[i] - m)*(x[i] - m);
+    const float m = mean = sum_over(d, [=](Int i) { return vec(x + i); }, [=](Int i) { return x[i]; })/d;
+    const float q = sum_over(d, [=](Int i) { v16 z = vec(x + i) - m; return z*z; },
+                             [=](Int i) { return (x[i] - m)*(x[i] - m); });
     r = 1/std::sqrt(q/d + 1e-6f);
 }
 // h = norm(x)*(1 + scale) + shift; shift is row `at` of each (6, d) in the table, scale the next
@@ -91,20 +109,19 @@ template<class T> void norm_grad(const T* x, const float* table, const T* dh, T*
         float *v = room.data(), *u = v + d;
         std::fill(dshift, dshift + 2*d, 0.f);
         for (Int n = g*rows; n < (g+1)*rows; n++) {
-            float mean, r, a = 0, b = 0;
+            float mean, r;
             load(v, x + n*d, d);
             load(u, dh + n*d, d);
             moments(v, d, mean, r);
-            PRAGMA(omp simd reduction(+:a,b)) for (Int i = 0; i < d; i++) {
-                float z = (v[i] - mean)*r, e = u[i];
+            SIMD for (Int i = 0; i < d; i++) {
+                const float z = (v[i] - mean)*r, e = u[i];
                 dshift[i] += e;
                 dscale[i] += e*z;
-                e *= 1 + scale[i];
                 v[i] = z;
-                u[i] = e;
-                a += e;
-                b += e*z;
+                u[i] = e*(1 + scale[i]);
             }
+            float a = sum_over(d, [=](Int i) { return vec(u + i); }, [=](Int i) { return u[i]; });
+            float b = sum_over(d, [=](Int i) { return vec(u + i)*vec(v + i); }, [=](Int i) { return u[i]*v[i]; });
             a /= d;
             b /= d;
             SIMD for (Int i = 0; i < d; i++) put(dx + n*d + i, get(dx[n*d + i]) + r*(u[i] - a - v[i]*b));
@@ -186,16 +203,6 @@ template<class T> void sums(const T* x, float* out, Int n, Int d, int threads) {
 
 # %% ../../nbs/04_blocks/10_kernels.ipynb #02afe9fa
 CPP['head'] = r'''
-#define FOLD(op) \
-    x = op(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
-    x = op(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
-    x = op(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
-    x = op(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)); \
-    return x
-static inline v16 add(v16 a, v16 b) { return a + b; }
-static inline v16 larger(v16 a, v16 b) { return a > b ? a : b; }
-static inline v16 total(v16 x) { FOLD(add); } // in every place
-static inline v16 largest(v16 x) { FOLD(larger); }
 static inline Int wide(Int n) { return (n + 15)/16*16; }
 
 // R rows of c = a b; an entry of a lies at i*row + j*col, b is (k, w)
