@@ -33,6 +33,15 @@ class Counts(TinyVAE):
         return super().encode(x)
 Counts.__name__ = 'TinyVAE'
 
+def test_a_run_that_sees_few_clips_says_how_to_encode_fewer(tmp_path, capsys):
+    def said(steps):
+        cfg = T2VTrain(name='few', out=str(tmp_path), features=str(tmp_path/'features'), steps=steps, batch_size=2,
+                       data=DataConfig(n=8, image_size=(32, 32)), device='cpu', validate_on=0)
+        cfg.make_task(torch.device('cpu'))
+        return [line for line in capsys.readouterr().err.splitlines() if 'data.n' in line]
+    assert said(2) == ['2 steps see at most 4 of 8 clips, and all 8 are encoded first; data.n=4 encodes those only']
+    assert said(4) == []
+
 # ---- several processes
 
 CHILD = '''

@@ -349,6 +349,11 @@ class LatentData:
                              state=self.state, vae_name=vae_places(cfg.init, cfg.vae_weights)[0])
 
     def encode_one_size(self): # size -> (features, rows)
+        cfg, n = self.cfg, len(self.source)
+        seen = cfg.steps*cfg.batch_size
+        if not cfg.data.path and 2*seen <= n and self.state.is_main_process:
+            print(f"{cfg.steps} steps see at most {seen} of {n} clips, and all {n} are encoded first; "
+                  f"data.n={seen} encodes those only", file=sys.stderr)
         features = self.encode(self.source)
         return {self.size: (features, range(len(features)))}
 
