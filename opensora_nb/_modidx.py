@@ -7285,6 +7285,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'opensora_nb.train.loop.batch_ids': ('11_train/loop.html#batch_ids', 'opensora_nb/train/loop.py'),
                                         'opensora_nb.train.loop.begin_step': ('11_train/loop.html#begin_step', 'opensora_nb/train/loop.py'),
                                         'opensora_nb.train.loop.best_of': ('11_train/loop.html#best_of', 'opensora_nb/train/loop.py'),
+                                        'opensora_nb.train.loop.check_all_learn': ( '11_train/loop.html#check_all_learn',
+                                                                                    'opensora_nb/train/loop.py'),
                                         'opensora_nb.train.loop.check_division': ( '11_train/loop.html#check_division',
                                                                                    'opensora_nb/train/loop.py'),
                                         'opensora_nb.train.loop.check_installed': ( '11_train/loop.html#check_installed',

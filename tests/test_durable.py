@@ -33,7 +33,9 @@ class Net(nn.Module):
         return self.out(x)
 
 class Reverse(Task):
-    def __init__(self, cfg): self.cfg, self.module, self.rank, self.n = cfg, Net(), int(os.environ.get('RANK', 0)), 0
+    def __init__(self, cfg):
+        self.cfg, self.module, self.rank, self.n = cfg, Net(), int(os.environ.get('RANK', 0)), 0
+        if cfg.ill == 'idle': self.module.spare = nn.Parameter(torch.ones(3))
     def __len__(self): return 64
     def batch(self, ids, epoch):
         time.sleep(self.cfg.wait)
@@ -324,6 +326,12 @@ def test_a_process_that_ends_takes_the_other_down(folder, ranks, ill):
     assert 'error: another process of this run' in said[0]
     assert 'Traceback' not in said[0]
     if ill == 'raise': assert 'is too strange' in said[1].strip().splitlines()[-1]
+
+def test_weights_without_gradient_are_named(folder, ranks):
+    codes, said, _ = ranks.run(folder, WHAT, 'name=idle', 'ill=idle', processes=2)
+    assert codes == [1, 1]
+    assert all('error: 1 arrays of weights got no gradient, such as spare' in s for s in said), said
+    ranks.done(folder, WHAT, 'name=idle1', 'ill=idle', processes=1)
 
 @pytest.mark.slow
 def test_torchrun_says_the_cause_first(folder):

@@ -8,7 +8,8 @@ __all__ = ['PRECISIONS', 'SHARDS', 'PLUGINS', 'TRACKERS', 'TAKE_PICTURES', 'PROJ
            'make_accelerator', 'Callback', 'Log', 'Spikes', 'Average', 'Preview', 'Validate', 'SaveFirst', 'Save',
            'check_installed', 'tracker_options', 'start_trackers', 'tracking', 'StopAsked', 'Run', 'start_run',
            'note_given', 'newest', 'note_changes', 'train', 'go_on', 'say_how_it_ended', 'first_signal', 'best_of',
-           'step_once', 'begin_step', 'read_batch', 'forward_backward', 'update_weights', 'not_a_number']
+           'step_once', 'begin_step', 'read_batch', 'forward_backward', 'update_weights', 'check_all_learn',
+           'not_a_number']
 
 # %% ../../nbs/11_train/06_loop.ipynb #99ecd955
 import copy, json, math, os, shutil, signal, sys, time, uuid, zlib
@@ -751,7 +752,8 @@ def forward_backward(run, model, batch, part):
     return loss.detach().item(), logs
 
 def update_weights(run, model, opt, bad):
-    "Clip the gradients, step, and count the step; a gradient that is not a number raises before the weights change"
+    "Clip the gradients, step, and count the step; one that is missing or not a number raises before weights change"
+    check_all_learn(model)
     norm = run.acc.clip_grad_norm_(model.parameters(), run.cfg.optim.clip or math.inf)
     run.logs['grad_norm'] = whole(norm).item()
     if not math.isfinite(run.logs['grad_norm']): not_a_number(run, bad)
@@ -761,6 +763,16 @@ def update_weights(run, model, opt, bad):
     run.task.learn()
     run.step += 1
     run.whole, run.before = True, None
+
+def check_all_learn(
+    model:nn.Module, # wrapped for several processes
+):
+    "`ValueError` for weights that a step did not use: torch's DDP waits for their gradients, and ends in the next step"
+    if not isinstance(model, nn.parallel.DistributedDataParallel): return
+    idle = [k for k, p in model.module.named_parameters() if p.requires_grad and p.grad is None]
+    if not idle: return
+    raise ValueError(f"{len(idle)} arrays of weights got no gradient, such as {idle[0]}, which several processes cannot"
+                     " train; where they are made, switch them off with requires_grad_(False), or use one process")
 
 def not_a_number(run, bad):
     "Gradients are averaged, so all processes get here in the same step; they stop with one message that names samples"
