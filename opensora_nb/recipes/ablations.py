@@ -99,10 +99,11 @@ class PixelBlocks(nn.Module):
 # %% ../../nbs/12_recipes/19_ablations.ipynb #cb3df9b1
 class AblationTask(T2VTask):
     "Text to video with swapped parts"
-    def open_vae(self, cfg): return PixelBlocks().eval() if cfg.latents == 'pixels' else super().open_vae(cfg)
+    def open_vae(self, cfg): # the first that is asked for
+        self.full = cfg.attention == 'full'
+        return PixelBlocks().eval() if cfg.latents == 'pixels' else super().open_vae(cfg)
     def make_model(self, cfg): return FullSTDiT3(cfg) if self.full else super().make_model(cfg)
     def with_learned_text(self, cfg, init):
-        self.full = cfg.attention == 'full'
         model, text, new = super().with_learned_text(cfg, init)
         if cfg.text_layers != text.cfg.layers: text = TinyText(replace(text.cfg, layers=cfg.text_layers))
         return model, text.requires_grad_(cfg.learn_text), new
