@@ -58,7 +58,7 @@ def speedrun(
     "S1: level core, strict 0.90: `osnb train speedrun`"
     if quick:
         return speedrun_stages('speedrun_quick', 'core', video_vae_narrow(4), (6, 3, 6), 12, 24, 12, probe=(4, 4, 4))
-    return speedrun_stages('speedrun', 'core', video_vae_narrow(4), (300, 100, 500), 2600, 3072, 650)
+    return speedrun_stages('speedrun', 'core', video_vae_narrow(4), (300, 100, 500), 2600, 3072, 600, probe=(8, 48, 10))
 
 def speedrun_s2(
     quick:bool=False, # a few steps a stage
