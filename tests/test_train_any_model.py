@@ -106,11 +106,11 @@ class AloneTask(T2VTask):
 def test_weights_of_a_part_of_ones_own_say_so(out):
     start = T2VTrain(name='own', out=str(out), features=str(out/'features'), data=DataConfig(n=8), steps=1,
                      batch_size=4, model=replace(stdit3_tiny(), **SMALL), preview_every=0, validate_on=0)
-    plain, own = train(replace(start, name='plain'), progress=False), train(AloneTrain(**vars(start)), progress=False)
+    kit, own = train(replace(start, name='kit'), progress=False), train(AloneTrain(**vars(start)), progress=False)
     with pytest.warns(UserWarning, match=r'spatial_blocks.0.attn: \S*test_train_any_model.Alone.*weights hold no code'):
         load_pipeline(own.folder)
-    assert own.task.next_command(own.folder) == '' != plain.task.next_command(plain.folder)
+    assert own.task.next_command(own.folder) == '' != kit.task.next_command(kit.folder)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        load_pipeline(plain.folder)
+        load_pipeline(kit.folder)
         assert load_pipeline('tiny').defaults.own_part == ''

@@ -152,6 +152,8 @@ def read_reference(
 def _local(path): # one sentence for what is no file of this disk
     if str(path).startswith(('http://', 'https://', 'ftp://')):
         raise ValueError(f"reference {path}: only files on this disk are read; download it and give its path")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no such file: {path}; the path of a reference counts from the working folder")
     if Path(path).is_dir(): raise ValueError(f"reference {str(path)!r} is a folder; give a picture or a video")
 
 def count_frames(
@@ -168,8 +170,6 @@ def check_references(
     num_frames:int, # frames of the clip to be made
 ):
     "Raise `ValueError` or `FileNotFoundError` for a reference that cannot be read or a condition that does not fit"
-    if gone := [p for p in references if not Path(p).exists()]:
-        raise FileNotFoundError(f"no such file: {gone[0]}; the path of a reference counts from the working folder")
     counts, room = [count_frames(p) for p in references], len(latent_spans(vae, num_frames))
     for c in conditions:
         if c.ref >= len(counts): raise ValueError(no_reference(c, 'there are', len(counts)))
