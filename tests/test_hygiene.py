@@ -76,6 +76,14 @@ def test_layer_rule_can_fail(tmp_path):
     assert not list(imported(ROOT/'opensora_nb'/'core.py'))
     assert ROOT/'opensora_nb'/'core.py' in set(imported(ROOT/'opensora_nb'/'train'/'loop.py'))
 
+ONE_MACHINE = r'(?:/tmp/|/home/|/root/|/work/|/Users/|site-packages)[^"\\ ]*' # paths that nobody else has
+
+def test_logs_name_no_path_of_one_machine():
+    logs = [p for p in (ROOT/'nbs').glob('*/logs/*') if p.suffix in ('.json', '.jsonl', '.csv', '.txt')]
+    assert len(logs) > 20
+    found = {p.name: re.findall(ONE_MACHINE, p.read_text()) for p in logs}
+    assert not {name: paths[:3] for name, paths in found.items() if paths}
+
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids)
 def test_notebook_is_clean(nb):
     text = nb.read_text()
@@ -85,7 +93,7 @@ def test_notebook_is_clean(nb):
     assert not [o for o in outputs if o['output_type'] == 'error'], "an output holds a traceback"
     said = json.dumps([{k: v for k, v in o.items() if k != 'data'} |
                        {'data': {m: d for m, d in o.get('data', {}).items() if 'text' in m}} for o in outputs])
-    found = re.findall(r'(?:/tmp/|/home/|/root/|/work/|/Users/|site-packages)[^"\\ ]*', said)
+    found = re.findall(ONE_MACHINE, said)
     assert not found, f"an output holds a path of one machine: {found[:3]}"
     assert '\\r' not in said, "an output holds all states of a progress bar; keep the last"
     if any('#| default_exp' in ''.join(c['source']) for c in cells):
